@@ -1,0 +1,97 @@
+"""What a running generation says.
+
+One stream of events has three consumers: the progress bars of the command line, the job record of the server, and the
+tests. Events are plain values, so that they can cross a process boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Phase = Literal[
+    "load_audio",
+    "encode_prompt",
+    "encode_audio",
+    "encode_image",
+    "stage_1",
+    "upsample",
+    "stage_2",
+    "decode",
+]
+PHASES: tuple[Phase, ...] = (
+    "load_audio",
+    "encode_prompt",
+    "encode_audio",
+    "encode_image",
+    "stage_1",
+    "upsample",
+    "stage_2",
+    "decode",
+)
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    phase: Phase
+    steps: int
+    """How many `StepFinished` this phase will send; 0 where it has no steps."""
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    phase: Phase
+    step: int
+    """1-based."""
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PhaseFinished:
+    phase: Phase
+    seconds: float
+    allocated_gib: float
+    """Peak bytes held by tensors on the device during the phase, in GiB (0 on a CPU)."""
+    reserved_gib: float
+    """Peak bytes that the allocator took from the device."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know that is not an error: padded audio, a cut clip."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What a finished generation reports; `as_json()` is the report of `--report json`."""
+
+    output_path: Path
+    width: int
+    height: int
+    num_frames: int
+    frame_rate: float
+    seed: int
+    elapsed_seconds: float
+    peak_vram_gib: float
+    phases: dict[str, float]
+    """Seconds per phase, in execution order."""
+    model_version: str
+    notices: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        details = fields.pop("details")
+        return {**fields, "output_path": str(self.output_path), "notices": list(self.notices), **details}
+
+
+@dataclass(frozen=True)
+class Done:
+    result: GenerationResult
+
+
+Event = PhaseStarted | StepFinished | PhaseFinished | Notice | Done
