@@ -1,0 +1,175 @@
+"""What a user asks for: frozen, validated, fitted to the model's grid.
+
+The flags of the command line and the fields of the HTTP API are made from the fields below (`flag` is the command
+line's name, the description is the help text), so there is one place to add or change one.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.settings import (
+    LTX_2_3,
+    MAX_AUTO_FRAMES,
+    MAX_FRAMES,
+    MAX_SIZE,
+    MAX_STEPS,
+    SIZE_MULTIPLE,
+    TEMPORAL_FACTOR,
+)
+
+
+def _option(default: Any, flag: str, description: str, **constraints: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"flag": flag}, **constraints)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidRequest(_one_sentence(type(self), error)) from None
+
+
+class Guidance(_Frozen):
+    """How the passes of a guided step are combined (reference: `MultiModalGuider`).
+
+    `pred = pos + (cfg-1)(pos-neg) + stg(pos-perturbed) + (modality-1)(pos-isolated)`, then scaled by
+    `rescale * std(pos)/std(pred) + (1-rescale)`.
+    """
+
+    cfg: float = _option(
+        LTX_2_3.cfg, "--video-cfg-guidance-scale", "How closely to follow the prompt; 1 turns it off.", ge=0, le=100
+    )
+    stg: float = _option(
+        LTX_2_3.stg, "--video-stg-guidance-scale", "Spatio-temporal guidance; 0 turns it off.", ge=0, le=100
+    )
+    stg_blocks: tuple[int, ...] | None = _option(
+        None,
+        "--video-stg-blocks",
+        "Transformer blocks that the perturbed pass perturbs; default: the model's (28 of 48 in LTX-2.3).",
+    )
+    modality: float = _option(
+        LTX_2_3.modality, "--a2v-guidance-scale", "How closely to follow the audio; 1 turns it off.", ge=0, le=100
+    )
+    rescale: float = _option(
+        LTX_2_3.rescale,
+        "--video-rescale-scale",
+        "How much of the guided prediction's spread is brought back to the positive pass's.",
+        ge=0,
+        le=1,
+    )
+
+    @field_validator("stg_blocks")
+    @classmethod
+    def _distinct_blocks(cls, blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if blocks is None:
+            return None
+        if any(block < 0 for block in blocks):
+            raise ValueError("block numbers start at 0")
+        return tuple(sorted(set(blocks)))
+
+
+class GenerationRequest(_Frozen):
+    """One video to make.
+
+    Raises `InvalidRequest` when a value cannot be used; the message names the nearest values that can.
+    """
+
+    prompt: str = Field(description="What is to be seen and how it is said.", json_schema_extra={"flag": "--prompt"})
+    audio: Path = Field(
+        description="The speech: any audio file, or a video whose sound is used.",
+        json_schema_extra={"flag": "--audio"},
+    )
+    image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
+    output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
+    negative_prompt: str = _option(LTX_2_3.negative_prompt, "--negative-prompt", "What to steer away from.")
+    audio_start_time: float = _option(0.0, "--audio-start-time", "Seconds into the audio at which to start.", ge=0)
+    image_strength: float = _option(
+        1.0, "--image-strength", "1 keeps the picture as it is, 0 ignores it.", ge=0, le=1
+    )
+    image_crf: int = _option(
+        LTX_2_3.image_crf,
+        "--image-crf",
+        "H.264 quality the picture is taken through first, as in training; 0 turns it off.",
+        ge=0,
+        le=51,
+    )
+    width: int = _option(LTX_2_3.width, "--width", f"Width in pixels, a multiple of {SIZE_MULTIPLE}.")
+    height: int = _option(LTX_2_3.height, "--height", f"Height in pixels, a multiple of {SIZE_MULTIPLE}.")
+    num_frames: int | Literal["auto"] = _option(
+        "auto",
+        "--num-frames",
+        f"Frames, 8k+1; 'auto' takes as many as the audio covers, at most {MAX_AUTO_FRAMES}.",
+    )
+    frame_rate: float = _option(LTX_2_3.frame_rate, "--frame-rate", "Frames per second.", gt=0, le=120)
+    num_inference_steps: int = _option(
+        LTX_2_3.num_inference_steps, "--num-inference-steps", "Denoising steps of stage 1.", ge=1, le=MAX_STEPS
+    )
+    seed: int = _option(LTX_2_3.seed, "--seed", "Same seed, same video.", ge=0, lt=2**63)
+    guidance: Guidance = Guidance()
+    save_latents: Path | None = _option(
+        None, "--save-latents", "Also write the latents of both stages to this safetensors file."
+    )
+
+    @field_validator("width", "height")
+    @classmethod
+    def _on_the_grid(cls, size: int) -> int:
+        if SIZE_MULTIPLE <= size <= MAX_SIZE and size % SIZE_MULTIPLE == 0:
+            return size
+        nearest = " or ".join(str(n) for n in nearest_sizes(size))
+        raise ValueError(f"must be a multiple of {SIZE_MULTIPLE} up to {MAX_SIZE}; use {nearest}")
+
+    @field_validator("num_frames")
+    @classmethod
+    def _whole_latent_frames(cls, frames: int | str) -> int | str:
+        if frames == "auto" or (isinstance(frames, int) and 1 <= frames <= MAX_FRAMES and frames % 8 == 1):
+            return frames
+        nearest = " or ".join(str(n) for n in nearest_num_frames(int(frames)))
+        raise ValueError(f"must be 8k+1 and at most {MAX_FRAMES}, or 'auto'; use {nearest}")
+
+
+def nearest_sizes(size: int) -> list[int]:
+    """The sizes next to `size` that the model can make: one where it is out of range, else below and above."""
+    below = min(max(size // SIZE_MULTIPLE * SIZE_MULTIPLE, SIZE_MULTIPLE), MAX_SIZE)
+    above = min(max(-(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE, SIZE_MULTIPLE), MAX_SIZE)
+    return sorted({below, above})
+
+
+def nearest_num_frames(frames: int) -> list[int]:
+    below = min(max((frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 9), MAX_FRAMES)
+    above = min(max(-(-(frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 9), MAX_FRAMES)
+    return sorted({below, above})
+
+
+def fit_num_frames(audio_seconds: float, frame_rate: float) -> int:
+    """The longest 8k+1 that `audio_seconds` covers, from 9 to `MAX_AUTO_FRAMES`.
+
+    A hundredth of a frame is forgiven: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
+    """
+    covered = math.floor(audio_seconds * frame_rate + 0.01)
+    return min(max((covered - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 9), MAX_AUTO_FRAMES)
+
+
+def flag_of(model: type[BaseModel], field: str) -> str:
+    extra = model.model_fields[field].json_schema_extra
+    return str(extra["flag"]) if isinstance(extra, dict) else field
+
+
+def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
+    """The first complaint, in the words of the command line's flags."""
+    complaint = error.errors()[0]
+    name = str(complaint["loc"][0]) if complaint["loc"] else "request"
+    message = complaint["msg"].removeprefix("Value error, ")
+    if name not in model.model_fields:
+        return f"Unknown field {name!r}; known are {', '.join(model.model_fields)}."
+    if complaint["type"] == "missing":
+        return f"{flag_of(model, name)} is missing: {model.model_fields[name].description}"
+    return f"{flag_of(model, name)} {complaint['input']!r}: {message}."
