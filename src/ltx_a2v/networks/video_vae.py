@@ -1,0 +1,175 @@
+"""The video VAE: picture -> latent, latent -> frames, in tiles where the frame is large.
+
+Latent frame 0 holds one frame, every later one eight, so the latents [s, e) decode to the frames 8s .. 8(e-1): a tile
+that starts at s > 0 gives the last of the eight frames of latent s, then all of the following. Neighbouring tiles
+overlap and are blended linearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKLLTX2Video
+from torch import Tensor, nn
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.model_files import Entries
+from ltx_a2v.networks.build import on_meta
+from ltx_a2v.settings import SPATIAL_FACTOR, TEMPORAL_FACTOR
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and deviation of each latent channel, [128]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        return (latent - self._on(self.mean, latent)) / self._on(self.std, latent)
+
+    def denormalize(self, latent: Tensor) -> Tensor:
+        return latent * self._on(self.std, latent) + self._on(self.mean, latent)
+
+    @staticmethod
+    def _on(values: Tensor, latent: Tensor) -> Tensor:
+        return values.to(latent).view(1, -1, 1, 1, 1)
+
+
+class VideoEncoder(nn.Module):
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        self.encoder = vae.encoder
+        self.register_buffer("latents_mean", vae.latents_mean)
+        self.register_buffer("latents_std", vae.latents_std)
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(self.latents_mean, self.latents_std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[1, 3, F, H, W] in [-1, 1] -> normalised mean [1, 128, F', H/32, W/32]."""
+        mean = self.encoder(pixels)[:, : self.latents_mean.numel()]
+        return self.statistics.normalize(mean)
+
+
+class VideoDecoder(nn.Module):
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        self.decoder = vae.decoder
+        self.register_buffer("latents_mean", vae.latents_mean)
+        self.register_buffer("latents_std", vae.latents_std)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Normalised [1, 128, F', H', W'] -> [1, 3, 8(F'-1)+1, 32H', 32W'] in about [-1, 1]."""
+        statistics = ChannelStatistics(self.latents_mean, self.latents_std)
+        return self.decoder(statistics.denormalize(latent))
+
+
+def build_video_encoder(config: ModelConfig) -> VideoEncoder:
+    return on_meta(VideoEncoder, config=config)
+
+
+def build_video_decoder(config: ModelConfig) -> VideoDecoder:
+    return on_meta(VideoDecoder, config=config)
+
+
+def encoder_entries(video_vae: Entries) -> Entries:
+    return {name: entry for name, entry in video_vae.items() if not name.startswith("decoder.")}
+
+
+def decoder_entries(video_vae: Entries) -> Entries:
+    return {name: entry for name, entry in video_vae.items() if not name.startswith("encoder.")}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Largest tile that is decoded at once and how much of it its neighbours share, in latent cells."""
+
+    frames: int = 10
+    frames_overlap: int = 3
+    cells: int = 24
+    cells_overlap: int = 2
+
+
+@dataclass(frozen=True)
+class Span:
+    """[start, stop) along one axis, of which `before` are shared with the neighbour before."""
+
+    start: int
+    stop: int
+    before: int
+
+
+def spans(length: int, size: int, overlap: int) -> list[Span]:
+    """Cover `length` with pieces of at most `size` that share at least `overlap`; equal pieces where possible."""
+    if length <= size:
+        return [Span(0, length, 0)]
+    count = -(-(length - overlap) // (size - overlap))
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
+    return [
+        Span(start, start + size, starts[i - 1] + size - start if i else 0) for i, start in enumerate(starts)
+    ]
+
+
+def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
+    """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last.
+
+    Only one tile and the frames shared by two temporal tiles are held.
+    """
+    tail: Tensor | None = None
+    pieces = spans(latent.shape[2], tiling.frames, tiling.frames_overlap)
+    for i, piece in enumerate(pieces):
+        frames = _decode_plane(decoder, latent[:, :, piece.start : piece.stop], tiling)
+        if tail is not None:
+            frames = _blend(tail, frames, axis=2)
+        shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
+        keep = frames.shape[2] - shared
+        tail = frames[:, :, keep:].clone() if shared else None
+        yield to_8_bit(frames[:, :, :keep])
+
+
+def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:
+    """All tiles of one temporal piece, put together: [1, 3, n, H, W] in float32."""
+    plane: Tensor | None = None
+    for row in spans(latent.shape[3], tiling.cells, tiling.cells_overlap):
+        strip: Tensor | None = None
+        for column in spans(latent.shape[4], tiling.cells, tiling.cells_overlap):
+            tile = decoder(latent[..., row.start : row.stop, column.start : column.stop]).float()
+            strip = tile if strip is None else _join(strip, tile, column.before * SPATIAL_FACTOR, axis=4)
+        assert strip is not None
+        plane = strip if plane is None else _join(plane, strip, row.before * SPATIAL_FACTOR, axis=3)
+    assert plane is not None
+    return plane
+
+
+def _join(first: Tensor, second: Tensor, shared: int, axis: int) -> Tensor:
+    size = first.shape[axis]
+    edge = first.narrow(axis, size - shared, shared)
+    return torch.cat([first.narrow(axis, 0, size - shared), _blend(edge, second, axis)], dim=axis)
+
+
+def _blend(edge: Tensor, following: Tensor, axis: int) -> Tensor:
+    """Fade from `edge` into the beginning of `following`, which overlap fully along `axis`."""
+    shared = edge.shape[axis]
+    weights = torch.linspace(0, 1, shared + 2, device=edge.device)[1:-1]
+    weights = weights.view([-1 if i == axis else 1 for i in range(edge.ndim)])
+    head = following.narrow(axis, 0, shared)
+    rest = following.narrow(axis, shared, following.shape[axis] - shared)
+    return torch.cat([torch.lerp(edge, head, weights), rest], dim=axis)
+
+
+def to_8_bit(frames: Tensor) -> Tensor:
+    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] on the CPU."""
+    levels = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).contiguous().cpu()
