@@ -151,9 +151,9 @@ class A2VPipeline:
         check_output(request.output_path)
         if request.save_latents and not request.save_latents.parent.is_dir():
             raise InvalidOutput(f"The folder {request.save_latents.parent} of --save-latents does not exist.")
-        seconds = audio_seconds(request.audio, request.audio_start_time)
-        auto = request.num_frames == "auto"
-        num_frames = fit_num_frames(seconds, request.frame_rate) if auto else int(request.num_frames)
+        num_frames = request.num_frames
+        if num_frames == "auto":
+            num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
         guidance = request.guidance
         if guidance.stg_blocks is None:
             blocks = self._config.defaults.stg_blocks(self._config.num_layers)
