@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="ltx-a2v", description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.", allow_abbrev=False
+        prog="ltx-a2v",
+        description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    generate = commands.add_parser("generate", help="make one video", allow_abbrev=False)
+    generate = commands.add_parser("generate", help="make one video")
     _add_model_arguments(generate)
     _add_field_arguments(generate, GenerationRequest, "request")
     _add_field_arguments(generate, Guidance, "guidance")
@@ -62,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in one sentence instead of the whole usage."""
+    """Mistakes in one sentence instead of the whole usage; flags are never guessed from their beginnings."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
@@ -112,9 +117,7 @@ def _add_report_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    request = GenerationRequest(
-        **_fields(arguments, "request"), guidance=Guidance(**_fields(arguments, "guidance"))
-    )
+    request = GenerationRequest(**_fields(arguments, "request"), guidance=Guidance(**_fields(arguments, "guidance")))
     paths = _model_paths(arguments)
     _quiet_libraries()
 

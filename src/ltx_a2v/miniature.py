@@ -309,5 +309,3 @@ def _byte_tokenizer() -> Tokenizer:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1))
-
-

@@ -6,7 +6,6 @@ latent, refine at full size with the distilled LoRA, decode. The audio condition
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from ltx_a2v.networks import audio_vae, text, video_vae
 from ltx_a2v.networks.library import Networks
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
-from ltx_a2v.networks.video_vae import ChannelStatistics, Tiling
+from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 
 AUDIO_LATENTS_PER_SECOND = 25
@@ -255,9 +254,9 @@ class A2VPipeline:
             audio_text=conditions.positive.audio,
         )
         forward = StageForward(transformer, inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ()))
-        latent, steps = start.noisy, len(sigmas) - 1
-        for step, latent in enumerate(denoise(forward, start, sigmas, guidance), start=1):
-            yield StepFinished(phase, step, steps)
+        latent = start.noisy
+        for step, latent in enumerate(denoise(forward, start, sigmas, guidance), start=1):  # noqa: B007  the last one
+            yield StepFinished(phase, step, len(sigmas) - 1)
         return start.grid.unpack(latent)
 
     def _upsample(self, latent: Tensor) -> Work[Tensor]:
@@ -315,10 +314,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def _decode_steps(latent: Tensor) -> int:
-    return len(video_vae.spans(latent.shape[2], Tiling.frames, Tiling.frames_overlap))
+    return len(Tiling().temporal(latent.shape[2]))
 
 
 def _save_latents(path: Path, stage_1: Tensor, stage_2: Tensor) -> None:
     part = path.with_name(path.name + ".part")
     save_file({"stage_1": stage_1.float().cpu().contiguous(), "stage_2": stage_2.float().cpu().contiguous()}, part)
-    os.replace(part, path)
+    part.replace(path)

@@ -230,7 +230,7 @@ def read_config(file: SafetensorsFile) -> dict[str, Any]:
     raw = file.metadata.get("config")
     if raw is None:
         raise InvalidModel(
-            f"{file.path} has no 'config' in its metadata, so its architecture is unknown; use an original LTX-2.3 file."
+            f"{file.path} has no 'config' in its metadata, so its architecture is unknown; use an original file."
         )
     try:
         config = json.loads(raw)

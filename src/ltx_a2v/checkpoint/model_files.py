@@ -122,7 +122,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError:
-        raise InvalidModel(f"{path} does not exist or cannot be read; is {path.parent} a Hugging Face folder?") from None
+        raise InvalidModel(f"{path} cannot be read; is {path.parent} a Hugging Face folder?") from None
     except ValueError:
         raise InvalidModel(f"{path} is not JSON; download it again.") from None
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from ltx_a2v.errors import InvalidModel
 
 def read_bytes(entry: TensorEntry, into: Tensor) -> None:
     """Fill `into` (uint8 [nbytes], on the CPU) with the tensor's bytes."""
-    view = memoryview(into.numpy())
+    view = memoryview(into.numpy().data)
     with entry.path.open("rb", buffering=0) as file:
         done = 0
         while done < entry.nbytes:

@@ -159,7 +159,9 @@ class StageForward:
         velocity = self._each_row(lambda x: _output(self._transformer, x, modulation.output), video)
         return {kind: velocity[i : i + 1] for i, kind in enumerate(rows.kinds)}
 
-    def _video_self_attention(self, block: Any, index: int, rows: _Rows, video: Tensor, modulation: _Modulation) -> Tensor:
+    def _video_self_attention(
+        self, block: Any, index: int, rows: _Rows, video: Tensor, modulation: _Modulation
+    ) -> Tensor:
         shift, scale, gate = _table(block.scale_shift_table, modulation.video)[0:3]
         normed = _modulate(block.norm1(video), scale, shift)
         if index not in self._perturbed_blocks:
@@ -189,7 +191,9 @@ class StageForward:
     def _audio_self_attention(self, block: Any, audio: Tensor, modulation: _Modulation) -> Tensor:
         shift, scale, gate = _table(block.audio_scale_shift_table, modulation.audio)[0:3]
         normed = _modulate(block.audio_norm1(audio), scale, shift)
-        return audio + _gate(self._each_row(lambda x: _attend(block.audio_attn1, x, x, self._ropes.audio), normed), gate)
+        return audio + _gate(
+            self._each_row(lambda x: _attend(block.audio_attn1, x, x, self._ropes.audio), normed), gate
+        )
 
     def _audio_text_attention(self, block: Any, index: int, audio: Tensor, modulation: _Modulation) -> Tensor:
         shift, scale, gate = _table(block.audio_scale_shift_table, modulation.audio)[6:9]
@@ -336,7 +340,5 @@ def _rotate(x: Tensor, rope: Rope) -> Tensor:
 
 
 def _output(transformer: Any, x: Tensor, embedded: Tensor) -> Tensor:
-    shift, scale = (
-        part.unsqueeze(2) for part in (transformer.scale_shift_table + embedded.unsqueeze(2)).unbind(2)
-    )
+    shift, scale = (part.unsqueeze(2) for part in (transformer.scale_shift_table + embedded.unsqueeze(2)).unbind(2))
     return transformer.proj_out(_modulate(transformer.norm_out(x), scale, shift))

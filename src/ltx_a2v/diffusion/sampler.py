@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance:
     """
     latent = start.noisy
     mask = start.per_token(start.mask)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         velocities = forward.velocities(latent, sigma)
         predictions = {kind: _x0(latent, velocity, mask * sigma) for kind, velocity in velocities.items()}
         guided = combine(predictions, guidance)
@@ -35,5 +36,3 @@ def _x0(latent: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
 def _euler_step(latent: Tensor, x0: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
     velocity = ((latent.float() - x0.float()) / sigma.item()).to(latent.dtype)
     return (latent.float() + velocity.float() * (following - sigma)).to(latent.dtype)
-
-

@@ -1,8 +1,9 @@
-"""The video VAE: picture -> latent, latent -> frames, in tiles where the frame is large.
+"""The video VAE: picture -> latent, latent -> frames, in tiles where the video is large.
 
 Latent frame 0 holds one frame, every later one eight, so the latents [s, e) decode to the frames 8s .. 8(e-1): a tile
 that starts at s > 0 gives the last of the eight frames of latent s, then all of the following. Neighbouring tiles
-overlap and are blended linearly.
+overlap and are blended linearly. The layout of tiles is the reference's (`tiling_config_for_vae`), whatever memory
+there is, so that a seed means the same picture everywhere.
 """
 
 from __future__ import annotations
@@ -94,12 +95,22 @@ def decoder_entries(video_vae: Entries) -> Entries:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Largest tile that is decoded at once and how much of it its neighbours share, in latent cells."""
+    """Largest tile that is decoded at once and how much of it its neighbours share, in latent frames and cells."""
 
     frames: int = 10
     frames_overlap: int = 3
     cells: int = 24
+    """Of the longer side; the shorter side's tile keeps the picture's shape."""
     cells_overlap: int = 2
+
+    def temporal(self, frames: int) -> list[Span]:
+        """Pieces after the first start one latent frame early: a decoder takes what comes first as a single frame."""
+        pieces = spans(frames, self.frames, self.frames_overlap)
+        return pieces[:1] + [Span(piece.start - 1, piece.stop, piece.before + 1) for piece in pieces[1:]]
+
+    def spatial(self, length: int, longer: int) -> list[Span]:
+        size = max(self.cells_overlap + 1, round(self.cells * length / longer))
+        return spans(length, size, self.cells_overlap)
 
 
 @dataclass(frozen=True)
@@ -112,14 +123,12 @@ class Span:
 
 
 def spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cover `length` with pieces of at most `size` that share at least `overlap`; equal pieces where possible."""
+    """Cover `length` with pieces of `size` that share `overlap`; the last may be shorter."""
     if length <= size:
         return [Span(0, length, 0)]
-    count = -(-(length - overlap) // (size - overlap))
-    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return [
-        Span(start, start + size, starts[i - 1] + size - start if i else 0) for i, start in enumerate(starts)
-    ]
+    stride = size - overlap
+    starts = range(0, length - overlap, stride)
+    return [Span(start, min(start + size, length), overlap if start else 0) for start in starts]
 
 
 def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
@@ -128,11 +137,12 @@ def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iter
     Only one tile and the frames shared by two temporal tiles are held.
     """
     tail: Tensor | None = None
-    pieces = spans(latent.shape[2], tiling.frames, tiling.frames_overlap)
+    pieces = tiling.temporal(latent.shape[2])
     for i, piece in enumerate(pieces):
         frames = _decode_plane(decoder, latent[:, :, piece.start : piece.stop], tiling)
         if tail is not None:
-            frames = _blend(tail, frames, axis=2)
+            fade = torch.arange(tail.shape[2], device=tail.device) / tail.shape[2]
+            frames = _blend(tail, frames, fade, axis=2)
         shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
         keep = frames.shape[2] - shared
         tail = frames[:, :, keep:].clone() if shared else None
@@ -141,10 +151,11 @@ def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iter
 
 def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:
     """All tiles of one temporal piece, put together: [1, 3, n, H, W] in float32."""
+    height, width = latent.shape[3:]
     plane: Tensor | None = None
-    for row in spans(latent.shape[3], tiling.cells, tiling.cells_overlap):
+    for row in tiling.spatial(height, max(height, width)):
         strip: Tensor | None = None
-        for column in spans(latent.shape[4], tiling.cells, tiling.cells_overlap):
+        for column in tiling.spatial(width, max(height, width)):
             tile = decoder(latent[..., row.start : row.stop, column.start : column.stop]).float()
             strip = tile if strip is None else _join(strip, tile, column.before * SPATIAL_FACTOR, axis=4)
         assert strip is not None
@@ -154,19 +165,18 @@ def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tens
 
 
 def _join(first: Tensor, second: Tensor, shared: int, axis: int) -> Tensor:
-    size = first.shape[axis]
-    edge = first.narrow(axis, size - shared, shared)
-    return torch.cat([first.narrow(axis, 0, size - shared), _blend(edge, second, axis)], dim=axis)
+    kept = first.shape[axis] - shared
+    fade = torch.arange(1, shared + 1, device=first.device) / (shared + 1)
+    blended = _blend(first.narrow(axis, kept, shared), second, fade, axis)
+    return torch.cat([first.narrow(axis, 0, kept), blended], dim=axis)
 
 
-def _blend(edge: Tensor, following: Tensor, axis: int) -> Tensor:
-    """Fade from `edge` into the beginning of `following`, which overlap fully along `axis`."""
+def _blend(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> Tensor:
+    """Fade from `edge` into the beginning of `following`, which shows the same; `fade` is the weight of the latter."""
     shared = edge.shape[axis]
-    weights = torch.linspace(0, 1, shared + 2, device=edge.device)[1:-1]
-    weights = weights.view([-1 if i == axis else 1 for i in range(edge.ndim)])
-    head = following.narrow(axis, 0, shared)
-    rest = following.narrow(axis, shared, following.shape[axis] - shared)
-    return torch.cat([torch.lerp(edge, head, weights), rest], dim=axis)
+    weights = fade.view([-1 if i == axis else 1 for i in range(edge.ndim)])
+    blended = torch.lerp(edge, following.narrow(axis, 0, shared), weights)
+    return torch.cat([blended, following.narrow(axis, shared, following.shape[axis] - shared)], dim=axis)
 
 
 def to_8_bit(frames: Tensor) -> Tensor:
