@@ -73,10 +73,10 @@ def _decode(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _open(path: Path) -> Image.Image:
-    if path.is_dir():
-        raise InvalidImage(f"{path} is a folder; give an image file.")
     Image.init()
     try:
+        if path.is_dir():
+            raise InvalidImage(f"{path} is a folder; give an image file.")
         return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except FileNotFoundError:
         raise InvalidImage(f"There is no image file {path}; check the path.") from None
