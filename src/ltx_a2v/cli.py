@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="ltx-a2v",
-        description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.",
-        allow_abbrev=False,
-    )
+    parser = _Parser(prog="ltx-a2v", description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     generate = commands.add_parser("generate", help="make one video")
     _add_model_arguments(generate)
@@ -67,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes in one sentence instead of the whole usage; flags are never guessed from their beginnings."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+        super().__init__(**{**options, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")

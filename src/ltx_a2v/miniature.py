@@ -244,8 +244,30 @@ def _random_tensors(
     return {key_map.to_file(name): _random_tensor(random, name, shape) for name, shape in sorted(shapes.items())}
 
 
+_PIXELS_PER_CHANNEL = {
+    "decoder.conv_out": 16,
+    "decoder.up_blocks.0.upsamplers": 8,
+    "decoder.up_blocks.1.upsamplers": 8,
+    "decoder.up_blocks.2.upsamplers": 2,
+    "decoder.up_blocks.3.upsamplers": 4,
+}
+"""How many neighbouring places in time and space each decoder layer makes of one, by `VIDEO_VAE`'s blocks."""
+
+
 def _random_tensor(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Spread as a trained layer's would be: outputs neither vanish nor explode, and nothing is exactly at rest."""
+    """Spread as a trained layer's would be: outputs neither vanish nor explode, and nothing is exactly at rest.
+
+    Neighbouring pixels are mostly alike, so that the decoder paints soft patches and not noise, which no video codec
+    can carry.
+    """
+    places = next((n for layer, n in _PIXELS_PER_CHANNEL.items() if name.startswith(layer)), 1)
+    if places == 1:
+        return _spread(random, name, shape).to(torch.bfloat16)
+    alike = _spread(random, name, (shape[0] // places, *shape[1:])).repeat_interleave(places, dim=0)
+    return (0.9 * alike + 0.1 * _spread(random, name, shape)).to(torch.bfloat16)
+
+
+def _spread(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "latents_std":
         return _uniform(random, shape, 0.1) + 1
@@ -260,7 +282,7 @@ def _random_tensor(random: np.random.RandomState, name: str, shape: tuple[int, .
 
 def _uniform(random: np.random.RandomState, shape: tuple[int, ...], deviation: float) -> Tensor:
     values = (random.random_sample(shape) * 2 - 1) * (deviation * math.sqrt(3))
-    return torch.from_numpy(values).to(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def _lora_tensors(random: np.random.RandomState, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -268,8 +290,10 @@ def _lora_tensors(random: np.random.RandomState, shapes: Mapping[str, tuple[int,
     for layer, (outputs, inputs) in sorted(shapes.items()):
         if "transformer_blocks" in layer and "to_gate_logits" not in layer:
             name = keys.LORA.to_file(layer)
-            tensors[f"{name}.lora_A.weight"] = _uniform(random, (LORA_RANK, inputs), 1 / math.sqrt(inputs))
-            tensors[f"{name}.lora_B.weight"] = _uniform(random, (outputs, LORA_RANK), 0.1)
+            down = _uniform(random, (LORA_RANK, inputs), 1 / math.sqrt(inputs))
+            up = _uniform(random, (outputs, LORA_RANK), 0.1)
+            tensors[f"{name}.lora_A.weight"] = down.to(torch.bfloat16)
+            tensors[f"{name}.lora_B.weight"] = up.to(torch.bfloat16)
     return tensors
 
 
