@@ -25,7 +25,6 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,8 +35,8 @@ PREROLL = 1.0
 GAP = 0.01
 """Seconds between frames from which on something is missing; less is rounding (Matroska counts in milliseconds)."""
 SEEKABLE = ("mov", "matroska", "wav")
-"""Containers that store timestamps, or have none to get wrong. In others (mp3, ogg, aac) a seek lands on an estimate;
-there the packets before the position are read, but not decoded."""
+"""Containers that store timestamps, or have none to get wrong. In others (mp3, ogg, aac) a seek goes by an estimate;
+there the packets before the position are read without decoding: a second for three hours, and always right."""
 
 SINC_ZEROS = 6
 SINC_ROLLOFF = 0.99
@@ -182,13 +181,11 @@ def _audio_source(container: InputContainer, path: Path) -> _Source:
 
 
 def _origin(container: InputContainer) -> Fraction:
-    """Where the earliest stream starts. Cover pictures claim to start at 0 whatever the sound does."""
+    """Where the earliest stream starts."""
     starts = [
         stream.start_time * stream.time_base
         for stream in (*container.streams.audio, *container.streams.video)
-        if stream.start_time is not None
-        and stream.time_base is not None
-        and not stream.disposition & Disposition.attached_pic
+        if stream.start_time is not None and stream.time_base is not None
     ]
     return min(starts, default=Fraction(0))
 
