@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -181,15 +181,15 @@ def _model_paths(arguments: argparse.Namespace) -> Any:
     return ModelPaths.discover(model_dir, **given)
 
 
-def _watch(events: Iterable[Event]) -> GenerationResult:
-    """Show the events as progress bars on stderr until the last one."""
-    from ltx_a2v.progress import ProgressBars
+def _watch(events: Generator[Event]) -> GenerationResult:
+    """Show the events on stderr until the last one."""
+    from ltx_a2v.progress import progress_on_stderr
 
-    with closing(events) as stream, ProgressBars() as bars:  # type: ignore[type-var]
+    with closing(events) as stream, progress_on_stderr() as display:
         for event in stream:
             if isinstance(event, Done):
                 return event.result
-            bars.show(event)
+            display.show(event)
     raise AssertionError("a generation ends with Done")
 
 
