@@ -134,8 +134,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         image=examples / "robot.png",
         audio=examples / "speech.wav",
         output_path=arguments.output_path,
-        width=448,
-        height=320,
+        width=384,
+        height=256,
         num_inference_steps=8,
     )
     _quiet_libraries()
