@@ -19,6 +19,13 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _needs_extra(request: pytest.FixtureRequest) -> None:
+    parameters = getattr(request.node, "callspec", None)
+    if parameters and any(str(value).endswith("-quanto") for value in parameters.params.values()):
+        pytest.importorskip("optimum")
+
+
 @pytest.fixture
 def transformer() -> nn.Module:
     """Three blocks of the real architecture, on `meta`, in bf16."""

@@ -110,6 +110,20 @@ def test_fp8_scaled_mm_rounds_the_activations_too(dtype: torch.dtype) -> None:
     assert relative(output[1], expected[1]) < 0.04
 
 
+@pytest.mark.parametrize("per_token", [True, False], ids=["per token", "per tensor"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_fp8_scaled_mm_agrees_with_the_kernel(per_token: bool, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch._scaled_mm has a CPU implementation, which takes the scales as the GPUs' does."""
+    layer = layer_of(normal_weight(48, 96), FORMATS["fp8-scaled-mm"], torch.bfloat16, bias)
+    inputs = torch.randn(2, 5, 96, dtype=torch.bfloat16)
+    monkeypatch.setattr("ltx_a2v.quantization.fp8_scaled_mm.takes_row_scales", lambda device: per_token)
+    emulated = layer(inputs)
+    monkeypatch.setattr("ltx_a2v.quantization.fp8_scaled_mm._kernel_takes", lambda weight: True)
+    output = layer(inputs)
+    assert output.dtype == torch.bfloat16
+    assert relative(output, emulated) < 5e-3
+
+
 def test_int8_mm_rounds_the_activations_too() -> None:
     weight = normal_weight(48, 96)
     upcast, mm = layer_of(weight, FORMATS["int8"]), layer_of(weight, Int8MMLinear)

@@ -101,6 +101,7 @@ for mode in ("int8-quanto", "fp8-quanto", "int4-quanto"):
         assert blocks[0]["to_q"](torch.randn(2, 256, dtype=dtype)).isfinite().all()
 """
     environment = {**os.environ, "PATH": "/nonexistent", "CXX": "/nonexistent", "CC": "/nonexistent"}
+    environment["CUDA_HOME"] = "/nonexistent"  # of this, on a machine without a GPU, torch would speak
     command = [sys.executable, "-W", "error", "-c", program]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -70,16 +70,22 @@ def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
 
 def by_rows(quantize_rows: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:
     """Quantize some rows at a time; each stored tensor must have one entry per row along its first dimension."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, weight.shape[1]))
-    if len(weight) <= rows:
+    chunks = row_chunks(weight)
+    if len(chunks) == 1:
         return quantize_rows(weight)
     whole: dict[str, Tensor] = {}
-    for start in range(0, len(weight), rows):
-        for name, part in quantize_rows(weight[start : start + rows]).items():
-            if start == 0:
+    for rows in chunks:
+        for name, part in quantize_rows(weight[rows]).items():
+            if name not in whole:
                 whole[name] = part.new_empty((len(weight), *part.shape[1:]))
-            whole[name][start : start + rows] = part
+            whole[name][rows] = part
     return whole
+
+
+def row_chunks(weight: Tensor) -> list[slice]:
+    """The rows of `weight` in pieces of at most `CHUNK_ELEMENTS` elements, or of one row."""
+    step = max(1, CHUNK_ELEMENTS // weight.shape[1])
+    return [slice(start, start + step) for start in range(0, len(weight), step)]
 
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
