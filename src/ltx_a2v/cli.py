@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from ltx_a2v.errors import A2VError, Cancelled, InvalidModel
+from ltx_a2v.errors import A2VError, Cancelled, InvalidModel, InvalidRequest
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.request import GenerationRequest, Guidance
 from ltx_a2v.settings import Settings, cache_dir
@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_field_arguments(generate, GenerationRequest, "request")
     _add_field_arguments(generate, Guidance, "guidance")
     _add_device_arguments(generate)
+    _add_loading_arguments(generate)
     _add_report_argument(generate)
     generate.set_defaults(command=_generate)
 
@@ -108,6 +109,51 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on the CPU")
 
 
+def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("loading")
+    group.add_argument(
+        "--transformer-quantization",
+        metavar="MODE",
+        help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, int8, "
+        "int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
+    )
+    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:STRENGTH]",
+        help="a style LoRA for both stages; repeatable",
+    )
+    group.add_argument(
+        "--exact-passes", action="store_true", help="compute every guidance pass on its own: slower, to compare"
+    )
+
+
+def _load_options(arguments: argparse.Namespace) -> Any:
+    from ltx_a2v.options import LoadOptions
+    from ltx_a2v.quantization import parse_blocks
+
+    return LoadOptions(
+        transformer_quantization=arguments.transformer_quantization,
+        keep_bf16_blocks=parse_blocks(arguments.keep_bf16_blocks),
+        loras=tuple(_style_lora(given) for given in arguments.lora),
+        exact_passes=arguments.exact_passes,
+    )
+
+
+def _style_lora(given: str) -> Any:
+    from ltx_a2v.options import StyleLora
+
+    path, separator, strength = given.rpartition(":")
+    if not separator or Path(given).exists():
+        return StyleLora(Path(given))
+    try:
+        return StyleLora(Path(path), float(strength))
+    except ValueError:
+        raise InvalidRequest(f"--lora {given!r}: {strength!r} is no strength; write PATH or PATH:0.8.") from None
+
+
 def _add_report_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", choices=("text", "json"), default="text", help="what to print when done")
 
@@ -122,7 +168,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     from ltx_a2v.pipeline import A2VPipeline
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype)
+    pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=_load_options(arguments))
     _print_report(_watch(pipeline.generate(request)), arguments.report)
     return 0
 

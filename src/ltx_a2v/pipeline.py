@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -33,7 +32,9 @@ from ltx_a2v.networks.library import Networks
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
+from ltx_a2v.options import LoadOptions
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.residency.network import Loaded, sweep_together
 
 AUDIO_LATENTS_PER_SECOND = 25
 
@@ -77,16 +78,21 @@ class A2VPipeline:
 
     @classmethod
     def open(
-        cls, paths: ModelPaths, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        paths: ModelPaths,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        options: LoadOptions | None = None,
     ) -> A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
 
-        Raises `InvalidModel` for files that are wrong or do not belong together, `InvalidInput` for a device that is
-        not there.
+        Raises `InvalidModel` for files that are wrong or do not belong together, `InvalidMode` for a quantization that
+        they or the device cannot have, `InvalidInput` for a device that is not there.
         """
         chosen = choose_device(device)
         default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
-        return cls(Networks(ModelFiles.open(paths), chosen, dtype or default))
+        return cls(Networks(ModelFiles.open(paths), chosen, dtype or default, options))
 
     @property
     def model_version(self) -> str:
@@ -133,12 +139,11 @@ class A2VPipeline:
             )
             upsampled = yield from log.phase("upsample", lambda: self._upsample(stage_1))
             refine = self._start(fitted, conditions, 1, upsampled, generator)
-            with self._networks.distilled(transformer):
-                stage_2 = yield from log.phase(
-                    "stage_2",
-                    lambda: self._denoise("stage_2", transformer, fitted, conditions, refine, UNGUIDED),
-                    steps=len(STAGE_2_SIGMAS) - 1,
-                )
+            stage_2 = yield from log.phase(
+                "stage_2",
+                lambda: self._denoise("stage_2", transformer, fitted, conditions, refine, UNGUIDED),
+                steps=len(STAGE_2_SIGMAS) - 1,
+            )
 
         yield from log.phase("decode", lambda: self._decode(fitted, stage_2, clip), steps=_decode_steps(stage_2))
         if request.save_latents:
@@ -183,9 +188,11 @@ class A2VPipeline:
         for prompt, encoded in zip(prompts, tokens, strict=True):
             if encoded.truncated:
                 yield Notice(f"The prompt that begins {prompt[:30]!r} is cut to {text.MAX_TOKENS} tokens.")
-        with self._networks.text_encoder() as gemma:
-            hidden = [text.encode_text(gemma, encoded) for encoded in tokens]
-        with self._networks.connectors() as connectors:
+        files = self._networks.files.gemma
+        with self._networks.text_encoder(len(tokens)) as gemma:
+            embedded = [text.embed(files, encoded, self._dtype).to(self._device) for encoded in tokens]
+            hidden = [text.encode_text(gemma, e, encoded) for e, encoded in zip(embedded, tokens, strict=True)]
+        with self._networks.connectors(len(tokens)) as connectors:
             contexts = [text.connect(connectors, h, encoded.mask) for h, encoded in zip(hidden, tokens, strict=True)]
         return contexts[0], contexts[-1]
 
@@ -198,7 +205,7 @@ class A2VPipeline:
             hop=config.hop_length,
             n_mels=config.mel_bins,
         )
-        with self._networks.audio_encoder() as encoder:
+        with self._networks.use("audio_encoder") as encoder:
             latent = encoder(mel.to(self._device, self._dtype))
         return audio_vae.pack_audio(audio_vae.fit_length(latent, round(AUDIO_LATENTS_PER_SECOND * fitted.seconds)))
         yield  # a phase is a generator, also where it has nothing to say
@@ -208,7 +215,7 @@ class A2VPipeline:
         if request.image is None:
             return {}
         pixels = decode_image(request.image, request.image_crf)
-        with self._networks.video_encoder() as encoder:
+        with self._networks.use("video_encoder") as encoder:
             return {
                 scale: encoder(
                     fit_image(pixels, request.width // scale, request.height // scale).to(self._device, self._dtype)
@@ -236,7 +243,7 @@ class A2VPipeline:
     def _denoise(
         self,
         phase: Phase,
-        transformer: Any,
+        transformer: Loaded,
         fitted: _Fitted,
         conditions: _Conditions,
         start: StageLatent,
@@ -253,14 +260,24 @@ class A2VPipeline:
             negative_text=conditions.negative.video,
             audio_text=conditions.positive.audio,
         )
-        forward = StageForward(transformer, inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ()))
-        latent = start.noisy
-        for step, latent in enumerate(denoise(forward, start, sigmas, guidance), start=1):  # noqa: B007  the last one
-            yield StepFinished(phase, step, len(sigmas) - 1)
+        steps, latent = len(sigmas) - 1, start.noisy
+        with self._networks.adapted(transformer, distilled=phase == "stage_2") as adapters:
+            forward = StageForward(
+                transformer.module,
+                inputs,
+                passes_of(guidance),
+                frozenset(guidance.stg_blocks or ()),
+                lambda: sweep_together(transformer, *adapters),
+                self._networks.options.exact_passes,
+            )
+            for loaded in (transformer, *adapters):
+                loaded.begin(sweeps=steps)
+            for step, latent in enumerate(denoise(forward, start, sigmas, guidance), start=1):  # noqa: B007  the last
+                yield StepFinished(phase, step, steps)
         return start.grid.unpack(latent)
 
     def _upsample(self, latent: Tensor) -> Work[Tensor]:
-        with self._networks.upsampler() as network:
+        with self._networks.use("upsampler") as network:
             return upsample(network, latent, self._networks.latent_statistics())
         yield
 
@@ -268,7 +285,7 @@ class A2VPipeline:
         """Frames go to the encoder as they are decoded; the original sound goes with them."""
         request = fitted.request
         with (
-            self._networks.video_decoder() as decoder,
+            self._networks.use("video_decoder") as decoder,
             VideoWriter(
                 request.output_path,
                 width=request.width,

@@ -18,6 +18,7 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.quantization.choose import Stored, read_stored
 
 Entries = Mapping[str, TensorEntry]
 """Tensors of one network by their name in its module."""
@@ -35,6 +36,8 @@ class GemmaFiles:
 class ModelFiles:
     paths: ModelPaths
     config: ModelConfig
+    stored: Stored | None
+    """How the checkpoint was quantized, where it says so."""
     transformer: Entries
     connectors: Entries
     video_vae: Entries
@@ -59,6 +62,7 @@ class ModelFiles:
         return cls(
             paths=paths,
             config=config,
+            stored=read_stored(paths.checkpoint, checkpoint.metadata),
             **_split(checkpoint, parts),
             upsampler=upsampler.tensors,
             upsampler_arguments=upsampler_arguments(upsampler),

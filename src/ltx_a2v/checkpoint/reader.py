@@ -7,7 +7,8 @@ after its tensor has been placed keeps the peak at one tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,16 @@ def read_tensor(entry: TensorEntry) -> Tensor:
     raw = torch.empty(entry.nbytes, dtype=torch.uint8)
     read_bytes(entry, raw)
     return raw.view(entry.dtype).view(entry.shape)
+
+
+def read_rows(entry: TensorEntry, rows: Sequence[int]) -> Tensor:
+    """Some rows of a matrix, [len(rows), columns]; each distinct row is read once."""
+    size = entry.nbytes // entry.shape[0]
+    read: dict[int, Tensor] = {}
+    for row in sorted(set(rows)):
+        part = replace(entry, shape=entry.shape[1:], offset=entry.offset + row * size, nbytes=size)
+        read[row] = read_tensor(part)
+    return torch.stack([read[row] for row in rows])
 
 
 def read_tensors(entries: dict[str, TensorEntry]) -> Iterator[tuple[str, Tensor]]:

@@ -1,104 +1,148 @@
-"""The networks of one model: each built, used and freed within a `with`."""
+"""The networks of one model: how each is made, where its weights are, and what uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ltx_a2v.checkpoint.model_files import Entries, ModelFiles
+from ltx_a2v.checkpoint.lora import LoraFile
+from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
-from ltx_a2v.networks import audio_vae, lora, text, transformer, upsampler, video_vae
-from ltx_a2v.networks.build import check_entries, load_weights, release, shapes_of
+from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
+from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.options import LoadOptions
+from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.residency.network import Loaded, Network, Placement
+from ltx_a2v.residency.recipe import Recipe
+
+NAMES = ("text_encoder", "connectors", "audio_encoder", "video_encoder", "transformer", "upsampler", "video_decoder")
 
 
 class Networks:
-    """Weights come from `files` and live on `device` in `dtype` while they are used."""
+    """Weights come from `files` and compute on `device` in `dtype`. Raises `InvalidModel` or `InvalidMode` when the
+    files do not hold what the options want."""
 
-    def __init__(self, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, files: ModelFiles, device: torch.device, dtype: torch.dtype, options: LoadOptions | None = None
+    ) -> None:
         self.files = files
         self.device = device
         self.dtype = dtype
-        self._check()
+        self.options = options or LoadOptions()
+        self.placements: dict[str, Placement] = {}
+        """By network; what is not named is read from the file for each use."""
+        recipes = self._recipes()
+        self._styles = [LoraFile.open(lora.path, lora.strength) for lora in self.options.loras]
+        self._check(recipes)
+        self._networks = {name: Network(recipe, device) for name, recipe in recipes.items()}
+        self._adapters = {
+            file.path: Network(adapters_recipe(file, files.config.num_layers, dtype), device)
+            for file in (*self._styles, files.distilled_lora)
+        }
 
-    def _check(self) -> None:
-        """Every tensor of every network is there, fits, and nothing is left over. Raises `InvalidModel`."""
-        files = self.files
-        denoiser = transformer.build_transformer(files.config)
-        for network, module, entries in (
-            ("transformer", denoiser, files.transformer),
-            ("text connectors", text.build_connectors(files.config, files.gemma), files.connectors),
-            ("video encoder", video_vae.build_video_encoder(files.config), video_vae.encoder_entries(files.video_vae)),
-            ("video decoder", video_vae.build_video_decoder(files.config), video_vae.decoder_entries(files.video_vae)),
-            ("audio encoder", audio_vae.build_audio_encoder(files.config), files.audio_encoder),
-            ("upsampler", upsampler.build_upsampler(files.upsampler_arguments), files.upsampler),
-            ("text encoder", text.build_gemma(files.gemma), files.gemma.entries),
-        ):
-            check_entries(network, shapes_of(module), entries)
-        files.distilled_lora.check_fits(transformer.linear_shapes(denoiser))
+    def _recipes(self) -> dict[str, Recipe]:
+        files, config, dtype = self.files, self.files.config, self.dtype
+        policies = choose_policies(
+            self.options.transformer_quantization,
+            self.options.keep_bf16_blocks,
+            files.paths.checkpoint,
+            files.stored,
+            files.transformer,
+            files.connectors,
+        )
+        policies.transformer.check_device(self.device)
+        encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
+        return {
+            "text_encoder": text.gemma_recipe(files.gemma, dtype),
+            "connectors": Recipe(
+                "text connectors",
+                lambda: text.build_connectors(config, files.gemma),
+                files.connectors,
+                dtype,
+                policies.connectors.apply,
+                policies.connectors.convert,
+                policies.already_converted,
+                text.CONNECTOR_BLOCKS,
+            ),
+            "audio_encoder": Recipe(
+                "audio encoder", lambda: audio_vae.build_audio_encoder(config), files.audio_encoder, dtype
+            ),
+            "video_encoder": Recipe("video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype),
+            "transformer": Recipe(
+                "transformer",
+                lambda: transformer.build_transformer(config),
+                files.transformer,
+                dtype,
+                policies.transformer.apply,
+                policies.transformer.convert,
+                policies.already_converted,
+                (BLOCKS,),
+            ),
+            "upsampler": Recipe(
+                "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
+            ),
+            "video_decoder": Recipe("video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype),
+        }
+
+    def _check(self, recipes: dict[str, Recipe]) -> None:
+        for recipe in recipes.values():
+            recipe.check()
+        shapes = transformer.linear_shapes(transformer.build_transformer(self.files.config))
+        for file in (self.files.distilled_lora, *self._styles):
+            file.check_fits(shapes)
 
     @contextmanager
-    def _loaded(self, module: nn.Module, entries: Entries) -> Iterator[Any]:
-        try:
-            load_weights(module, entries, self.device, self.dtype)
+    def use(self, name: str) -> Iterator[Any]:
+        """The module of a network that is not streamed."""
+        with self._networks[name].use(self._placement(name)) as loaded:
+            yield loaded.module
+
+    @contextmanager
+    def text_encoder(self, texts: int) -> Iterator[Any]:
+        """Gemma, called `texts` times, without its embedding table (see `text.embed`)."""
+        with self._networks["text_encoder"].use(self._placement("text_encoder")) as loaded:
+            text.finish_gemma(loaded.module, self.device)
+            with loaded.hooked(texts) as module:
+                yield module
+
+    @contextmanager
+    def connectors(self, texts: int) -> Iterator[Any]:
+        with self._networks["connectors"].use(self._placement("connectors")) as loaded, loaded.hooked(texts) as module:
             yield module
-        finally:
-            release(module)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
 
     @contextmanager
-    def text_encoder(self) -> Iterator[Any]:
-        gemma = text.build_gemma(self.files.gemma)
-        with self._loaded(gemma, self.files.gemma.entries):
-            text.finish_gemma(gemma, self.device)
-            yield gemma
+    def transformer(self) -> Iterator[Loaded]:
+        with self._networks["transformer"].use(self._placement("transformer")) as loaded:
+            yield loaded
 
     @contextmanager
-    def connectors(self) -> Iterator[Any]:
-        with self._loaded(text.build_connectors(self.files.config, self.files.gemma), self.files.connectors) as module:
-            yield module
-
-    @contextmanager
-    def audio_encoder(self) -> Iterator[Any]:
-        with self._loaded(audio_vae.build_audio_encoder(self.files.config), self.files.audio_encoder) as module:
-            yield module
-
-    @contextmanager
-    def video_encoder(self) -> Iterator[Any]:
-        entries = video_vae.encoder_entries(self.files.video_vae)
-        with self._loaded(video_vae.build_video_encoder(self.files.config), entries) as module:
-            yield module
-
-    @contextmanager
-    def video_decoder(self) -> Iterator[Any]:
-        entries = video_vae.decoder_entries(self.files.video_vae)
-        with self._loaded(video_vae.build_video_decoder(self.files.config), entries) as module:
-            yield module
-
-    @contextmanager
-    def upsampler(self) -> Iterator[Any]:
-        with self._loaded(upsampler.build_upsampler(self.files.upsampler_arguments), self.files.upsampler) as module:
-            yield module
-
-    @contextmanager
-    def transformer(self) -> Iterator[Any]:
-        with self._loaded(transformer.build_transformer(self.files.config), self.files.transformer) as module:
-            yield module
-
-    @contextmanager
-    def distilled(self, denoiser: nn.Module) -> Iterator[None]:
-        """The transformer with the distilled LoRA of stage 2 beside it."""
-        adapters = lora.load_adapters([self.files.distilled_lora], self.device, self.dtype)
-        with lora.attached(denoiser, adapters):
-            yield
+    def adapted(self, denoiser: Loaded, distilled: bool) -> Iterator[list[Loaded]]:
+        """The transformer with its style LoRAs, and in stage 2 the distilled one, beside it."""
+        files = [*self._styles, *([self.files.distilled_lora] if distilled else [])]
+        with ExitStack() as stack:
+            adapters = [
+                stack.enter_context(self._adapters[file.path].use(self._placement("adapters"))) for file in files
+            ]
+            for loaded in adapters:
+                stack.enter_context(loaded.module.attached(denoiser.module))
+            yield adapters
 
     def latent_statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._tensor("latents_mean"), self._tensor("latents_std"))
+
+    def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
+        for network in (*self._networks.values(), *self._adapters.values()):
+            network.release(to)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _placement(self, name: str) -> Placement:
+        return self.placements.get(name, Placement())
 
     def _tensor(self, name: str) -> Tensor:
         return read_tensor(self.files.video_vae[name]).to(self.device, self.dtype)

@@ -11,10 +11,14 @@ from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.model_files import GemmaFiles
+from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.residency.recipe import Recipe
 
 MAX_TOKENS = 1024
+EMBEDDING = "embed_tokens.weight"
+CONNECTOR_BLOCKS = ("video_connector.transformer_blocks", "audio_connector.transformer_blocks")
 
 
 class Tokens(NamedTuple):
@@ -71,10 +75,31 @@ def build_gemma(gemma: GemmaFiles) -> Gemma3TextModel:
     return on_meta(Gemma3TextModel, config=config)
 
 
+def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype) -> Recipe:
+    return Recipe(
+        "text encoder",
+        lambda: build_gemma(gemma),
+        gemma.entries,
+        dtype,
+        block_lists=("layers",),
+        left_out=(EMBEDDING,),
+    )
+
+
 def finish_gemma(model: Gemma3TextModel, device: torch.device) -> None:
-    """Make what no file holds: rotary frequencies and the embedding's scale."""
+    """Make what no file holds: the rotary frequencies."""
     model.rotary_emb = type(model.rotary_emb)(model.config).to(device)
-    model.embed_tokens.embed_scale = torch.tensor(model.embed_tokens.scalar_embed_scale, device=device)
+
+
+def embed(gemma: GemmaFiles, tokens: Tokens, dtype: torch.dtype) -> Tensor:
+    """Token embeddings [1, 1024, 3840] in `dtype`, on the CPU.
+
+    Only the rows that occur are read: the table's 2 GB never need to be in memory. Scaled as Gemma does it, by
+    sqrt(3840) rounded to `dtype`.
+    """
+    entry = gemma.entries[EMBEDDING]
+    rows = read_rows(entry, tokens.ids[0].tolist()).to(dtype)
+    return (rows * torch.tensor(entry.shape[1] ** 0.5).to(dtype))[None]
 
 
 def hidden_state_count(gemma: GemmaFiles) -> int:
@@ -86,11 +111,11 @@ def build_connectors(config: ModelConfig, gemma: GemmaFiles) -> LTX2TextConnecto
     return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_state_count(gemma)))
 
 
-def encode_text(gemma: Gemma3TextModel, tokens: Tokens) -> Tensor:
+def encode_text(gemma: Gemma3TextModel, embeddings: Tensor, tokens: Tokens) -> Tensor:
     """All hidden states, [1, 1024, 3840, 49] (the last one after the final norm)."""
     output = gemma(
-        input_ids=tokens.ids.to(gemma.device),
-        attention_mask=tokens.mask.to(gemma.device),
+        inputs_embeds=embeddings,
+        attention_mask=tokens.mask.to(embeddings.device),
         output_hidden_states=True,
         use_cache=False,
     )

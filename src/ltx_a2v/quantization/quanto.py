@@ -34,7 +34,7 @@ def quanto() -> ModuleType:
     with _quiet("torch.utils.cpp_extension"):  # logs a line where it finds a CUDA toolkit and no GPU
         import optimum.quanto
 
-    return optimum.quanto  # type: ignore[no-any-return]
+    return optimum.quanto
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""How a model is loaded: one value instead of a parameter per layer of the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StyleLora:
+    """A LoRA for both stages, besides the distilled one of stage 2."""
+
+    path: Path
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    transformer_quantization: str | None = None
+    """A mode of `quantization.MODES`; None takes the file as it is."""
+    keep_bf16_blocks: frozenset[int] = frozenset()
+    text_encoder_quantization: str = "none"
+    loras: tuple[StyleLora, ...] = ()
+    exact_passes: bool = False
+    """One GEMM per pass, bitwise what separate forwards give."""

@@ -1,0 +1,103 @@
+"""Which policy the networks of a checkpoint take: what the user asked for, and what the file already is.
+
+A file says what it is: by the metadata that `ltx-a2v quantize` writes, or by e4m3 weights with scales beside them. Its
+name is never asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx_a2v.checkpoint.safetensors_file import TensorEntry
+from ltx_a2v.errors import InvalidMode, InvalidModel
+from ltx_a2v.quantization.covered import CONNECTORS
+from ltx_a2v.quantization.policy import QuantizationPolicy
+
+METADATA_KEY = "ltx_a2v_quantization"
+"""`{"mode": "int8", "keep_bf16_blocks": [0]}`"""
+
+_SAME_STORAGE = ({"fp8-scaled", "fp8-scaled-mm"},)
+"""Modes that differ only in how they multiply read each other's files."""
+_CONNECTORS_STAY_BF16 = ("none", "fp8-cast")
+"""The reference's fp8-cast leaves the connectors in bf16; equal results are the point of that mode. The other modes
+store them as int8: the bytes of fp8, a third of its error."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file written by `ltx-a2v quantize` says of itself."""
+
+    mode: str
+    keep_bf16_blocks: frozenset[int]
+
+
+@dataclass(frozen=True)
+class ChosenPolicies:
+    transformer: QuantizationPolicy
+    connectors: QuantizationPolicy
+    already_converted: bool
+    """The file holds stored tensors, not bf16 ones."""
+
+
+def choose_policies(
+    wanted: str | None,
+    keep_bf16_blocks: frozenset[int],
+    path: Path,
+    stored: Stored | None,
+    transformer: Mapping[str, TensorEntry],
+    connectors: Mapping[str, TensorEntry],
+) -> ChosenPolicies:
+    """Raises `InvalidMode` when the file is quantized in another mode than wanted."""
+    if stored is not None:
+        mode = _agreed(wanted, stored.mode, path)
+        if keep_bf16_blocks and keep_bf16_blocks != stored.keep_bf16_blocks:
+            kept = ",".join(str(block) for block in sorted(stored.keep_bf16_blocks)) or "no blocks"
+            raise InvalidMode(f"{path} was quantized with {kept} kept in bf16; leave --keep-bf16-blocks out.")
+        return ChosenPolicies(*_policies(mode, stored.keep_bf16_blocks), already_converted=True)
+    infos = {name: (entry.dtype, entry.shape) for name, entry in transformer.items()}
+    found = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
+    if found is not None:
+        if wanted not in (None, "fp8-scaled", "fp8-scaled-mm"):
+            raise InvalidMode(
+                f"{path} comes quantized to fp8 with scales: use fp8-scaled or fp8-scaled-mm with it, not {wanted}."
+            )
+        infos = {name: (entry.dtype, entry.shape) for name, entry in connectors.items()}
+        others = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
+        plain = QuantizationPolicy.none().for_network(CONNECTORS)
+        return ChosenPolicies(found, others or plain, already_converted=True)
+    return ChosenPolicies(*_policies(wanted or "none", keep_bf16_blocks), already_converted=False)
+
+
+def _agreed(wanted: str | None, mode: str, path: Path) -> str:
+    if wanted is None or wanted == mode:
+        return mode
+    if any({wanted, mode} <= same for same in _SAME_STORAGE):
+        return wanted
+    raise InvalidMode(f"{path} is quantized as {mode}: use --transformer-quantization {mode} or leave it out.")
+
+
+def _policies(mode: str, keep_bf16_blocks: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+    transformer = QuantizationPolicy.from_mode(mode, keep_bf16_blocks)
+    connectors = QuantizationPolicy.from_mode("none" if mode in _CONNECTORS_STAY_BF16 else "int8").for_network(
+        CONNECTORS
+    )
+    return transformer, connectors
+
+
+def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:
+    raw = metadata.get(METADATA_KEY)
+    if raw is None:
+        return None
+    try:
+        content = json.loads(raw)
+        return Stored(str(content["mode"]), frozenset(int(block) for block in content["keep_bf16_blocks"]))
+    except (ValueError, KeyError, TypeError):
+        raise InvalidModel(f"{path} has damaged quantization metadata: {raw[:60]!r}; quantize it again.") from None
+
+
+def write_stored(stored: Stored) -> dict[str, str]:
+    content = {"mode": stored.mode, "keep_bf16_blocks": sorted(stored.keep_bf16_blocks)}
+    return {METADATA_KEY: json.dumps(content)}

@@ -1,0 +1,83 @@
+"""How one network is made: its module, which tensors of which file belong to it, and how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ltx_a2v.checkpoint.model_files import Entries
+from ltx_a2v.checkpoint.reader import read_tensors
+from ltx_a2v.networks.build import check_entries, shapes_of
+from ltx_a2v.residency.layout import Part
+
+Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
+
+
+def as_it_is(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+    return [(name, tensor)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`make` gives the module on `meta` as the file describes it; `apply` and `convert` are a quantization's two sides.
+
+    `block_lists` name the module lists whose elements can be moved one by one, in the order in which they compute;
+    `left_out` are beginnings of names that never come to the device.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    entries: Entries
+    dtype: torch.dtype
+    apply: Callable[[nn.Module], None] | None = None
+    convert: Convert = as_it_is
+    already_converted: bool = False
+    """The file holds what `convert` would give."""
+    block_lists: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def build(self) -> nn.Module:
+        module = nn.Module.to(self.make(), self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
+        if self.apply is not None:
+            self.apply(module)
+        return module
+
+    def check(self) -> None:
+        """Raises `InvalidModel` unless the file has exactly this network's tensors."""
+        check_entries(self.name, shapes_of(self.build() if self.already_converted else self.make()), self.entries)
+
+    def stored(self, names: Iterable[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """What is stored for the file's tensors `names`, on `device`, one after the other."""
+        convert = as_it_is if self.already_converted else self.convert
+        for name, tensor in read_tensors({name: self.entries[name] for name in names}):
+            yield from convert(name, tensor.to(device))
+
+
+@dataclass(frozen=True)
+class LoadedPart:
+    """A part of a module and the file's tensors it is made of."""
+
+    part: Part
+    sources: tuple[str, ...]
+
+
+def split(recipe: Recipe, module: nn.Module) -> tuple[LoadedPart, list[LoadedPart], list[nn.Module]]:
+    """The rest of the network, its blocks' parts, and its blocks, both in order."""
+    prefixes, blocks = [], []
+    for list_name in recipe.block_lists:
+        for i, block in enumerate(module.get_submodule(list_name).children()):
+            prefixes.append(f"{list_name}.{i}.")
+            blocks.append(block)
+    stored = [name for name in module.state_dict() if not name.startswith(recipe.left_out or ("\0",))]
+    sources = [name for name in recipe.entries if not name.startswith(recipe.left_out or ("\0",))]
+
+    def part(prefix: str | None) -> LoadedPart:
+        def belongs(name: str) -> bool:
+            return name.startswith(prefix) if prefix else not name.startswith(tuple(prefixes) or ("\0",))
+
+        return LoadedPart(Part(module, filter(belongs, stored)), tuple(filter(belongs, sources)))
+
+    return part(None), [part(prefix) for prefix in prefixes], blocks
