@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.model_files import Entries, listed
-from ltx_a2v.checkpoint.reader import read_tensors
+from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.errors import InvalidModel
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -49,7 +49,7 @@ def _paths(entries: Entries) -> str:
 
 def load_weights(module: nn.Module, entries: Entries, device: torch.device, dtype: torch.dtype) -> None:
     """Stream `entries` into a module on `meta`; floating point tensors become `dtype` on `device`."""
-    place(module, ((name, tensor.to(device, dtype)) for name, tensor in read_tensors(dict(entries))))
+    place(module, ((name, tensor.to(dtype)) for name, tensor in stream_tensors(entries, device)))
 
 
 def place(module: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
