@@ -114,8 +114,8 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--transformer-quantization",
         metavar="MODE",
-        help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, int8, "
-        "int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
+        help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, "
+        "int8, int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
     )
     group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
     group.add_argument(

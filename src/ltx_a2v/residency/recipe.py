@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.model_files import Entries
-from ltx_a2v.checkpoint.reader import read_tensors
+from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.networks.build import check_entries, shapes_of
 from ltx_a2v.residency.layout import Part
 
@@ -52,8 +52,8 @@ class Recipe:
     def stored(self, names: Iterable[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
         convert = as_it_is if self.already_converted else self.convert
-        for name, tensor in read_tensors({name: self.entries[name] for name in names}):
-            yield from convert(name, tensor.to(device))
+        for name, tensor in stream_tensors({name: self.entries[name] for name in names}, device):
+            yield from convert(name, tensor)
 
 
 @dataclass(frozen=True)
