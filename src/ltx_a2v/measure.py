@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from ltx_a2v.events import Event, Notice, Phase, PhaseFinished, PhaseStarted
+from ltx_a2v.residency.ledger import Ledger
 
 GIB = 2**30
 Result = TypeVar("Result")
@@ -19,11 +20,15 @@ Work = Generator[Event, None, Result]
 class PhaseLog:
     """Runs the phases of one generation and keeps what its report needs."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ledger: Ledger | None = None) -> None:
+        """On a CPU there are peaks only where a `ledger` keeps them."""
         self._device = device
+        self._ledger = ledger
         self._started = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.peak_gib = 0.0
+        self.peaks: dict[str, tuple[float, float]] = {}
+        """GiB allocated and reserved, by phase."""
         self.notices: list[str] = []
 
     @property
@@ -48,16 +53,21 @@ class PhaseLog:
         allocated, reserved = self._peak()
         self.seconds[phase] = round(time.perf_counter() - started, 3)
         self.peak_gib = max(self.peak_gib, allocated)
+        self.peaks[phase] = allocated, reserved
         yield PhaseFinished(phase, self.seconds[phase], allocated, reserved)
         return result
 
     def _reset_peak(self) -> None:
+        if self._ledger is not None:
+            self._ledger.reset_peak()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def _peak(self) -> tuple[float, float]:
         """GiB allocated and reserved, once the device has finished."""
+        if self._ledger is not None:
+            return round(self._ledger.peak / GIB, 6), 0.0
         if self._device.type != "cuda":
             return 0.0, 0.0
         torch.cuda.synchronize(self._device)

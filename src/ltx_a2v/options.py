@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltx_a2v.residency.budget import Budget
+from ltx_a2v.residency.plan import Keep
+
 
 @dataclass(frozen=True)
 class StyleLora:
@@ -23,3 +26,6 @@ class LoadOptions:
     loras: tuple[StyleLora, ...] = ()
     exact_passes: bool = False
     """One GEMM per pass, bitwise what separate forwards give."""
+    budget: Budget = Budget()
+    keep: Keep = "nothing"
+    """Where weights may stay between requests."""

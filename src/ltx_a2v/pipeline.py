@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -18,25 +19,28 @@ from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
-from ltx_a2v.diffusion.latents import LatentGrid, StageLatent, start_stage
+from ltx_a2v.diffusion.latents import StageLatent, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
-from ltx_a2v.errors import InvalidInput, InvalidOutput, InvalidRequest, OutOfMemory
+from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidOutput, InvalidRequest, OutOfMemory
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFinished
-from ltx_a2v.measure import PhaseLog, Work
+from ltx_a2v.measure import GIB, PhaseLog, Work
 from ltx_a2v.media.audio import AudioClip, audio_seconds, load_audio, log_mel, resample
 from ltx_a2v.media.image import decode_image, fit_image
 from ltx_a2v.media.video import VideoWriter, check_output
 from ltx_a2v.networks import audio_vae, text, video_vae
 from ltx_a2v.networks.library import Networks
+from ltx_a2v.networks.needs import Shape
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.residency.budget import Budget, gib, memory_holders
+from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.network import Loaded, sweep_together
-
-AUDIO_LATENTS_PER_SECOND = 25
+from ltx_a2v.residency.plan import Plan
+from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,17 @@ class _Fitted:
     def seconds(self) -> float:
         return self.num_frames / self.request.frame_rate
 
-    def grid(self, scale: int) -> LatentGrid:
-        return LatentGrid.of_video(self.num_frames, self.request.height // scale, self.request.width // scale)
+    @property
+    def shape(self) -> Shape:
+        request = self.request
+        return Shape(
+            request.width,
+            request.height,
+            self.num_frames,
+            request.frame_rate,
+            self.guidance,
+            request.image is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class A2VPipeline:
         self._config = networks.files.config
         self._device = networks.device
         self._dtype = networks.dtype
+        self._options = networks.options
 
     @classmethod
     def open(
@@ -105,23 +119,65 @@ class A2VPipeline:
                 return event.result
         raise AssertionError("a generation ends with Done")
 
+    def plan(self, request: GenerationRequest) -> Plan:
+        """What will be where while this request is made, and the peaks that follow; loads nothing.
+
+        Raises `BudgetTooSmall`, naming the smallest budget that would do, and what `generate` raises for the request.
+        """
+        return self._plan(self._fit(request), self._options.budget)
+
+    @torch.inference_mode()
+    def prepare(self, request: GenerationRequest) -> Plan:
+        """Bring the weights to where the plan for such requests keeps them between requests."""
+        plan = self.plan(request)
+        self._networks.placements = plan.placements
+        self._networks.preload()
+        return plan
+
+    def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
+        """Give the device's memory back; with "nothing", the host's as well."""
+        self._networks.release(to)
+
     @torch.inference_mode()
     def generate(self, request: GenerationRequest) -> Generator[Event]:
         """Make the video, saying what happens; the last event is `Done`.
 
-        Closing the iterator stops the work and leaves no partial file. Raises `InvalidInput` (and below) before any
-        weights are read where the request or its files are wrong, `OutOfMemory` when the device cannot hold the work.
+        Closing the iterator stops the work and leaves no partial file. Raises `InvalidInput` (and below) and
+        `BudgetTooSmall` before any weights are read where the request, its files or the budget are wrong, and
+        `OutOfMemory` when the device could not hold the work, nor a smaller plan for it.
         """
+        fitted = self._fit(request)
         try:
-            yield from self._generate(request)
-        except torch.OutOfMemoryError as error:
+            yield from self._attempt(fitted, self._plan(fitted, self._options.budget))
+            return
+        except torch.OutOfMemoryError:
+            self.release("host")  # what the failed attempt held goes with its traceback
+        try:
+            plan = self._plan(fitted, Budget("auto", headroom=2 * self._options.budget.headroom))
+            yield Notice(f"{self._device} ran out of memory; trying again within {gib(plan.budget or 0)}.")
+            yield from self._attempt(fitted, plan)
+        except (torch.OutOfMemoryError, BudgetTooSmall) as error:
+            self.release()
+            holders = memory_holders(self._device)
             raise OutOfMemory(
-                f"{self._device} ran out of memory; free some, or reduce --width, --height or --num-frames."
+                f"{self._device} ran out of memory, also with a smaller plan{f' ({holders})' if holders else ''}; "
+                "free some, or reduce --width, --height or --num-frames."
             ) from error
 
-    def _generate(self, request: GenerationRequest) -> Iterator[Event]:
-        log = PhaseLog(self._device)
-        fitted = self._fit(request)
+    def _plan(self, fitted: _Fitted, budget: Budget) -> Plan:
+        ours = torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+        return self._networks.plan(fitted.shape, budget.resolve(self._device, ours), self._options.keep)
+
+    def _attempt(self, fitted: _Fitted, plan: Plan) -> Iterator[Event]:
+        """On a CPU, a ledger stands in for the device and keeps the budget."""
+        self._networks.placements = plan.placements
+        limited = self._device.type == "cpu" and plan.budget is not None
+        ledger = Ledger(plan.budget) if limited else None
+        events = self._generate(fitted, plan, PhaseLog(self._device, ledger))
+        return events if ledger is None else ledger.during(events)
+
+    def _generate(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> Iterator[Event]:
+        request = fitted.request
         generator = torch.Generator(self._device).manual_seed(request.seed)
 
         clip = yield from log.phase("load_audio", lambda: self._load_audio(fitted))
@@ -148,7 +204,7 @@ class A2VPipeline:
         yield from log.phase("decode", lambda: self._decode(fitted, stage_2, clip), steps=_decode_steps(stage_2))
         if request.save_latents:
             _save_latents(request.save_latents, stage_1, stage_2)
-        yield Done(self._result(fitted, log))
+        yield Done(self._result(fitted, plan, log))
 
     def _fit(self, request: GenerationRequest) -> _Fitted:
         """Decide the number of frames and the perturbed blocks; refuse what cannot work before anything is loaded."""
@@ -228,7 +284,7 @@ class A2VPipeline:
         self, fitted: _Fitted, conditions: _Conditions, scale: int, latent: Tensor | None, generator: torch.Generator
     ) -> StageLatent:
         """The noised latent of a stage; stage 1 has none to begin with and is noise all over."""
-        grid = fitted.grid(scale)
+        grid = fitted.shape.grid(scale)
         empty = torch.zeros(1, 128, grid.frames, grid.height, grid.width, device=self._device, dtype=self._dtype)
         return start_stage(
             grid,
@@ -298,7 +354,7 @@ class A2VPipeline:
                 writer.write(frames)
                 yield StepFinished("decode", step, _decode_steps(latent))
 
-    def _result(self, fitted: _Fitted, log: PhaseLog) -> GenerationResult:
+    def _result(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> GenerationResult:
         request = fitted.request
         return GenerationResult(
             output_path=request.output_path,
@@ -312,6 +368,7 @@ class A2VPipeline:
             phases=log.seconds,
             model_version=self.model_version,
             notices=tuple(log.notices),
+            details={"memory": _memory_report(plan, log)},
         )
 
 
@@ -328,6 +385,18 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
         raise InvalidInput(f"--device {device!r} was asked for, but this machine has {found}; use --device cpu.")
     return chosen
+
+
+def _memory_report(plan: Plan, log: PhaseLog) -> dict[str, dict[str, float]]:
+    """GiB per phase: what was predicted, what tensors took at most, and what was reserved for them."""
+    predicted: dict[str, int] = {}
+    for phase in plan.phases:
+        name = "encode_prompt" if phase.name in ("text_encoder", "connectors") else phase.name
+        predicted[name] = max(predicted.get(name, 0), phase.peak)
+    return {
+        name: {"predicted": round(peak / GIB, 3), "allocated": log.peaks[name][0], "reserved": log.peaks[name][1]}
+        for name, peak in predicted.items()
+    }
 
 
 def _decode_steps(latent: Tensor) -> int:

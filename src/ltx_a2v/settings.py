@@ -16,8 +16,12 @@ SPATIAL_FACTOR = 32
 """Pixels per latent cell, each way (the video VAE: patches of 4, three halvings)."""
 TEMPORAL_FACTOR = 8
 """Frames per latent frame after the first, which holds one frame."""
+AUDIO_LATENTS_PER_SECOND = 25
 SIZE_MULTIPLE = 2 * SPATIAL_FACTOR
 """Stage 1 runs at half size and must still fall on the latent grid."""
+
+VRAM_HEADROOM = 2**30
+"""Bytes that an automatic budget leaves to others."""
 
 MAX_SIZE = 4096
 MAX_FRAMES = 1025

@@ -65,7 +65,7 @@ def start_stage(
     picture: Tensor | None,
     strength: float,
     noise_scale: float,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     audio_tokens: Tensor,
 ) -> StageLatent:
     """Noise the `initial` latent [1, 128, F, H, W] and hold the `picture`'s latent [1, 128, 1, H, W] in frame 0.
@@ -85,5 +85,5 @@ def start_stage(
     return StageLatent(grid, noisy, clean, mask)
 
 
-def _draw(like: Tensor, generator: torch.Generator) -> Tensor:
+def _draw(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)

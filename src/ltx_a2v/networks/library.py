@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -14,13 +14,14 @@ from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
+from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan
 from ltx_a2v.residency.recipe import Recipe
-
-NAMES = ("text_encoder", "connectors", "audio_encoder", "video_encoder", "transformer", "upsampler", "video_decoder")
 
 
 class Networks:
@@ -34,18 +35,19 @@ class Networks:
         self.device = device
         self.dtype = dtype
         self.options = options or LoadOptions()
-        self.placements: dict[str, Placement] = {}
+        self.placements: Mapping[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
-        recipes = self._recipes()
-        self._styles = [LoraFile.open(lora.path, lora.strength) for lora in self.options.loras]
-        self._check(recipes)
-        self._networks = {name: Network(recipe, device) for name, recipe in recipes.items()}
-        self._adapters = {
-            file.path: Network(adapters_recipe(file, files.config.num_layers, dtype), device)
-            for file in (*self._styles, files.distilled_lora)
+        self._loras = {
+            f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)
         }
+        self._loras["distilled"] = files.distilled_lora
+        self._recipes = self._make_recipes()
+        self._check()
+        self._networks = {name: Network(recipe, device) for name, recipe in self._recipes.items()}
+        self._sizes: dict[str, Sizes] = {}
+        self._needs: dict[Shape, list[PhaseNeed]] = {}
 
-    def _recipes(self) -> dict[str, Recipe]:
+    def _make_recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
         policies = choose_policies(
             self.options.transformer_quantization,
@@ -87,14 +89,31 @@ class Networks:
                 "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
             ),
             "video_decoder": Recipe("video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype),
+            **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in self._loras.items()},
         }
 
-    def _check(self, recipes: dict[str, Recipe]) -> None:
-        for recipe in recipes.values():
-            recipe.check()
+    def _check(self) -> None:
         shapes = transformer.linear_shapes(transformer.build_transformer(self.files.config))
-        for file in (self.files.distilled_lora, *self._styles):
+        for file in self._loras.values():
             file.check_fits(shapes)
+        for recipe in self._recipes.values():
+            recipe.check()
+
+    def plan(self, shape: Shape, budget: int | None, keep: Keep) -> Plan:
+        """Raises `BudgetTooSmall`."""
+        if not self._sizes:
+            self._sizes = {name: sizes_of(recipe) for name, recipe in self._recipes.items()}
+        if shape not in self._needs:
+            workspaces = WORKSPACES if self.device.type == "cuda" else 0
+            self._needs[shape] = measure_needs(self.files, self._recipes, shape, self.dtype, workspaces)
+        in_host = sum(network.host_bytes for network in self._networks.values())
+        return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
+
+    def preload(self) -> None:
+        """Bring every network to where its placement keeps it."""
+        for name, placement in self.placements.items():
+            if placement.home != "file":
+                self._networks[name].preload(placement)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:
@@ -123,11 +142,9 @@ class Networks:
     @contextmanager
     def adapted(self, denoiser: Loaded, distilled: bool) -> Iterator[list[Loaded]]:
         """The transformer with its style LoRAs, and in stage 2 the distilled one, beside it."""
-        files = [*self._styles, *([self.files.distilled_lora] if distilled else [])]
+        names = [name for name in self._loras if distilled or name != "distilled"]
         with ExitStack() as stack:
-            adapters = [
-                stack.enter_context(self._adapters[file.path].use(self._placement("adapters"))) for file in files
-            ]
+            adapters = [stack.enter_context(self._networks[name].use(self._placement(name))) for name in names]
             for loaded in adapters:
                 stack.enter_context(loaded.module.attached(denoiser.module))
             yield adapters
@@ -136,7 +153,7 @@ class Networks:
         return ChannelStatistics(self._tensor("latents_mean"), self._tensor("latents_std"))
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
-        for network in (*self._networks.values(), *self._adapters.values()):
+        for network in self._networks.values():
             network.release(to)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

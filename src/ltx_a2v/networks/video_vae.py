@@ -132,7 +132,13 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
 
 
 def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
-    """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last.
+    """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last."""
+    for piece in decode_pieces(decoder, latent, tiling):
+        yield to_8_bit(piece)
+
+
+def decode_pieces(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
+    """Decode [1, 128, F', H', W'] and yield [1, 3, n, H, W] in float32, first to last.
 
     Only one tile and the frames shared by two temporal tiles are held.
     """
@@ -146,7 +152,7 @@ def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iter
         shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
         keep = frames.shape[2] - shared
         tail = frames[:, :, keep:].clone() if shared else None
-        yield to_8_bit(frames[:, :, :keep])
+        yield frames[:, :, :keep]
 
 
 def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ltx_a2v.errors import OutOfMemory
+
+Item = TypeVar("Item")
 
 
 class Ledger(TorchDispatchMode):
@@ -38,6 +40,16 @@ class Ledger(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor) and not self._paused:
                 self._count(tensor.untyped_storage(), given)
         return out
+
+    def during(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items, counting while they are made and not while the caller has them."""
+        while True:
+            with self:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
 
     def reset_peak(self) -> None:
         self.peak = self.live

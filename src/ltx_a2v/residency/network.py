@@ -92,6 +92,13 @@ class Network:
         else:
             loaded.close()
 
+    def preload(self, placement: Placement) -> None:
+        """Bring the weights to where the placement keeps them between uses."""
+        with self.use(placement) as loaded:
+            loaded.begin(sweeps=1)
+            for _ in loaded.stream.sweep():
+                pass
+
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Give the device's memory back, and with "nothing" the host's as well."""
         if self._kept is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,11 @@ from ltx_a2v.networks.build import check_entries, shapes_of
 from ltx_a2v.residency.layout import Part
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
+
+
+LARGEST_ON_DEVICE = 256 * 2**20
+"""Bytes of a tensor that is converted on the device; larger ones (a text projection has 1.5 GB in bf16) are converted on
+the CPU, to the same bits, so that loading never needs much more than what it leaves."""
 
 
 def as_it_is(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
@@ -49,11 +54,15 @@ class Recipe:
         """Raises `InvalidModel` unless the file has exactly this network's tensors."""
         check_entries(self.name, shapes_of(self.build() if self.already_converted else self.make()), self.entries)
 
-    def stored(self, names: Iterable[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
         convert = as_it_is if self.already_converted else self.convert
-        for name, tensor in stream_tensors({name: self.entries[name] for name in names}, device):
+        large = {name for name in names if self.entries[name].nbytes > LARGEST_ON_DEVICE and convert is not as_it_is}
+        for name, tensor in stream_tensors({name: self.entries[name] for name in names if name not in large}, device):
             yield from convert(name, tensor)
+        for name, tensor in stream_tensors({name: self.entries[name] for name in large}):
+            for stored_name, value in convert(name, tensor):
+                yield stored_name, value.to(device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""What each phase of a request takes besides weights, measured by running it on `meta`.
+
+The computations are the real ones, on tensors without memory, under a ledger that counts what would be alive. Only
+what `meta` cannot run is estimated: Gemma, whose masks look at values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltx_a2v.checkpoint.model_files import ModelFiles
+from ltx_a2v.diffusion.forward import StageForward, StageInputs
+from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
+from ltx_a2v.diffusion.latents import LatentGrid, start_stage
+from ltx_a2v.diffusion.sampler import denoise
+from ltx_a2v.networks import text
+from ltx_a2v.networks.video_vae import Tiling, decode_pieces
+from ltx_a2v.request import Guidance
+from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.plan import PhaseNeed, Sizes
+from ltx_a2v.residency.recipe import Recipe, split
+from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
+
+META = torch.device("meta")
+WORKSPACES = 128 * 2**20
+"""Bytes that cuBLAS and cuDNN keep on a GPU while they are used (measured: docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of a request depends on."""
+
+    width: int
+    height: int
+    num_frames: int
+    frame_rate: float
+    guidance: Guidance
+    has_image: bool
+
+    def grid(self, scale: int) -> LatentGrid:
+        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale)
+
+    @property
+    def audio_tokens(self) -> int:
+        return round(AUDIO_LATENTS_PER_SECOND * self.num_frames / self.frame_rate)
+
+
+def sizes_of(recipe: Recipe) -> Sizes:
+    rest, parts, _ = split(recipe, recipe.build())
+    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts))
+
+
+@torch.inference_mode()
+def measure_needs(
+    files: ModelFiles, recipes: dict[str, Recipe], shape: Shape, dtype: torch.dtype, workspaces: int
+) -> list[PhaseNeed]:
+    """The phases in order; `recipes` holds the pipeline's networks by name."""
+    modules = {name: recipe.build() for name, recipe in recipes.items() if name != "text_encoder"}
+    contexts = _empty(2, text.MAX_TOKENS, 4096 + 2048, dtype=dtype)
+
+    def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
+        with Ledger() as ledger:
+            kept = compute()
+        del kept
+        return PhaseNeed(name, networks, ledger.peak + contexts.nbytes + workspaces)
+
+    def connect() -> object:
+        hidden = _empty(
+            1, text.MAX_TOKENS, files.gemma.config["hidden_size"], text.hidden_state_count(files.gemma), dtype=dtype
+        )
+        mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
+        others = torch.empty_like(hidden)
+        return others, modules["connectors"](hidden, mask)
+
+    def encode_images() -> object:
+        if not shape.has_image:
+            return None
+        return [
+            modules["video_encoder"](_empty(1, 3, 1, shape.height // scale, shape.width // scale, dtype=dtype))
+            for scale in (2, 1)
+        ]
+
+    def encode_audio() -> object:
+        mel_frames = 4 * shape.audio_tokens + 1
+        return modules["audio_encoder"](_empty(1, 2, mel_frames, files.config.mel_bins, dtype=dtype))
+
+    def upsample() -> object:
+        grid = shape.grid(2)
+        return modules["upsampler"](_empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype))
+
+    def decode() -> object:
+        grid = shape.grid(1)
+        latent = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
+        for frames in decode_pieces(modules["video_decoder"], latent, Tiling()):
+            last = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return last
+
+    stage = lambda scale, guidance, adapters: _run_stage(modules, files, shape, scale, guidance, adapters, dtype)  # noqa: E731
+    styles = tuple(name for name in modules if name.startswith("lora "))
+    return [
+        PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
+        need("connectors", ("connectors",), connect),
+        need("encode_audio", ("audio_encoder",), encode_audio),
+        need("encode_image", ("video_encoder",), encode_images),
+        need("stage_1", ("transformer", *styles), lambda: stage(2, shape.guidance, styles)),
+        need("upsample", ("transformer", "upsampler"), upsample),
+        need("stage_2", ("transformer", "distilled", *styles), lambda: stage(1, UNGUIDED, ("distilled", *styles))),
+        need("decode", ("video_decoder",), decode),
+    ]
+
+
+def _run_stage(
+    modules: dict[str, torch.nn.Module],
+    files: ModelFiles,
+    shape: Shape,
+    scale: int,
+    guidance: Guidance,
+    adapters: tuple[str, ...],
+    dtype: torch.dtype,
+) -> Tensor:
+    """One step of a stage on `meta`."""
+    config = files.config.transformer
+    video_dim = config["num_attention_heads"] * config["attention_head_dim"]
+    audio_dim = config["audio_num_attention_heads"] * config["audio_attention_head_dim"]
+    grid, audio = shape.grid(scale), _empty(1, shape.audio_tokens, 128, dtype=dtype)
+    initial = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
+    start = start_stage(grid, initial, None, 1.0, 1.0, None, audio)
+    contexts = [_empty(1, text.MAX_TOKENS, dim, dtype=dtype) for dim in (video_dim, video_dim, audio_dim)]
+    inputs = StageInputs(grid, shape.frame_rate, start.mask, audio, *contexts)
+    hooks = [modules[name].attached(modules["transformer"]) for name in adapters]
+    for hook in hooks:
+        hook.__enter__()
+    try:
+        forward = StageForward(
+            modules["transformer"], inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ())
+        )
+        return list(denoise(forward, start, torch.tensor([1.0, 0.5]), guidance))[-1]
+    finally:
+        for hook in hooks:
+            hook.__exit__(None, None, None)
+
+
+def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
+    """All hidden states, their stack and that of the other prompt; a layer's own at its widest, the MLP."""
+    config = files.gemma.config
+    hidden = text.MAX_TOKENS * config["hidden_size"] * dtype.itemsize
+    states = 3 * text.hidden_state_count(files.gemma) * hidden
+    mlp = 4 * text.MAX_TOKENS * config["intermediate_size"] * dtype.itemsize
+    scores = 2 * text.MAX_TOKENS**2 * (1 + 4 * config["num_attention_heads"] * (dtype == torch.float32))
+    return int(states + mlp + scores + 6 * hidden)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)

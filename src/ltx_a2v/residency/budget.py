@@ -1,0 +1,100 @@
+"""How much device memory there is to use: what the user said, and what others have left."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.settings import VRAM_HEADROOM
+
+GIB = 2**30
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "m": 1000**2,
+    "g": 1000**3,
+    "t": 1000**4,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`12GiB`, `60%` (of the device's memory), `auto` (what is free, less the headroom) or `unlimited`."""
+
+    text: str = "auto"
+    headroom: int = VRAM_HEADROOM
+
+    def __post_init__(self) -> None:
+        if self.text not in ("auto", "unlimited") and not self.text.endswith("%"):
+            parse_bytes(self.text, "--vram-budget")
+        elif self.text.endswith("%"):
+            self._share()
+
+    def resolve(self, device: torch.device, ours: int = 0) -> int | None:
+        """Bytes that may be used on `device`, of which `ours` are in use already; None for no limit.
+
+        A CPU has no other users to leave room for, so `auto` is no limit there.
+        """
+        if self.text == "unlimited" or (self.text == "auto" and device.type != "cuda"):
+            return None
+        if self.text == "auto":
+            return max(torch.cuda.mem_get_info(device)[0] + ours - self.headroom, 0)
+        if self.text.endswith("%"):
+            total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_memory_total()
+            return int(total * self._share())
+        return parse_bytes(self.text, "--vram-budget")
+
+    def _share(self) -> float:
+        try:
+            share = float(self.text[:-1]) / 100
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise InvalidRequest(f"--vram-budget {self.text!r}: give more than 0% and at most 100%.")
+        return share
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`"12GiB"` -> 12 * 2**30, `"8G"` -> 8 * 10**9. Raises `InvalidRequest`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    if not found or float(found[1]) == 0:
+        raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 60%, auto or unlimited.")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def host_memory_available() -> int:
+    return _meminfo("MemAvailable")
+
+
+def host_memory_total() -> int:
+    return _meminfo("MemTotal")
+
+
+def _meminfo(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"
+
+
+def memory_holders(device: torch.device) -> str:
+    """Who holds the GPU's memory, as `pid 123: 20.10 GiB, ...`; empty where that cannot be known."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return ", ".join(f"pid {p.pid}: {gib(p.usedGpuMemory or 0)}" for p in processes)
+    except Exception:  # no NVML, no driver, or a container that hides processes
+        return ""
