@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ltx_a2v.residency.budget import Budget
@@ -26,6 +26,6 @@ class LoadOptions:
     loras: tuple[StyleLora, ...] = ()
     exact_passes: bool = False
     """One GEMM per pass, bitwise what separate forwards give."""
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     keep: Keep = "nothing"
     """Where weights may stay between requests."""

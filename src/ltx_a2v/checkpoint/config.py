@@ -62,6 +62,15 @@ class ModelConfig:
         return int(self.transformer["num_layers"])
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """Dimensions of the video and the audio stream."""
+        t = self.transformer
+        return (
+            t["num_attention_heads"] * t["attention_head_dim"],
+            t["audio_num_attention_heads"] * t["audio_attention_head_dim"],
+        )
+
+    @property
     def vae_stages(self) -> int:
         return len(_changes(self.vae["encoder_blocks"], default_multiplier=2))
 
@@ -143,8 +152,8 @@ class ModelConfig:
             "rope_type": t.get("rope_type", "split"),
             "per_modality_projections": True,
             "proj_bias": True,
-            "video_hidden_dim": t["num_attention_heads"] * t["attention_head_dim"],
-            "audio_hidden_dim": t["audio_num_attention_heads"] * t["audio_attention_head_dim"],
+            "video_hidden_dim": self.widths[0],
+            "audio_hidden_dim": self.widths[1],
         }
 
     def video_vae_arguments(self) -> dict[str, Any]:

@@ -38,9 +38,9 @@ class Networks:
         self.placements: Mapping[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
         self._loras = {
-            f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)
+            **{f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)},
+            "distilled": files.distilled_lora,
         }
-        self._loras["distilled"] = files.distilled_lora
         self._recipes = self._make_recipes()
         self._check()
         self._networks = {name: Network(recipe, device) for name, recipe in self._recipes.items()}

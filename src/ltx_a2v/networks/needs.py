@@ -7,7 +7,9 @@ what `meta` cannot run is estimated: Gemma, whose masks look at values.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +61,8 @@ def measure_needs(
     files: ModelFiles, recipes: dict[str, Recipe], shape: Shape, dtype: torch.dtype, workspaces: int
 ) -> list[PhaseNeed]:
     """The phases in order; `recipes` holds the pipeline's networks by name."""
-    modules = {name: recipe.build() for name, recipe in recipes.items() if name != "text_encoder"}
-    contexts = _empty(2, text.MAX_TOKENS, 4096 + 2048, dtype=dtype)
+    modules: dict[str, Any] = {name: recipe.build() for name, recipe in recipes.items() if name != "text_encoder"}
+    contexts = _empty(2, text.MAX_TOKENS, sum(files.config.widths), dtype=dtype)
 
     def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
         with Ledger() as ledger:
@@ -69,9 +71,8 @@ def measure_needs(
         return PhaseNeed(name, networks, ledger.peak + contexts.nbytes + workspaces)
 
     def connect() -> object:
-        hidden = _empty(
-            1, text.MAX_TOKENS, files.gemma.config["hidden_size"], text.hidden_state_count(files.gemma), dtype=dtype
-        )
+        states = text.hidden_state_count(files.gemma)
+        hidden = _empty(1, text.MAX_TOKENS, files.gemma.config["hidden_size"], states, dtype=dtype)
         mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
         others = torch.empty_like(hidden)
         return others, modules["connectors"](hidden, mask)
@@ -114,7 +115,7 @@ def measure_needs(
 
 
 def _run_stage(
-    modules: dict[str, torch.nn.Module],
+    modules: dict[str, Any],
     files: ModelFiles,
     shape: Shape,
     scale: int,
@@ -123,25 +124,19 @@ def _run_stage(
     dtype: torch.dtype,
 ) -> Tensor:
     """One step of a stage on `meta`."""
-    config = files.config.transformer
-    video_dim = config["num_attention_heads"] * config["attention_head_dim"]
-    audio_dim = config["audio_num_attention_heads"] * config["audio_attention_head_dim"]
+    video_dim, audio_dim = files.config.widths
     grid, audio = shape.grid(scale), _empty(1, shape.audio_tokens, 128, dtype=dtype)
     initial = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
     start = start_stage(grid, initial, None, 1.0, 1.0, None, audio)
     contexts = [_empty(1, text.MAX_TOKENS, dim, dtype=dtype) for dim in (video_dim, video_dim, audio_dim)]
     inputs = StageInputs(grid, shape.frame_rate, start.mask, audio, *contexts)
-    hooks = [modules[name].attached(modules["transformer"]) for name in adapters]
-    for hook in hooks:
-        hook.__enter__()
-    try:
-        forward = StageForward(
-            modules["transformer"], inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ())
-        )
-        return list(denoise(forward, start, torch.tensor([1.0, 0.5]), guidance))[-1]
-    finally:
-        for hook in hooks:
-            hook.__exit__(None, None, None)
+    transformer = modules["transformer"]
+    with ExitStack() as stack:
+        for name in adapters:
+            stack.enter_context(modules[name].attached(transformer))
+        forward = StageForward(transformer, inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ()))
+        (latent,) = denoise(forward, start, torch.tensor([1.0, 0.5]), guidance)
+    return latent
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:

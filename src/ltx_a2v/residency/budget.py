@@ -12,17 +12,7 @@ from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.settings import VRAM_HEADROOM
 
 GIB = 2**30
-_UNITS = {
-    "": 1,
-    "k": 1000,
-    "m": 1000**2,
-    "g": 1000**3,
-    "t": 1000**4,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ def _meminfo(field: str) -> int:
 
 
 def gib(count: int) -> str:
-    return f"{count / GIB:.2f} GiB"
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
 def memory_holders(device: torch.device) -> str:

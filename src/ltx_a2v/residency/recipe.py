@@ -17,8 +17,8 @@ Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
 
 LARGEST_ON_DEVICE = 256 * 2**20
-"""Bytes of a tensor that is converted on the device; larger ones (a text projection has 1.5 GB in bf16) are converted on
-the CPU, to the same bits, so that loading never needs much more than what it leaves."""
+"""Bytes of a tensor that is converted on the device; larger ones (a text projection has 1.5 GB in bf16) are converted
+on the CPU, to the same bits, so that loading never needs much more than what it leaves."""
 
 
 def as_it_is(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
