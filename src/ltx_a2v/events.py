@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Phase = Literal[
     "load_audio",
@@ -20,16 +20,7 @@ Phase = Literal[
     "stage_2",
     "decode",
 ]
-PHASES: tuple[Phase, ...] = (
-    "load_audio",
-    "encode_prompt",
-    "encode_audio",
-    "encode_image",
-    "stage_1",
-    "upsample",
-    "stage_2",
-    "decode",
-)
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)
