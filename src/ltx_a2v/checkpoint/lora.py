@@ -46,8 +46,8 @@ class LoraFile:
             for factor in (pair.down, pair.up):
                 if len(factor.shape) != 2:
                     raise InvalidModel(
-                        f"{path} is not a LoRA for linear layers: {factor.name!r} has shape {list(factor.shape)}, which "
-                        "is not a matrix."
+                        f"{path} is not a LoRA for linear layers: {factor.name!r} has shape {list(factor.shape)} and "
+                        "is no matrix."
                     )
             pairs[name] = pair
         return cls(path, strength, pairs)

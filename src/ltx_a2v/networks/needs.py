@@ -19,13 +19,12 @@ from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid, start_stage
 from ltx_a2v.diffusion.sampler import denoise
-from ltx_a2v.networks import text
+from ltx_a2v.networks import audio_vae, text
 from ltx_a2v.networks.video_vae import Tiling, decode_pieces
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.plan import PhaseNeed, Sizes
 from ltx_a2v.residency.recipe import Recipe, split
-from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
 
 META = torch.device("meta")
 WORKSPACES = 128 * 2**20
@@ -48,7 +47,7 @@ class Shape:
 
     @property
     def audio_tokens(self) -> int:
-        return round(AUDIO_LATENTS_PER_SECOND * self.num_frames / self.frame_rate)
+        return audio_vae.latent_steps(self.num_frames / self.frame_rate)
 
 
 def sizes_of(recipe: Recipe) -> Sizes:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.checkpoint.reader import stream_tensors
-from ltx_a2v.networks.build import check_entries, shapes_of
+from ltx_a2v.networks.build import check_entries
 from ltx_a2v.residency.layout import Part
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
@@ -43,6 +44,7 @@ class Recipe:
     """The file holds what `convert` would give."""
     block_lists: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    key_map: KeyMap = AS_IN_FILE
 
     def build(self) -> nn.Module:
         module = nn.Module.to(self.make(), self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
@@ -52,7 +54,8 @@ class Recipe:
 
     def check(self) -> None:
         """Raises `InvalidModel` unless the file has exactly this network's tensors."""
-        check_entries(self.name, shapes_of(self.build() if self.already_converted else self.make()), self.entries)
+        module = self.build() if self.already_converted else self.make()
+        check_entries(self.name, module.state_dict(), self.entries, self.key_map)
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
