@@ -194,10 +194,11 @@ def test_a_phase_is_a_function_or_a_generator_that_is_closed() -> None:
     log = PhaseLog(torch.device("cpu"))
     events = log.phase("decode", work)
     seen = [next(events), next(events)]
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError) as stop:  # whose traceback keeps every frame alive
         events.throw(KeyError())
     assert closed == [True]
     assert seen[1] == Notice("working")
+    assert stop.tb is not None
 
     events = log.phase("decode", lambda: 3)
     assert isinstance(next(events), PhaseStarted)
