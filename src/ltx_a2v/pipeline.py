@@ -37,7 +37,7 @@ from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.budget import Budget, gib, memory_holders
-from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.residency.plan import Plan
 from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
@@ -227,7 +227,8 @@ class A2VPipeline:
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:
         request = fitted.request
-        clip = load_audio(request.audio, request.audio_start_time, fitted.seconds)
+        with on_host():
+            clip = load_audio(request.audio, request.audio_start_time, fitted.seconds)
         if clip.padded_seconds >= 0.01:
             yield Notice(
                 f"The audio is {clip.padded_seconds:.2f} s shorter than the video of {fitted.seconds:.2f} s; "
@@ -254,13 +255,14 @@ class A2VPipeline:
 
     def _encode_audio(self, fitted: _Fitted, clip: AudioClip) -> Work[Tensor]:
         config = self._config
-        mel = log_mel(
-            resample(clip.waveform, clip.sample_rate, config.sample_rate),
-            sample_rate=config.sample_rate,
-            n_fft=config.fft_length,
-            hop=config.hop_length,
-            n_mels=config.mel_bins,
-        )
+        with on_host():
+            mel = log_mel(
+                resample(clip.waveform, clip.sample_rate, config.sample_rate),
+                sample_rate=config.sample_rate,
+                n_fft=config.fft_length,
+                hop=config.hop_length,
+                n_mels=config.mel_bins,
+            )
         with self._networks.use("audio_encoder") as encoder:
             latent = encoder(mel.to(self._device, self._dtype))
         return audio_vae.pack_audio(audio_vae.fit_length(latent, round(AUDIO_LATENTS_PER_SECOND * fitted.seconds)))
@@ -270,14 +272,11 @@ class A2VPipeline:
         request = fitted.request
         if request.image is None:
             return {}
-        pixels = decode_image(request.image, request.image_crf)
+        with on_host():
+            pixels = decode_image(request.image, request.image_crf)
+            fitting = {s: fit_image(pixels, request.width // s, request.height // s) for s in (2, 1)}
         with self._networks.use("video_encoder") as encoder:
-            return {
-                scale: encoder(
-                    fit_image(pixels, request.width // scale, request.height // scale).to(self._device, self._dtype)
-                )
-                for scale in (2, 1)
-            }
+            return {scale: encoder(picture.to(self._device, self._dtype)) for scale, picture in fitting.items()}
         yield
 
     def _start(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidModel, OutOfMemory
+from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.recipe import LoadedPart, Recipe
 
 
@@ -88,7 +89,8 @@ class HostBuffer:
             raise OutOfMemory(
                 f"{nbytes / 2**30:.2f} GiB more host memory could not be had; stream from the file instead."
             ) from error
-        self.flat: Tensor = torch.frombuffer(self._memory, dtype=torch.uint8)[:nbytes]
+        with on_host():
+            self.flat: Tensor = torch.frombuffer(self._memory, dtype=torch.uint8)[:nbytes]
         self._registered = pinned and self._register()
 
     def _register(self) -> bool:
