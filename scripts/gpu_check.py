@@ -36,7 +36,7 @@ def check(name: str, work: Callable[[], str]) -> None:
     try:
         said = work()
     except Exception as error:
-        traceback.print_exc()
+        traceback.print_exc(limit=-3)
         failures.append(name)
         said = f"FAILED: {type(error).__name__}: {str(error)[:200]}"
     say(f"{name:<34} {said}  [{time.perf_counter() - started:.1f} s]")
@@ -121,6 +121,7 @@ def placements_agree(folder: Path, mode: str) -> str:
             assert (folder / "again.mp4").read_bytes() == video, (home, resident)
         pipeline.release()
         del networks.plan
+    torch.cuda.empty_cache()
     left = torch.cuda.memory_allocated()
     cpu = A2VPipeline.open(ensure_miniature(folder), device="cpu", options=LoadOptions(mode))
     memory = {k: f"{v['predicted'] * 1024:.0f}/{v['allocated'] * 1024:.0f}" for k, v in result.details["memory"].items()}
