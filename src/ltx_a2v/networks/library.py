@@ -17,6 +17,7 @@ from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.network import Loaded, Network, Placement
 from ltx_a2v.residency.recipe import Recipe
 
@@ -36,6 +37,17 @@ class Networks:
         self.options = options or LoadOptions()
         self.placements: dict[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
+        self.policies = choose_policies(
+            self.options.transformer_quantization,
+            self.options.keep_bf16_blocks,
+            files.paths.checkpoint,
+            files.stored,
+            files.transformer,
+            files.connectors,
+        )
+        self.text_policy = QuantizationPolicy.for_text_encoder(self.options.text_encoder_quantization)
+        for policy in (self.policies.transformer, self.text_policy):
+            policy.check_device(device)
         recipes = self._recipes()
         self._styles = [LoraFile.open(lora.path, lora.strength) for lora in self.options.loras]
         self._check(recipes)
@@ -47,18 +59,10 @@ class Networks:
 
     def _recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
-        policies = choose_policies(
-            self.options.transformer_quantization,
-            self.options.keep_bf16_blocks,
-            files.paths.checkpoint,
-            files.stored,
-            files.transformer,
-            files.connectors,
-        )
-        policies.transformer.check_device(self.device)
+        policies = self.policies
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
-            "text_encoder": text.gemma_recipe(files.gemma, dtype),
+            "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
             "connectors": Recipe(
                 "text connectors",
                 lambda: text.build_connectors(config, files.gemma),
