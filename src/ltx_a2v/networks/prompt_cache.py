@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,10 @@ from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.text import Context
 from ltx_a2v.settings import PROMPT_CACHE_BYTES
+
+PART = ".part"
+PART_LIFETIME_NS = 600 * 10**9
+"""Nobody writes 12 MB for ten minutes."""
 
 
 class EncodedPrompt(NamedTuple):
@@ -50,7 +55,7 @@ class PromptCache:
     def put(self, key: str, prompt: EncodedPrompt) -> None:
         """Raises `OSError` where the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=PART)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(_serialized(prompt))
@@ -64,11 +69,12 @@ class PromptCache:
         return self.folder / f"{key}.safetensors"
 
     def _shrink(self) -> None:
-        """Remove the files used longest ago, parts that a killed process left among them."""
-        kept = 0
-        for _, size, path in sorted(self._files(), reverse=True):
-            kept += size
-            if kept > self.limit:
+        """Remove the files used longest ago, and parts that a killed process left."""
+        kept, stale = 0, time.time_ns() - PART_LIFETIME_NS
+        for used, size, path in sorted(self._files(), reverse=True):
+            part = path.suffix == PART
+            kept += 0 if part else size
+            if used < stale if part else kept > self.limit:
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[tuple[int, int, Path]]:
