@@ -29,7 +29,8 @@ from ltx_a2v.quantization.quiet import quiet
 @cache
 def quanto() -> ModuleType:
     """The library, imported when first needed (it imports all of transformers)."""
-    with quiet("torch.utils.cpp_extension"):  # logs a line where it finds a CUDA toolkit and no GPU
+    # the one logs a line where it finds a CUDA toolkit and no GPU, the other is imported along where it is installed
+    with quiet("torch.utils.cpp_extension", "bitsandbytes"):
         import optimum.quanto
 
     return optimum.quanto
