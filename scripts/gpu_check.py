@@ -65,7 +65,21 @@ def same_bits_on_both_devices(mode: str) -> str:
 def multiplies(mode: str) -> str:
     policy = QuantizationPolicy.from_mode(mode)
     policy.check_device(CUDA)
-    holder = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn1": torch.nn.ModuleDict({"to_q": torch.nn.Linear(4096, 4096, device=CUDA, dtype=torch.bfloat16)})})])})
+    holder = torch.nn.ModuleDict(
+        {
+            "transformer_blocks": torch.nn.ModuleList(
+                [
+                    torch.nn.ModuleDict(
+                        {
+                            "attn1": torch.nn.ModuleDict(
+                                {"to_q": torch.nn.Linear(4096, 4096, device=CUDA, dtype=torch.bfloat16)}
+                            )
+                        }
+                    )
+                ]
+            )
+        }
+    )
     layer = holder["transformer_blocks"][0]["attn1"]["to_q"]
     torch.nn.init.normal_(layer.weight, std=0.02)
     x = torch.randn(1, 4992, 4096, device=CUDA, dtype=torch.bfloat16)
@@ -124,7 +138,9 @@ def placements_agree(folder: Path, mode: str) -> str:
     torch.cuda.empty_cache()
     left = torch.cuda.memory_allocated()
     cpu = A2VPipeline.open(ensure_miniature(folder), device="cpu", options=LoadOptions(mode))
-    memory = {k: f"{v['predicted'] * 1024:.0f}/{v['allocated'] * 1024:.0f}" for k, v in result.details["memory"].items()}
+    memory = {
+        k: f"{v['predicted'] * 1024:.0f}/{v['allocated'] * 1024:.0f}" for k, v in result.details["memory"].items()
+    }
     del cpu
     return f"same bits in 5 placements; left {left} bytes; predicted/allocated MiB {memory}"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -117,6 +118,16 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, "
         "int8, int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
     )
+    group.add_argument(
+        "--text-encoder-quantization",
+        default="none",
+        metavar="MODE",
+        help="how the text encoder's weights are stored: none, int4 (what they were trained for) or bnb-nf4 "
+        "(default: none)",
+    )
+    group.add_argument(
+        "--no-prompt-cache", action="store_true", help="encode every prompt anew, and keep nothing of it on disk"
+    )
     group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
     group.add_argument(
         "--lora",
@@ -137,6 +148,8 @@ def _load_options(arguments: argparse.Namespace) -> Any:
     return LoadOptions(
         transformer_quantization=arguments.transformer_quantization,
         keep_bf16_blocks=parse_blocks(arguments.keep_bf16_blocks),
+        text_encoder_quantization=arguments.text_encoder_quantization,
+        prompt_cache=not arguments.no_prompt_cache,
         loras=tuple(_style_lora(given) for given in arguments.lora),
         exact_passes=arguments.exact_passes,
     )
@@ -263,6 +276,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it wherever it is installed
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -28,9 +28,10 @@ from ltx_a2v.measure import GIB, PhaseLog, Work
 from ltx_a2v.media.audio import AudioClip, audio_seconds, load_audio, log_mel, resample
 from ltx_a2v.media.image import decode_image, fit_image
 from ltx_a2v.media.video import VideoWriter, check_output
-from ltx_a2v.networks import audio_vae, text, video_vae
+from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.library import Networks
 from ltx_a2v.networks.needs import Shape
+from ltx_a2v.networks.prompts import PromptEncoder
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
@@ -85,6 +86,7 @@ class A2VPipeline:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
+        self._prompts = PromptEncoder(networks)
         self._config = networks.files.config
         self._device = networks.device
         self._dtype = networks.dtype
@@ -238,19 +240,9 @@ class A2VPipeline:
 
     def _encode_prompts(self, fitted: _Fitted) -> Work[tuple[Context, Context]]:
         """Positive and negative context; where nothing asks for the negative one, the positive stands in."""
-        tokenizer = text.load_tokenizer(self._networks.files.gemma)
         guided = Pass.NEGATIVE in passes_of(fitted.guidance)
         prompts = [fitted.request.prompt, fitted.request.negative_prompt][: 1 + guided]
-        tokens = [text.tokenize(tokenizer, prompt) for prompt in prompts]
-        for prompt, encoded in zip(prompts, tokens, strict=True):
-            if encoded.truncated:
-                yield Notice(f"The prompt that begins {prompt[:30]!r} is cut to {text.MAX_TOKENS} tokens.")
-        files = self._networks.files.gemma
-        with self._networks.text_encoder(len(tokens)) as gemma:
-            embedded = [text.embed(files, encoded, self._dtype).to(self._device) for encoded in tokens]
-            hidden = [text.encode_text(gemma, e, encoded) for e, encoded in zip(embedded, tokens, strict=True)]
-        with self._networks.connectors(len(tokens)) as connectors:
-            contexts = [text.connect(connectors, h, encoded.mask) for h, encoded in zip(hidden, tokens, strict=True)]
+        contexts = yield from self._prompts.encode(prompts)
         return contexts[0], contexts[-1]
 
     def _encode_audio(self, fitted: _Fitted, clip: AudioClip) -> Work[Tensor]:

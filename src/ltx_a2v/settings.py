@@ -27,6 +27,8 @@ MAX_SIZE = 4096
 MAX_FRAMES = 1025
 MAX_AUTO_FRAMES = 257
 MAX_STEPS = 1000
+PROMPT_CACHE_BYTES = 2 * 2**30
+"""Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
 MAX_IMAGE_PIXELS = 100_000_000
 """Of a conditioning picture: 1.2 GB while it is resized in float32."""
 MAX_IMAGE_ASPECT = 32

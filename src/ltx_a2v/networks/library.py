@@ -18,6 +18,7 @@ from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
 from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan
@@ -37,6 +38,17 @@ class Networks:
         self.options = options or LoadOptions()
         self.placements: Mapping[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
+        self.policies = choose_policies(
+            self.options.transformer_quantization,
+            self.options.keep_bf16_blocks,
+            files.paths.checkpoint,
+            files.stored,
+            files.transformer,
+            files.connectors,
+        )
+        self.text_policy = QuantizationPolicy.for_text_encoder(self.options.text_encoder_quantization)
+        for policy in (self.policies.transformer, self.text_policy):
+            policy.check_device(device)
         self._loras = {
             **{f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)},
             "distilled": files.distilled_lora,
@@ -49,18 +61,10 @@ class Networks:
 
     def _make_recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
-        policies = choose_policies(
-            self.options.transformer_quantization,
-            self.options.keep_bf16_blocks,
-            files.paths.checkpoint,
-            files.stored,
-            files.transformer,
-            files.connectors,
-        )
-        policies.transformer.check_device(self.device)
+        policies = self.policies
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
-            "text_encoder": text.gemma_recipe(files.gemma, dtype),
+            "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
             "connectors": Recipe(
                 "text connectors",
                 lambda: text.build_connectors(config, files.gemma),

@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.model_files import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.recipe import Recipe
 
 MAX_TOKENS = 1024
@@ -75,12 +76,14 @@ def build_gemma(gemma: GemmaFiles) -> Gemma3TextModel:
     return on_meta(Gemma3TextModel, config=config)
 
 
-def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype) -> Recipe:
+def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype, policy: QuantizationPolicy) -> Recipe:
     return Recipe(
         "text encoder",
         lambda: build_gemma(gemma),
         gemma.entries,
         dtype,
+        policy.apply,
+        policy.convert,
         block_lists=("layers",),
         left_out=(EMBEDDING,),
     )
