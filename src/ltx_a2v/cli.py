@@ -24,6 +24,7 @@ from ltx_a2v.request import GenerationRequest, Guidance
 from ltx_a2v.settings import Settings, cache_dir
 
 DTYPES = ("bfloat16", "float32")
+QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +53,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_loading_arguments(generate)
     _add_report_argument(generate)
     generate.set_defaults(command=_generate)
+
+    quantize = commands.add_parser("quantize", help="write a checkpoint once as a quantization mode stores it")
+    quantize.add_argument("--checkpoint-path", type=Path, required=True, help="the bf16 checkpoint")
+    quantize.add_argument("--transformer-quantization", required=True, metavar="MODE", help=QUANTIZATION_MODES)
+    quantize.add_argument(
+        "--output-path", type=Path, required=True, help="the .safetensors file to write; one that is there is replaced"
+    )
+    _add_keep_argument(quantize)
+    quantize.add_argument("--device", help="where to compute: cuda, cuda:1 or cpu (default: a GPU where there is one)")
+    quantize.add_argument(
+        "--report",
+        nargs="?",
+        choices=("text", "json"),
+        const="text",
+        help="measure each layer's error meanwhile, and print it by kind of layer, with the worst layers",
+    )
+    quantize.set_defaults(command=_quantize)
 
     demo = commands.add_parser("demo", help="make a short video with a miniature model, to see that all works")
     demo.add_argument("--output-path", type=Path, default=Path("demo.mp4"), help="where to write the mp4")
@@ -114,10 +132,10 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--transformer-quantization",
         metavar="MODE",
-        help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, int8, "
-        "int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
+        help=f"how the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES} "
+        "(default: as the checkpoint is)",
     )
-    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
+    _add_keep_argument(group)
     group.add_argument(
         "--lora",
         action="append",
@@ -128,6 +146,10 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--exact-passes", action="store_true", help="compute every guidance pass on its own: slower, to compare"
     )
+
+
+def _add_keep_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
 
 
 def _load_options(arguments: argparse.Namespace) -> Any:
@@ -170,6 +192,30 @@ def _generate(arguments: argparse.Namespace) -> int:
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=_load_options(arguments))
     _print_report(_watch(pipeline.generate(request)), arguments.report)
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    _quiet_libraries()
+
+    from ltx_a2v.pipeline import choose_device
+    from ltx_a2v.quantization import parse_blocks
+    from ltx_a2v.quantization.convert_file import quantize_file
+
+    report = _show(
+        quantize_file(
+            arguments.checkpoint_path,
+            arguments.transformer_quantization,
+            arguments.output_path,
+            parse_blocks(arguments.keep_bf16_blocks),
+            device=choose_device(arguments.device),
+            measure_errors=arguments.report is not None,
+        )
+    )
+    if arguments.report == "json":
+        sys.stdout.write(json.dumps(report.as_json()) + "\n")
+    else:
+        report.print(sys.stdout)
     return 0
 
 
@@ -237,6 +283,18 @@ def _watch(events: Generator[Event]) -> GenerationResult:
                 return event.result
             display.show(event)
     raise AssertionError("a generation ends with Done")
+
+
+def _show(work: Generator[Event, None, Any]) -> Any:
+    """Show the events of `work` on stderr; what it returns."""
+    from ltx_a2v.progress import progress_on_stderr
+
+    with closing(work) as stream, progress_on_stderr() as display:
+        while True:
+            try:
+                display.show(next(stream))
+            except StopIteration as end:
+                return end.value
 
 
 def _print_report(result: GenerationResult, kind: str) -> None:

@@ -13,7 +13,7 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
-from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
+from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
@@ -40,10 +40,10 @@ class Networks:
         self._styles = [LoraFile.open(lora.path, lora.strength) for lora in self.options.loras]
         self._check(recipes)
         self._networks = {name: Network(recipe, device) for name, recipe in recipes.items()}
-        self._adapters = {
-            file.path: Network(adapters_recipe(file, files.config.num_layers, dtype), device)
+        self._adapters = [
+            Network(adapters_recipe(file, files.config.num_layers, dtype), device)
             for file in (*self._styles, files.distilled_lora)
-        }
+        ]
 
     def _recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
@@ -59,29 +59,20 @@ class Networks:
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
             "text_encoder": text.gemma_recipe(files.gemma, dtype),
-            "connectors": Recipe(
-                "text connectors",
-                lambda: text.build_connectors(config, files.gemma),
+            "connectors": text.connectors_recipe(
+                config,
+                text.hidden_state_count(files.gemma),
                 files.connectors,
                 dtype,
-                policies.connectors.apply,
-                policies.connectors.convert,
+                policies.connectors,
                 policies.already_converted,
-                text.CONNECTOR_BLOCKS,
             ),
             "audio_encoder": Recipe(
                 "audio encoder", lambda: audio_vae.build_audio_encoder(config), files.audio_encoder, dtype
             ),
             "video_encoder": Recipe("video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype),
-            "transformer": Recipe(
-                "transformer",
-                lambda: transformer.build_transformer(config),
-                files.transformer,
-                dtype,
-                policies.transformer.apply,
-                policies.transformer.convert,
-                policies.already_converted,
-                (BLOCKS,),
+            "transformer": transformer.transformer_recipe(
+                config, files.transformer, dtype, policies.transformer, policies.already_converted
             ),
             "upsampler": Recipe(
                 "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
@@ -123,11 +114,9 @@ class Networks:
     @contextmanager
     def adapted(self, denoiser: Loaded, distilled: bool) -> Iterator[list[Loaded]]:
         """The transformer with its style LoRAs, and in stage 2 the distilled one, beside it."""
-        files = [*self._styles, *([self.files.distilled_lora] if distilled else [])]
+        wanted = self._adapters if distilled else self._adapters[:-1]
         with ExitStack() as stack:
-            adapters = [
-                stack.enter_context(self._adapters[file.path].use(self._placement("adapters"))) for file in files
-            ]
+            adapters = [stack.enter_context(adapter.use(self._placement("adapters"))) for adapter in wanted]
             for loaded in adapters:
                 stack.enter_context(loaded.module.attached(denoiser.module))
             yield adapters
@@ -136,7 +125,7 @@ class Networks:
         return ChannelStatistics(self._tensor("latents_mean"), self._tensor("latents_std"))
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
-        for network in (*self._networks.values(), *self._adapters.values()):
+        for network in (*self._networks.values(), *self._adapters):
             network.release(to)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
