@@ -20,7 +20,7 @@ from ltx_a2v.checkpoint.model_files import split_checkpoint
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
-from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput
+from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput, OutOfMemory
 from ltx_a2v.events import StepFinished
 from ltx_a2v.measure import PhaseLog, Work
 from ltx_a2v.networks import text, transformer
@@ -53,12 +53,14 @@ def quantize_file(
     """
     plan = _plan(source, mode, keep_bf16_blocks)
     _check_output(source, output)
-    log = PhaseLog(torch.device(device))
-    return (
-        yield from log.phase(
-            "quantize", lambda: _write(plan, output, torch.device(device), measure_errors), steps=len(plan.pieces)
-        )
+    chosen = torch.device(device)
+    work = PhaseLog(chosen).phase(
+        "quantize", lambda: _write(plan, output, chosen, measure_errors), steps=len(plan.pieces)
     )
+    try:
+        return (yield from work)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"{chosen} ran out of memory; free some, or use --device cpu.") from error
 
 
 _UNCHANGED = KeyMap(prefixes=(("", ""),))
