@@ -19,7 +19,9 @@ Phase = Literal[
     "upsample",
     "stage_2",
     "decode",
+    "quantize",
 ]
+"""What takes time; `quantize` is no part of a generation."""
 PHASES: tuple[Phase, ...] = (
     "load_audio",
     "encode_prompt",

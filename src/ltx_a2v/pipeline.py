@@ -111,6 +111,10 @@ class A2VPipeline:
         return cls(Networks(ModelFiles.open(paths), chosen, dtype or default, options))
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def model_version(self) -> str:
         return self._config.version
 
@@ -127,6 +131,10 @@ class A2VPipeline:
         Raises `BudgetTooSmall`, naming the smallest budget that would do, and what `generate` raises for the request.
         """
         return self._plan(self._fit(request), self._options.budget)
+
+    def plan_for(self, request: GenerationRequest, budget: Budget) -> Plan:
+        """The plan for a size, number of frames and guidance, within another budget; looks at no input file."""
+        return self._plan(self._sized(request, int(request.num_frames)), budget)
 
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest) -> Plan:
@@ -216,6 +224,9 @@ class A2VPipeline:
         num_frames = request.num_frames
         if num_frames == "auto":
             num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
+        return self._sized(request, num_frames)
+
+    def _sized(self, request: GenerationRequest, num_frames: int) -> _Fitted:
         guidance = request.guidance
         if guidance.stg_blocks is None:
             blocks = self._config.defaults.stg_blocks(self._config.num_layers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.media.audio import AudioClip, resample
+from ltx_a2v.output_file import check_output_file
 
 X264 = {"crf": "17", "preset": "veryfast"}
 """The reference's preset, two steps finer than its crf 19; slower presets took twice the time for no visible gain."""
@@ -40,19 +40,7 @@ AAC_BITS_PER_SAMPLE = 6
 
 def check_output(path: Path) -> None:
     """Raises `InvalidOutput` when no mp4 can be written to `path`."""
-    folder = path.parent
-    try:
-        if path.is_dir():
-            raise InvalidOutput(f"The output {path} is a folder; add a file name, such as {path / 'video.mp4'}.")
-        if path.suffix.lower() != ".mp4":
-            raise InvalidOutput(f"The output {path} must end in .mp4; use {path.with_suffix('.mp4')}.")
-        if not folder.is_dir():
-            raise InvalidOutput(f"The folder {folder} of the output {path.name} does not exist; create it first.")
-        # Permissions, full or read-only disks and too long names show best by trying.
-        with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidOutput(f"The output {path} cannot be written ({error.strerror}); choose another place.") from error
+    check_output_file(path, ".mp4", "video.mp4")
 
 
 class VideoWriter:

@@ -13,7 +13,7 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
-from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
+from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
@@ -65,29 +65,20 @@ class Networks:
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
             "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
-            "connectors": Recipe(
-                "text connectors",
-                lambda: text.build_connectors(config, files.gemma),
+            "connectors": text.connectors_recipe(
+                config,
+                text.hidden_state_count(files.gemma),
                 files.connectors,
                 dtype,
-                policies.connectors.apply,
-                policies.connectors.convert,
+                policies.connectors,
                 policies.already_converted,
-                text.CONNECTOR_BLOCKS,
             ),
             "audio_encoder": Recipe(
                 "audio encoder", lambda: audio_vae.build_audio_encoder(config), files.audio_encoder, dtype
             ),
             "video_encoder": Recipe("video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype),
-            "transformer": Recipe(
-                "transformer",
-                lambda: transformer.build_transformer(config),
-                files.transformer,
-                dtype,
-                policies.transformer.apply,
-                policies.transformer.convert,
-                policies.already_converted,
-                (BLOCKS,),
+            "transformer": transformer.transformer_recipe(
+                config, files.transformer, dtype, policies.transformer, policies.already_converted
             ),
             "upsampler": Recipe(
                 "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype

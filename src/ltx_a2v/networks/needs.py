@@ -101,7 +101,9 @@ def measure_needs(
             last = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
         return last
 
-    stage = lambda scale, guidance, adapters: _run_stage(modules, files, shape, scale, guidance, adapters, dtype)  # noqa: E731
+    def stage(scale: int, guidance: Guidance, adapters: tuple[str, ...]) -> Tensor:
+        return _run_stage(modules, files, shape, scale, guidance, adapters, dtype)
+
     styles = tuple(name for name in modules if name.startswith("lora "))
     return [
         PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),

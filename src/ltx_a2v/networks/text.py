@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.checkpoint.model_files import GemmaFiles
+from ltx_a2v.checkpoint.model_files import Entries, GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
@@ -110,8 +110,28 @@ def hidden_state_count(gemma: GemmaFiles) -> int:
     return int(gemma.config["num_hidden_layers"]) + 1
 
 
-def build_connectors(config: ModelConfig, gemma: GemmaFiles) -> LTX2TextConnectors:
-    return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_state_count(gemma)))
+def build_connectors(config: ModelConfig, hidden_states: int) -> LTX2TextConnectors:
+    return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_states))
+
+
+def connectors_recipe(
+    config: ModelConfig,
+    hidden_states: int,
+    entries: Entries,
+    dtype: torch.dtype,
+    policy: QuantizationPolicy,
+    already_converted: bool = False,
+) -> Recipe:
+    return Recipe(
+        "text connectors",
+        lambda: build_connectors(config, hidden_states),
+        entries,
+        dtype,
+        policy.apply,
+        policy.convert,
+        already_converted,
+        CONNECTOR_BLOCKS,
+    )
 
 
 def encode_text(gemma: Gemma3TextModel, embeddings: Tensor, tokens: Tokens) -> Tensor:

@@ -180,6 +180,10 @@ class QuantizationPolicy:
         """What is stored for the parameter `key`, on the tensor's device; the same bits on every device."""
         return self.sd_ops(key, tensor)
 
+    def format_of(self, layer: str) -> Format | None:
+        """What a layer becomes; None where it is left as it is, or where the file has decided."""
+        return self.sd_ops.assignment.of(layer) if isinstance(self.sd_ops, ConvertTensors) else None
+
     def apply(self, module: nn.Module) -> None:
         """Give the covered linears their format in place: their layout on `meta`, else their quantized values."""
         for operation in self.module_ops:

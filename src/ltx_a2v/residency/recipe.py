@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.checkpoint.reader import CPU, stream_tensors
+from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import check_entries, shapes_of
 from ltx_a2v.residency.layout import Part
 from ltx_a2v.residency.ledger import made_on_host
+
+_FLOATS = {torch.float32, torch.bfloat16, torch.float16}
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
@@ -53,7 +56,20 @@ class Recipe:
 
     def check(self) -> None:
         """Raises `InvalidModel` unless the file has exactly this network's tensors."""
-        check_entries(self.name, shapes_of(self.build() if self.already_converted else self.make()), self.entries)
+        module = self.build() if self.already_converted else self.make()
+        check_entries(self.name, shapes_of(module), self.entries)
+        if self.already_converted:
+            self._check_dtypes(module)
+
+    def _check_dtypes(self, module: nn.Module) -> None:
+        """Floats become one another; the bytes of a quantized tensor mean nothing in another dtype."""
+        for name, tensor in module.state_dict().items():
+            entry = self.entries[name]
+            if entry.dtype != tensor.dtype and not {entry.dtype, tensor.dtype} <= _FLOATS:
+                raise InvalidModel(
+                    f"The {self.name} in {entry.path} is not quantized as it says: {name!r} is {entry.dtype}, which "
+                    f"should be {tensor.dtype}; quantize it again."
+                )
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
