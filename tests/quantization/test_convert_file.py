@@ -24,6 +24,12 @@ from ltx_a2v.quantization.convert_file import quantize_file
 BLOCK = "model.diffusion_model.transformer_blocks.{}."
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """On small tensors and a busy machine a second thread waits longer than it works."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def quantized(model: ModelPaths, tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
     """The miniature in int8, block 1 in bf16."""
