@@ -6,6 +6,7 @@ Checks bits across devices and placements, every quantization mode, the reader, 
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 import tempfile
 import time
@@ -176,6 +177,7 @@ def bus() -> str:
 
 
 def main() -> int:
+    faulthandler.dump_traceback_later(200, exit=True)
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, capability {torch.cuda.get_device_capability()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -189,7 +191,7 @@ def main() -> int:
                 continue
             check(f"convert {mode}", lambda mode=mode: same_bits_on_both_devices(mode))
             check(f"multiply {mode}", lambda mode=mode: multiplies(mode))
-        for mode in ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
+        for mode in sys.argv[1:] or ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
             check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
     say(f"{len(failures)} failed: {', '.join(failures)}" if failures else "all passed")
     return bool(failures)
