@@ -19,9 +19,9 @@ def _two_threads() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("LTX_A2V_MODEL_DIR", raising=False)
-    monkeypatch.setenv("LTX_A2V_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LTX_A2V_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")

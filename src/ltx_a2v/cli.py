@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from pydantic import BaseModel
 
@@ -23,6 +24,9 @@ from ltx_a2v.settings import Settings, cache_dir
 from ltx_a2v.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 
 DTYPES = ("bfloat16", "float32")
+PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate")
+"""What the memory of a request depends on."""
+QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +55,35 @@ def build_parser() -> argparse.ArgumentParser:
     _add_loading_arguments(generate)
     _add_report_argument(generate)
     generate.set_defaults(command=_generate)
+
+    quantize = commands.add_parser("quantize", help="write a checkpoint once as a quantization mode stores it")
+    quantize.add_argument("--checkpoint-path", type=Path, required=True, help="the bf16 checkpoint")
+    quantize.add_argument("--transformer-quantization", required=True, metavar="MODE", help=QUANTIZATION_MODES)
+    quantize.add_argument(
+        "--output-path", type=Path, required=True, help="the .safetensors file to write; one that is there is replaced"
+    )
+    _add_keep_argument(quantize)
+    quantize.add_argument("--device", help="where to compute: cuda, cuda:1 or cpu (default: a GPU where there is one)")
+    quantize.add_argument(
+        "--report",
+        nargs="?",
+        choices=("text", "json"),
+        const="text",
+        help="measure each layer's error meanwhile, and print it by kind of layer, with the worst layers",
+    )
+    quantize.set_defaults(command=_quantize)
+
+    plan = commands.add_parser("plan", help="what fits in how much memory, before anything is loaded")
+    _add_model_arguments(plan)
+    _add_field_arguments(plan, GenerationRequest, "request", only=PLANNED_FIELDS)
+    _add_field_arguments(plan, Guidance, "guidance")
+    _add_device_arguments(plan)
+    _add_loading_arguments(plan)
+    plan.add_argument("--modes", default="", metavar="MODES", help="compare several modes, as int8,fp8-cast")
+    plan.add_argument("--coexist", metavar="BYTES", help="what other services need of the GPU, as 30GiB")
+    plan.add_argument("--measure", action="store_true", help="measure disk and bus, and say how long copies take")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    plan.set_defaults(command=_plan)
 
     demo = commands.add_parser("demo", help="make a short video with a miniature model, to see that all works")
     demo.add_argument("--output-path", type=Path, default=Path("demo.mp4"), help="where to write the mp4")
@@ -91,11 +124,13 @@ def _path(given: str) -> Path | None:
     return Path(given) if given else None
 
 
-def _add_field_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], title: str) -> None:
+def _add_field_arguments(
+    parser: argparse.ArgumentParser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()
+) -> None:
     """One flag per field of a request model; text is left for the model to read and judge."""
     group = parser.add_argument_group(title)
     for name, field in model.model_fields.items():
-        if not isinstance(field.json_schema_extra, dict):
+        if not isinstance(field.json_schema_extra, dict) or (only and name not in only):
             continue
         shown = "" if field.is_required() or field.default is None else f" (default: {_shown(field.default)})"
         group.add_argument(
@@ -117,6 +152,15 @@ def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("device")
     group.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
     group.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on the CPU")
+    group.add_argument(
+        "--vram-budget",
+        default="auto",
+        metavar="BUDGET",
+        help="12GiB, 60%%, auto (what is free now) or unlimited (default: auto)",
+    )
+    group.add_argument(
+        "--vram-headroom", default="1GiB", metavar="BYTES", help="what auto leaves to others (default: 1GiB)"
+    )
 
 
 def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,10 +168,20 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--transformer-quantization",
         metavar="MODE",
-        help="how the transformer's weights are stored and multiplied: none, fp8-cast, fp8-scaled, fp8-scaled-mm, "
-        "int8, int8-quanto, fp8-quanto or int4-quanto (default: as the checkpoint is)",
+        help=f"how the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES} "
+        "(default: as the checkpoint is)",
     )
-    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
+    group.add_argument(
+        "--text-encoder-quantization",
+        default="none",
+        metavar="MODE",
+        help="how the text encoder's weights are stored: none, int4 (what they were trained for) or bnb-nf4 "
+        "(default: none)",
+    )
+    group.add_argument(
+        "--no-prompt-cache", action="store_true", help="encode every prompt anew, and keep nothing of it on disk"
+    )
+    _add_keep_argument(group)
     group.add_argument(
         "--lora",
         action="append",
@@ -140,15 +194,23 @@ def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_keep_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
+
+
 def _load_options(arguments: argparse.Namespace) -> Any:
     from ltx_a2v.options import LoadOptions
     from ltx_a2v.quantization import parse_blocks
+    from ltx_a2v.residency.budget import Budget, parse_bytes
 
     return LoadOptions(
         transformer_quantization=arguments.transformer_quantization,
         keep_bf16_blocks=parse_blocks(arguments.keep_bf16_blocks),
+        text_encoder_quantization=arguments.text_encoder_quantization,
+        prompt_cache=not arguments.no_prompt_cache,
         loras=tuple(_style_lora(given) for given in arguments.lora),
         exact_passes=arguments.exact_passes,
+        budget=Budget(arguments.vram_budget, parse_bytes(arguments.vram_headroom, "--vram-headroom")),
     )
 
 
@@ -181,6 +243,71 @@ def _generate(arguments: argparse.Namespace) -> int:
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=_load_options(arguments))
     _print_report(_watch(pipeline.generate(request)), arguments.report)
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    _quiet_libraries()
+
+    from ltx_a2v.pipeline import choose_device
+    from ltx_a2v.quantization import parse_blocks
+    from ltx_a2v.quantization.convert_file import quantize_file
+
+    report = _show(
+        quantize_file(
+            arguments.checkpoint_path,
+            arguments.transformer_quantization,
+            arguments.output_path,
+            parse_blocks(arguments.keep_bf16_blocks),
+            device=choose_device(arguments.device),
+            measure_errors=arguments.report is not None,
+        )
+    )
+    if arguments.report == "json":
+        _print(json.dumps(report.as_json()) + "\n")
+    else:
+        with _stdout() as stdout:
+            report.print(stdout)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    request = GenerationRequest(
+        prompt="",
+        audio=Path(),
+        **{"num_frames": 97} | _fields(arguments, "request"),
+        guidance=Guidance(**_fields(arguments, "guidance")),
+    )
+    paths = _model_paths(arguments)
+    _quiet_libraries()
+
+    import torch
+
+    from ltx_a2v.pipeline import A2VPipeline
+    from ltx_a2v.plan_report import LADDER, measure_speeds, print_table, try_budget
+    from ltx_a2v.residency.budget import Budget, gib, parse_bytes, total_memory
+
+    options = _load_options(arguments)
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16
+    ladder: tuple[str, ...] = LADDER if arguments.vram_budget == "auto" else (arguments.vram_budget,)
+    rows = []
+    for mode in [m.strip() for m in arguments.modes.split(",") if m.strip()] or [options.transformer_quantization]:
+        chosen = replace(options, transformer_quantization=mode)
+        pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=chosen)
+        if arguments.coexist:
+            left = total_memory(pipeline.device) - parse_bytes(arguments.coexist, "--coexist")
+            ladder = (gib(max(left - options.budget.headroom, 0)),)
+        for budget in ladder:
+            make = lambda p=pipeline, b=budget: p.plan_for(request, Budget(b))  # noqa: E731
+            rows.append(try_budget(mode or "as the file", budget, make))
+    speeds = measure_speeds(paths.checkpoint, pipeline.device) if arguments.measure else None
+    if arguments.json:
+        _print(json.dumps([row.as_json(speeds) for row in rows]) + "\n")
+    else:
+        with _stdout():
+            print_table(rows, speeds, f"{request.width}x{request.height}, {request.num_frames} frames")
     return 0
 
 
@@ -251,6 +378,18 @@ def _watch(events: Generator[Event]) -> GenerationResult:
     raise AssertionError("a generation ends with Done")
 
 
+def _show(work: Generator[Event, None, Any]) -> Any:
+    """Show the events of `work` on stderr; what it returns."""
+    from ltx_a2v.progress import progress_on_stderr
+
+    with closing(work) as stream, progress_on_stderr() as display:
+        while True:
+            try:
+                display.show(next(stream))
+            except StopIteration as end:
+                return end.value
+
+
 def _print_report(result: GenerationResult, kind: str) -> None:
     try:
         _print(_report(result, kind))
@@ -272,12 +411,18 @@ def _report(result: GenerationResult, kind: str) -> str:
 
 
 def _print(text: str) -> None:
-    """To stdout, all of it. Raises `A2VError` where it is closed or full."""
+    with _stdout() as stdout:
+        encoding = stdout.encoding or "utf-8"
+        stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    """Raises `A2VError` where stdout is closed or does not take all that is written."""
     if sys.stdout is None:
         raise A2VError("Nothing can be printed: stdout is closed.")
     try:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        yield sys.stdout
         sys.stdout.flush()
     except OSError as error:
         # What is left in the buffer would fail again when Python ends.
@@ -295,6 +440,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it wherever it is installed
 
 
 if __name__ == "__main__":

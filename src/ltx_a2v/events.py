@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-Phase = Literal[
+GenerationPhase = Literal[
     "load_audio",
     "encode_prompt",
     "encode_audio",
@@ -20,7 +20,9 @@ Phase = Literal[
     "stage_2",
     "decode",
 ]
-PHASES: tuple[Phase, ...] = get_args(Phase)
+Phase = GenerationPhase | Literal["quantize"]
+"""What takes time; `quantize` is no part of a generation."""
+PHASES: tuple[GenerationPhase, ...] = get_args(GenerationPhase)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def make_miniature(folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for key_map, module in (
         (keys.TRANSFORMER, denoiser),
-        (keys.CONNECTORS, text.build_connectors(config, gemma)),
+        (keys.CONNECTORS, text.build_connectors(config, text.hidden_state_count(gemma))),
         (vae, video_vae.build_video_encoder(config)),
         (vae, video_vae.build_video_decoder(config)),
         (keys.AUDIO_ENCODER, audio_vae.build_audio_encoder(config)),

@@ -23,6 +23,9 @@ class LoadOptions:
     """A mode of `quantization.MODES`; None takes the file as it is."""
     keep_bf16_blocks: frozenset[int] = frozenset()
     text_encoder_quantization: str = "none"
+    """One of `quantization.TEXT_ENCODER_MODES`."""
+    prompt_cache: bool = True
+    """Keep encoded prompts on disk: one that was seen before needs no text encoder."""
     loras: tuple[StyleLora, ...] = ()
     exact_passes: bool = False
     """One GEMM per pass, bitwise what separate forwards give."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -28,9 +28,10 @@ from ltx_a2v.measure import GIB, PhaseLog, Work
 from ltx_a2v.media.audio import AudioClip, audio_seconds, load_audio, log_mel, resample
 from ltx_a2v.media.image import decode_image, fit_image
 from ltx_a2v.media.video import VideoWriter, check_output
-from ltx_a2v.networks import audio_vae, text, video_vae
+from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.library import Networks
 from ltx_a2v.networks.needs import Shape
+from ltx_a2v.networks.prompts import PromptEncoder
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
@@ -38,7 +39,7 @@ from ltx_a2v.options import LoadOptions
 from ltx_a2v.output_file import check_output_file, check_overwrites_nothing, write_whole
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.budget import Budget, gib, memory_holders
-from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.residency.plan import Plan
 
@@ -50,7 +51,7 @@ class _Fitted:
     request: GenerationRequest
     num_frames: int
     guidance: Guidance
-    pictures: Mapping[int, Tensor]
+    pictures: Mapping[int, Tensor] = field(default_factory=dict)
     """The picture [1, 3, 1, H, W] at size / 2 and size / 1; empty without one."""
 
     @property
@@ -87,6 +88,7 @@ class A2VPipeline:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
+        self._prompts = PromptEncoder(networks)
         self._config = networks.files.config
         self._device = networks.device
         self._dtype = networks.dtype
@@ -113,6 +115,10 @@ class A2VPipeline:
         return cls(Networks(ModelFiles.open(paths), chosen, dtype or default, options))
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def model_version(self) -> str:
         return self._config.version
 
@@ -129,6 +135,10 @@ class A2VPipeline:
         Raises `BudgetTooSmall`, naming the smallest budget that would do, and what `generate` raises for the request.
         """
         return self._plan(self._fit(request), self._options.budget)
+
+    def plan_for(self, request: GenerationRequest, budget: Budget) -> Plan:
+        """The plan for a size, number of frames and guidance, within another budget; looks at no input file."""
+        return self._plan(self._sized(request, int(request.num_frames)), budget)
 
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest) -> Plan:
@@ -227,6 +237,9 @@ class A2VPipeline:
         num_frames = request.num_frames
         if num_frames == "auto":
             num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
+        return replace(self._sized(request, num_frames), pictures=_fit_pictures(request))
+
+    def _sized(self, request: GenerationRequest, num_frames: int) -> _Fitted:
         guidance = request.guidance
         if guidance.stg_blocks is None:
             blocks = self._config.defaults.stg_blocks(self._config.num_layers)
@@ -236,11 +249,12 @@ class A2VPipeline:
             raise InvalidRequest(
                 f"--video-stg-blocks {beyond[0]}: this model's blocks are 0 to {self._config.num_layers - 1}."
             )
-        return _Fitted(request, num_frames, guidance, _fit_pictures(request))
+        return _Fitted(request, num_frames, guidance)
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:
         request = fitted.request
-        clip = load_audio(request.audio, request.audio_start_time, fitted.seconds)
+        with on_host():
+            clip = load_audio(request.audio, request.audio_start_time, fitted.seconds)
         if clip.padded_seconds >= 0.01:
             yield Notice(
                 f"The audio is {clip.padded_seconds:.2f} s shorter than the video of {fitted.seconds:.2f} s; "
@@ -250,30 +264,21 @@ class A2VPipeline:
 
     def _encode_prompts(self, fitted: _Fitted) -> Work[tuple[Context, Context]]:
         """Positive and negative context; where nothing asks for the negative one, the positive stands in."""
-        tokenizer = text.load_tokenizer(self._networks.files.gemma)
         guided = Pass.NEGATIVE in passes_of(fitted.guidance)
         prompts = [fitted.request.prompt, fitted.request.negative_prompt][: 1 + guided]
-        tokens = [text.tokenize(tokenizer, prompt) for prompt in prompts]
-        for prompt, encoded in zip(prompts, tokens, strict=True):
-            if encoded.truncated:
-                yield Notice(f"The prompt that begins {prompt[:30]!r} is cut to {text.MAX_TOKENS} tokens.")
-        files = self._networks.files.gemma
-        with self._networks.text_encoder(len(tokens)) as gemma:
-            embedded = [text.embed(files, encoded, self._dtype).to(self._device) for encoded in tokens]
-            hidden = [text.encode_text(gemma, e, encoded) for e, encoded in zip(embedded, tokens, strict=True)]
-        with self._networks.connectors(len(tokens)) as connectors:
-            contexts = [text.connect(connectors, h, encoded.mask) for h, encoded in zip(hidden, tokens, strict=True)]
+        contexts = yield from self._prompts.encode(prompts)
         return contexts[0], contexts[-1]
 
     def _encode_audio(self, fitted: _Fitted, clip: AudioClip) -> Tensor:
         config = self._config
-        mel = log_mel(
-            resample(clip.waveform, clip.sample_rate, config.sample_rate),
-            sample_rate=config.sample_rate,
-            n_fft=config.fft_length,
-            hop=config.hop_length,
-            n_mels=config.mel_bins,
-        )
+        with on_host():
+            mel = log_mel(
+                resample(clip.waveform, clip.sample_rate, config.sample_rate),
+                sample_rate=config.sample_rate,
+                n_fft=config.fft_length,
+                hop=config.hop_length,
+                n_mels=config.mel_bins,
+            )
         with self._networks.use("audio_encoder") as encoder:
             latent = encoder(mel.to(self._device, self._dtype))
         return audio_vae.pack_audio(audio_vae.fit_length(latent, fitted.shape.audio_tokens))

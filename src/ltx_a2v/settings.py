@@ -30,6 +30,8 @@ MAX_AUTO_FRAMES = 257
 MAX_AUDIO_START = 7 * 24 * 3600
 """Seconds into the audio: a week of it."""
 MAX_STEPS = 1000
+PROMPT_CACHE_BYTES = 2 * 2**30
+"""Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
 MAX_IMAGE_PIXELS = 100_000_000
 """Of a conditioning picture: 1.2 GB while it is resized in float32."""
 MAX_IMAGE_ASPECT = 32

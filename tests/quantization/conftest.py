@@ -22,8 +22,11 @@ def _few_threads() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _needs_extra(request: pytest.FixtureRequest) -> None:
     parameters = getattr(request.node, "callspec", None)
-    if parameters and any(str(value).endswith("-quanto") for value in parameters.params.values()):
+    values = [str(value) for value in parameters.params.values()] if parameters else []
+    if any(value.endswith("-quanto") for value in values):
         pytest.importorskip("optimum")
+    if "bnb-nf4" in values:
+        pytest.importorskip("bitsandbytes")
 
 
 @pytest.fixture

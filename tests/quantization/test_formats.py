@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx_a2v.quantization import MODES, relative_error
+from ltx_a2v.quantization import MODES, TEXT_ENCODER_MODES, relative_error
 from ltx_a2v.quantization.int4 import Int4Linear
 from ltx_a2v.quantization.int8 import Int8MMLinear
 from ltx_a2v.quantization.linear import Format, StoredLinear, reassign
 from ltx_a2v.quantization.prequantized import PrequantizedLinear
 
-FORMATS: dict[str, Format] = {**MODES, "int4": Int4Linear, "prequantized": PrequantizedLinear}
+FORMATS: dict[str, Format] = {**MODES, **TEXT_ENCODER_MODES, "prequantized": PrequantizedLinear}
 QUANTIZED = {name: format for name, format in FORMATS.items() if name != "none"}
 UPCAST = {name: format for name, format in FORMATS.items() if name != "fp8-scaled-mm"}
 DTYPES = [torch.float32, torch.bfloat16]
@@ -59,6 +59,17 @@ def test_error_on_normal_weights(mode: str, low: float, high: float) -> None:
 
 def test_error_of_int4() -> None:
     assert 0.08 <= relative_error(normal_weight(), Int4Linear) <= 0.09
+
+
+def test_error_of_bnb_nf4() -> None:
+    pytest.importorskip("bitsandbytes")
+    assert 0.09 <= relative_error(normal_weight(), FORMATS["bnb-nf4"]) <= 0.095
+
+
+def test_bnb_nf4_is_right_where_rows_are_no_multiple_of_a_block() -> None:
+    """There bitsandbytes' own CPU kernel takes other scales than it stored."""
+    pytest.importorskip("bitsandbytes")
+    assert relative_error(normal_weight(64, 96), FORMATS["bnb-nf4"]) < 0.1
 
 
 def test_int8_is_closer_than_fp8_scaled_is_closer_than_fp8_cast() -> None:

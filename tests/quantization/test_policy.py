@@ -155,6 +155,18 @@ def test_missing_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     QuantizationPolicy.int8()
 
 
+def test_missing_extra_of_the_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"mode bnb-nf4 needs .*pip install 'ltx-a2v\[bnb\]'"):
+        QuantizationPolicy.for_text_encoder("bnb-nf4")
+    QuantizationPolicy.for_text_encoder("int4")
+
+
+def test_unknown_mode_of_the_text_encoder() -> None:
+    with pytest.raises(InvalidMode, match=r"no text encoder quantization 'int8'.*none, int4, bnb-nf4"):
+        QuantizationPolicy.for_text_encoder("int8")
+
+
 def test_a_file_that_is_quantized_already_is_not_quantized_again() -> None:
     weight = torch.zeros(4, 4, dtype=torch.float8_e4m3fn)
     with pytest.raises(InvalidModel, match=r"to_q\.weight is already quantized \(stored as torch\.float8_e4m3fn\)"):
@@ -203,6 +215,13 @@ class TestCheckDevice:
 
     def test_a_cpu(self) -> None:
         QuantizationPolicy.fp8_scaled_mm().check_device("cpu")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="bitsandbytes has kernels for the GPU here")
+    def test_bitsandbytes_without_kernels_for_the_device(self) -> None:
+        pytest.importorskip("bitsandbytes")
+        with pytest.raises(InvalidMode, match=r"bnb-nf4: .* no compiled kernels for cuda here; use int4"):
+            QuantizationPolicy.for_text_encoder("bnb-nf4").check_device("cuda")
+        QuantizationPolicy.for_text_encoder("bnb-nf4").check_device("cpu")
 
     @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "fp8-scaled-mm"])
     def test_other_modes_run_anywhere(self, mode: str) -> None:

@@ -52,14 +52,8 @@ class ModelFiles:
         """Raises `InvalidModel` for whatever is wrong with any of the files."""
         checkpoint = SafetensorsFile.open(paths.checkpoint)
         config = ModelConfig.of(checkpoint)
-        parts = {
-            "transformer": keys.TRANSFORMER,
-            "connectors": keys.CONNECTORS,
-            "video_vae": keys.video_vae(config.vae_stages),
-            "audio_encoder": keys.AUDIO_ENCODER,
-        }
         upsampler = SafetensorsFile.open(paths.spatial_upsampler)
-        split = _split(checkpoint, parts)
+        split = split_checkpoint(checkpoint, config)
         gemma = _open_gemma(paths.gemma_root)
         _check_text_encoder_fits(paths.checkpoint, config, split["connectors"], gemma)
         return cls(
@@ -74,8 +68,14 @@ class ModelFiles:
         )
 
 
-def _split(file: SafetensorsFile, parts: Mapping[str, KeyMap]) -> dict[str, dict[str, TensorEntry]]:
+def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, dict[str, TensorEntry]]:
     """Give every tensor to the network that takes it; what nobody takes is an error."""
+    parts: dict[str, KeyMap] = {
+        "transformer": keys.TRANSFORMER,
+        "connectors": keys.CONNECTORS,
+        "video_vae": keys.video_vae(config.vae_stages),
+        "audio_encoder": keys.AUDIO_ENCODER,
+    }
     split: dict[str, dict[str, TensorEntry]] = {part: {} for part in parts}
     unknown = []
     for name, entry in file.tensors.items():

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.lora import LoraFile
+from ltx_a2v.networks.transformer import BLOCKS
 from ltx_a2v.residency.recipe import Recipe
-
-BLOCKS = "transformer_blocks"
 
 
 class Adapter(nn.Module):

@@ -15,11 +15,12 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
-from ltx_a2v.networks.adapters import BLOCKS, adapters_recipe
+from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
 from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan
@@ -39,6 +40,17 @@ class Networks:
         self.options = options or LoadOptions()
         self.placements: Mapping[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
+        self.policies = choose_policies(
+            self.options.transformer_quantization,
+            self.options.keep_bf16_blocks,
+            files.paths.checkpoint,
+            files.stored,
+            files.transformer,
+            files.connectors,
+        )
+        self.text_policy = QuantizationPolicy.for_text_encoder(self.options.text_encoder_quantization)
+        for policy in (self.policies.transformer, self.text_policy):
+            policy.check_device(device)
         self._loras = {
             **{f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)},
             "distilled": files.distilled_lora,
@@ -51,29 +63,18 @@ class Networks:
 
     def _make_recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
-        policies = choose_policies(
-            self.options.transformer_quantization,
-            self.options.keep_bf16_blocks,
-            files.paths.checkpoint,
-            files.stored,
-            files.transformer,
-            files.connectors,
-        )
-        policies.transformer.check_device(self.device)
+        policies = self.policies
         vae_keys = keys.video_vae(config.vae_stages)
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
-            "text_encoder": text.gemma_recipe(files.gemma, dtype),
-            "connectors": Recipe(
-                "text connectors",
-                lambda: text.build_connectors(config, files.gemma),
+            "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
+            "connectors": text.connectors_recipe(
+                config,
+                text.hidden_state_count(files.gemma),
                 files.connectors,
                 dtype,
-                policies.connectors.apply,
-                policies.connectors.convert,
+                policies.connectors,
                 policies.already_converted,
-                text.CONNECTOR_BLOCKS,
-                key_map=keys.CONNECTORS,
             ),
             "audio_encoder": Recipe(
                 "audio encoder",
@@ -85,16 +86,8 @@ class Networks:
             "video_encoder": Recipe(
                 "video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype, key_map=vae_keys
             ),
-            "transformer": Recipe(
-                "transformer",
-                lambda: transformer.build_transformer(config),
-                files.transformer,
-                dtype,
-                policies.transformer.apply,
-                policies.transformer.convert,
-                policies.already_converted,
-                (BLOCKS,),
-                key_map=keys.TRANSFORMER,
+            "transformer": transformer.transformer_recipe(
+                config, files.transformer, dtype, policies.transformer, policies.already_converted
             ),
             "upsampler": Recipe(
                 "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype

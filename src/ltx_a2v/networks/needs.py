@@ -24,7 +24,7 @@ from ltx_a2v.networks.video_vae import Tiling, decode_pieces
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.plan import PhaseNeed, Sizes
-from ltx_a2v.residency.recipe import Recipe, split
+from ltx_a2v.residency.recipe import LARGEST_ON_DEVICE, Recipe, split
 
 META = torch.device("meta")
 WORKSPACES = 128 * 2**20
@@ -67,7 +67,8 @@ def measure_needs(
         with Ledger() as ledger:
             kept = compute()
         del kept
-        return PhaseNeed(name, networks, ledger.peak + contexts.nbytes + workspaces)
+        loading = max(_largest_read(recipes[network]) for network in networks)
+        return PhaseNeed(name, networks, max(ledger.peak, loading) + contexts.nbytes + workspaces)
 
     def connect() -> object:
         states = text.hidden_state_count(files.gemma)
@@ -99,7 +100,9 @@ def measure_needs(
             last = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
         return last
 
-    stage = lambda scale, guidance, adapters: _run_stage(modules, files, shape, scale, guidance, adapters, dtype)  # noqa: E731
+    def stage(scale: int, guidance: Guidance, adapters: tuple[str, ...]) -> Tensor:
+        return _run_stage(modules, files, shape, scale, guidance, adapters, dtype)
+
     styles = tuple(name for name in modules if name.startswith("lora "))
     return [
         PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
@@ -138,14 +141,20 @@ def _run_stage(
     return latent
 
 
+def _largest_read(recipe: Recipe) -> int:
+    """What converting the largest tensor on the device takes beside its place."""
+    sizes = (entry.nbytes for entry in recipe.entries.values() if entry.nbytes <= LARGEST_ON_DEVICE)
+    return 2 * max(sizes, default=0)
+
+
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
     """All hidden states, their stack and that of the other prompt; a layer's own at its widest, the MLP."""
     config = files.gemma.config
     hidden = text.MAX_TOKENS * config["hidden_size"] * dtype.itemsize
     states = 3 * text.hidden_state_count(files.gemma) * hidden
     mlp = 4 * text.MAX_TOKENS * config["intermediate_size"] * dtype.itemsize
-    scores = 2 * text.MAX_TOKENS**2 * (1 + 4 * config["num_attention_heads"] * (dtype == torch.float32))
-    return int(states + mlp + scores + 6 * hidden)
+    masks = 2 * 4 * text.MAX_TOKENS**2
+    return int(states + mlp + masks + 6 * hidden)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:

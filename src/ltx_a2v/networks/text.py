@@ -9,11 +9,13 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
+from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig, first_line
-from ltx_a2v.checkpoint.model_files import GemmaFiles
+from ltx_a2v.checkpoint.model_files import Entries, GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.recipe import Recipe
 
 MAX_TOKENS = 1024
@@ -81,12 +83,14 @@ def build_gemma(gemma: GemmaFiles) -> Gemma3TextModel:
     return on_meta(Gemma3TextModel, config=config)
 
 
-def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype) -> Recipe:
+def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype, policy: QuantizationPolicy) -> Recipe:
     return Recipe(
         "text encoder",
         lambda: build_gemma(gemma),
         gemma.entries,
         dtype,
+        policy.apply,
+        policy.convert,
         block_lists=("layers",),
         left_out=(EMBEDDING,),
         key_map=gemma.key_map,
@@ -114,8 +118,29 @@ def hidden_state_count(gemma: GemmaFiles) -> int:
     return int(gemma.config["num_hidden_layers"]) + 1
 
 
-def build_connectors(config: ModelConfig, gemma: GemmaFiles) -> LTX2TextConnectors:
-    return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_state_count(gemma)))
+def build_connectors(config: ModelConfig, hidden_states: int) -> LTX2TextConnectors:
+    return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_states))
+
+
+def connectors_recipe(
+    config: ModelConfig,
+    hidden_states: int,
+    entries: Entries,
+    dtype: torch.dtype,
+    policy: QuantizationPolicy,
+    already_converted: bool = False,
+) -> Recipe:
+    return Recipe(
+        "text connectors",
+        lambda: build_connectors(config, hidden_states),
+        entries,
+        dtype,
+        policy.apply,
+        policy.convert,
+        already_converted,
+        CONNECTOR_BLOCKS,
+        key_map=keys.CONNECTORS,
+    )
 
 
 def encode_text(gemma: Gemma3TextModel, embeddings: Tensor, tokens: Tokens) -> Tensor:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
+from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.residency.recipe import Recipe
+
+BLOCKS = "transformer_blocks"
 
 
 def build_transformer(config: ModelConfig) -> LTX2VideoTransformer3DModel:
     return on_meta(LTX2VideoTransformer3DModel, **config.transformer_arguments())
+
+
+def transformer_recipe(
+    config: ModelConfig,
+    entries: Entries,
+    dtype: torch.dtype,
+    policy: QuantizationPolicy,
+    already_converted: bool = False,
+) -> Recipe:
+    return Recipe(
+        "transformer",
+        lambda: build_transformer(config),
+        entries,
+        dtype,
+        policy.apply,
+        policy.convert,
+        already_converted,
+        (BLOCKS,),
+        key_map=keys.TRANSFORMER,
+    )
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -3,13 +3,14 @@
 from ltx_a2v.quantization.covered import CONNECTORS, TEXT_ENCODER, TRANSFORMER, Network, parse_blocks
 from ltx_a2v.quantization.errors_report import relative_error
 from ltx_a2v.quantization.linear import StoredLinear
-from ltx_a2v.quantization.modes import MODES, mode_table
+from ltx_a2v.quantization.modes import MODES, TEXT_ENCODER_MODES, mode_table
 from ltx_a2v.quantization.policy import QuantizationPolicy
 
 __all__ = [
     "CONNECTORS",
     "MODES",
     "TEXT_ENCODER",
+    "TEXT_ENCODER_MODES",
     "TRANSFORMER",
     "Network",
     "QuantizationPolicy",

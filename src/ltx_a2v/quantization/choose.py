@@ -14,6 +14,7 @@ from pathlib import Path
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidMode, InvalidModel
 from ltx_a2v.quantization.covered import CONNECTORS
+from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
 
 METADATA_KEY = "ltx_a2v_quantization"
@@ -64,6 +65,8 @@ def choose_policies(
             raise InvalidMode(
                 f"{path} comes quantized to fp8 with scales: use fp8-scaled or fp8-scaled-mm with it, not {wanted}."
             )
+        if keep_bf16_blocks:
+            raise InvalidMode(f"{path} comes quantized and its blocks stay as they are; leave --keep-bf16-blocks out.")
         infos = {name: (entry.dtype, entry.shape) for name, entry in connectors.items()}
         others = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
         plain = QuantizationPolicy.none().for_network(CONNECTORS)
@@ -93,9 +96,16 @@ def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:
         return None
     try:
         content = json.loads(raw)
-        return Stored(str(content["mode"]), frozenset(int(block) for block in content["keep_bf16_blocks"]))
+        mode, kept = content["mode"], content["keep_bf16_blocks"]
     except (ValueError, KeyError, TypeError):
-        raise InvalidModel(f"{path} has damaged quantization metadata: {raw[:60]!r}; quantize it again.") from None
+        mode, kept = None, None
+    if not isinstance(mode, str) or not isinstance(kept, list) or any(type(block) is not int for block in kept):
+        raise InvalidModel(f"{path} has damaged quantization metadata: {raw[:60]!r}; quantize it again.")
+    if mode not in MODES:
+        raise InvalidModel(
+            f"{path} says it is quantized as {mode!r}, which this version does not know; quantize it again."
+        )
+    return Stored(mode, frozenset(kept))
 
 
 def write_stored(stored: Stored) -> dict[str, str]:

@@ -14,15 +14,23 @@ from ltx_a2v.quantization.modes import format_of_mode
 def relative_error(weight: Tensor, format: Format | str) -> float:
     """Frobenius norm of (stored - weight) over that of `weight` [out, in]; 0 for a weight of zeros.
 
-    `format` is a class or the name of a mode, and must treat rows apart, as those of the modes do: they are compared
-    some at a time, so that no float32 copy of a large weight is made.
+    `format` is a class or the name of a mode.
     """
-    chosen = format_of_mode(format) if isinstance(format, str) else format
+    lost, whole = squared_error(weight, format_of_mode(format) if isinstance(format, str) else format)
+    return math.sqrt(lost / whole) if whole else math.sqrt(lost)
+
+
+def squared_error(weight: Tensor, format: Format) -> tuple[float, float]:
+    """The squared Frobenius norms of (stored - weight) and of `weight` [out, in].
+
+    The format must treat rows apart, as those of the modes do: they are compared some at a time, so that no float32
+    copy of a large weight is made.
+    """
     lost, whole = 0.0, 0.0
     for rows in (weight.detach()[chunk] for chunk in row_chunks(weight)):
-        lost += float((_stored(rows, chosen) - rows.float()).norm()) ** 2
+        lost += float((_stored(rows, format) - rows.float()).norm()) ** 2
         whole += float(rows.float().norm()) ** 2
-    return math.sqrt(lost / whole) if whole else math.sqrt(lost)
+    return lost, whole
 
 
 def _stored(rows: Tensor, format: Format) -> Tensor:

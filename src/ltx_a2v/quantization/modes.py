@@ -1,11 +1,13 @@
-"""The modes of `--transformer-quantization`, by name. A new one is its file and a line here."""
+"""The modes of the two `--...-quantization` flags, by name. A new one is its file and a line here."""
 
 from __future__ import annotations
 
 from ltx_a2v.errors import InvalidMode
+from ltx_a2v.quantization.bnb import BnbNf4Linear
 from ltx_a2v.quantization.fp8_cast import Fp8CastLinear
 from ltx_a2v.quantization.fp8_scaled import Fp8ScaledLinear
 from ltx_a2v.quantization.fp8_scaled_mm import Fp8ScaledMMLinear
+from ltx_a2v.quantization.int4 import Int4Linear
 from ltx_a2v.quantization.int8 import Int8Linear
 from ltx_a2v.quantization.linear import Format
 from ltx_a2v.quantization.quanto import Fp8QuantoLinear, Int4QuantoLinear, Int8QuantoLinear
@@ -22,11 +24,25 @@ MODES: dict[str, Format] = {
     "int4-quanto": Int4QuantoLinear,
 }
 
+TEXT_ENCODER_MODES: dict[str, Format] = {
+    "none": UnquantizedLinear,
+    "int4": Int4Linear,
+    "bnb-nf4": BnbNf4Linear,
+}
+
 
 def format_of_mode(mode: str) -> Format:
     if mode not in MODES:
         raise InvalidMode(f"There is no quantization mode {mode!r}: choose one of {', '.join(MODES)}.")
     return MODES[mode]
+
+
+def format_of_text_encoder_mode(mode: str) -> Format:
+    if mode not in TEXT_ENCODER_MODES:
+        raise InvalidMode(
+            f"There is no text encoder quantization {mode!r}: choose one of {', '.join(TEXT_ENCODER_MODES)}."
+        )
+    return TEXT_ENCODER_MODES[mode]
 
 
 def mode_table() -> list[tuple[str, str, str, str]]:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from ltx_a2v.errors import InvalidMode, InvalidModel, MissingExtra
 from ltx_a2v.quantization.covered import TEXT_ENCODER, TRANSFORMER, Network
-from ltx_a2v.quantization.int4 import Int4Linear
 from ltx_a2v.quantization.int8 import Int8MMLinear
 from ltx_a2v.quantization.linear import Format, reassign
-from ltx_a2v.quantization.modes import format_of_mode
+from ltx_a2v.quantization.modes import format_of_mode, format_of_text_encoder_mode
 from ltx_a2v.quantization.prequantized import (
     KeepAsStored,
     Prequantized,
@@ -134,7 +133,17 @@ class QuantizationPolicy:
     @classmethod
     def int4(cls) -> QuantizationPolicy:
         """The text encoder's linears in 4 bits."""
-        return cls._of("int4", Assignment(Int4Linear, TEXT_ENCODER))
+        return cls.for_text_encoder("int4")
+
+    @classmethod
+    def for_text_encoder(cls, name: str) -> QuantizationPolicy:
+        """The policy of a mode for the text encoder.
+
+        Raises `InvalidMode` for an unknown mode, `MissingExtra` for one whose library is not installed.
+        """
+        format = format_of_text_encoder_mode(name)
+        _check_is_installed(name, format)
+        return cls._of(name, Assignment(format, TEXT_ENCODER))
 
     @classmethod
     def prequantized(cls, tensors: Mapping[str, TensorInfo], *, fp8_mm: bool = False) -> QuantizationPolicy | None:
@@ -158,8 +167,7 @@ class QuantizationPolicy:
             if name != "int8":
                 raise InvalidMode(f"int8 x int8 was asked for with the mode {name}: use it with int8.")
             format = Int8MMLinear
-        if format.extra is not None and not _is_installed(format.extra):
-            raise MissingExtra(f"The quantization mode {name}", format.extra)
+        _check_is_installed(name, format)
         return cls._of(name, Assignment(format, keep_bf16_blocks=keep_bf16_blocks))
 
     def for_network(self, network: Network) -> QuantizationPolicy:
@@ -171,6 +179,10 @@ class QuantizationPolicy:
     def convert(self, key: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
         """What is stored for the parameter `key`, on the tensor's device; the same bits on every device."""
         return self.sd_ops(key, tensor)
+
+    def format_of(self, layer: str) -> Format | None:
+        """What a layer becomes; None where it is left as it is, or where the file has decided."""
+        return self.sd_ops.assignment.of(layer) if isinstance(self.sd_ops, ConvertTensors) else None
 
     def apply(self, module: nn.Module) -> None:
         """Give the covered linears their format in place: their layout on `meta`, else their quantized values."""
@@ -190,7 +202,12 @@ class QuantizationPolicy:
         return cls("prequantized", format, KeepAsStored(), (TakeLayoutOfFile(file, format),))
 
 
-MODULE_OF_EXTRA = {"quanto": "optimum.quanto"}
+MODULE_OF_EXTRA = {"quanto": "optimum.quanto", "bnb": "bitsandbytes"}
+
+
+def _check_is_installed(mode: str, format: Format) -> None:
+    if format.extra is not None and not _is_installed(format.extra):
+        raise MissingExtra(f"The quantization mode {mode}", format.extra)
 
 
 def _is_installed(extra: str) -> bool:

@@ -13,10 +13,7 @@ The scales are bf16, as quanto keeps them for bf16 models, and the weights are r
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any, ClassVar
@@ -26,26 +23,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltx_a2v.quantization.linear import StoredLinear, by_rows
+from ltx_a2v.quantization.quiet import quiet
 
 
 @cache
 def quanto() -> ModuleType:
     """The library, imported when first needed (it imports all of transformers)."""
-    with _quiet("torch.utils.cpp_extension"):  # logs a line where it finds a CUDA toolkit and no GPU
+    # the one logs a line where it finds a CUDA toolkit and no GPU, the other is imported along where it is installed
+    with quiet("torch.utils.cpp_extension", "bitsandbytes"):
         import optimum.quanto
 
     return optimum.quanto
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class QuantoLinear(StoredLinear):

@@ -38,8 +38,7 @@ class Budget:
         if self.text == "auto":
             return max(torch.cuda.mem_get_info(device)[0] + ours - self.headroom, 0)
         if self.text.endswith("%"):
-            total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_memory_total()
-            return int(total * self._share())
+            return int(total_memory(device) * self._share())
         return parse_bytes(self.text, "--vram-budget")
 
     def _share(self) -> float:
@@ -58,6 +57,11 @@ def parse_bytes(text: str, flag: str) -> int:
     if not found or float(found[1]) == 0:
         raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 60%, auto or unlimited.")
     return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def total_memory(device: torch.device) -> int:
+    """Of the GPU; of the host where a CPU stands in for one."""
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else host_memory_total()
 
 
 def host_memory_available() -> int:

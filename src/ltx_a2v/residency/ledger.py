@@ -12,12 +12,30 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
 
 from ltx_a2v.errors import OutOfMemory
 
 Item = TypeVar("Item")
+
+
+@contextmanager
+def on_host() -> Iterator[None]:
+    """What is made meanwhile would be in host memory: no ledger counts it."""
+    with _disable_current_modes():
+        yield
+
+
+def made_on_host(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made on the host."""
+    while True:
+        with on_host():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 class Ledger(TorchDispatchMode):
@@ -29,7 +47,6 @@ class Ledger(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self._known: dict[int, int] = {}
-        self._paused = False
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -37,7 +54,7 @@ class Ledger(TorchDispatchMode):
         given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
-            if isinstance(tensor, torch.Tensor) and not self._paused:
+            if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage(), given)
         return out
 
@@ -53,15 +70,6 @@ class Ledger(TorchDispatchMode):
 
     def reset_peak(self) -> None:
         self.peak = self.live
-
-    @contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """What is made meanwhile would be in host memory."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         key = storage._cdata

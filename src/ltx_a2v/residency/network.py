@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ltx_a2v.residency.layout import Part
+from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.recipe import Recipe, split
 from ltx_a2v.residency.sources import FileSource, HostSource, Source
 from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, Slot, spread
@@ -120,8 +121,9 @@ class Network:
         return None
 
     def _load(self, placement: Placement) -> Loaded:
-        module = self.recipe.build()
-        rest, block_parts, blocks = split(self.recipe, module)
+        with on_host():  # on `meta`, which takes nothing
+            module = self.recipe.build()
+            rest, block_parts, blocks = split(self.recipe, module)
         parts = [*block_parts, rest]
         files = FileSource(self.recipe, parts)
         source: Source = files

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.model_files import Entries
-from ltx_a2v.checkpoint.reader import stream_tensors
+from ltx_a2v.checkpoint.reader import CPU, stream_tensors
 from ltx_a2v.networks.build import check_entries
 from ltx_a2v.residency.layout import Part
+from ltx_a2v.residency.ledger import made_on_host
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
@@ -61,11 +62,18 @@ class Recipe:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
         convert = as_it_is if self.already_converted else self.convert
         large = {name for name in names if self.entries[name].nbytes > LARGEST_ON_DEVICE and convert is not as_it_is}
-        for name, tensor in stream_tensors({name: self.entries[name] for name in names if name not in large}, device):
+        small = {name: self.entries[name] for name in names if name not in large}
+        for name, tensor in _read(small, device):
             yield from convert(name, tensor)
-        for name, tensor in stream_tensors({name: self.entries[name] for name in large}):
+        for name, tensor in _read({name: self.entries[name] for name in large}, CPU):
             for stored_name, value in convert(name, tensor):
                 yield stored_name, value.to(device)
+
+
+def _read(entries: Entries, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """On a CPU that stands in for a device, what was read is still on the host."""
+    tensors = stream_tensors(entries, device)
+    return made_on_host(tensors) if device.type == "cpu" else tensors
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidModel, OutOfMemory
+from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.recipe import LoadedPart, Recipe
 
 
@@ -88,21 +88,24 @@ class HostBuffer:
             raise OutOfMemory(
                 f"{nbytes / 2**30:.2f} GiB more host memory could not be had; stream from the file instead."
             ) from error
-        self.flat: Tensor = torch.frombuffer(self._memory, dtype=torch.uint8)[:nbytes]
-        self._registered = pinned and self._register()
+        with on_host():
+            self.flat: Tensor = torch.frombuffer(self._memory, dtype=torch.uint8)[:nbytes]
+        self._registered = 0
+        if pinned and nbytes:
+            self._register()
 
-    def _register(self) -> bool:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+    def _register(self) -> None:
+        address = self.flat.data_ptr()
         error = torch.cuda.cudart().cudaHostRegister(address, len(self._memory), 0)
         if int(error) != 0:
             raise OutOfMemory(
                 f"CUDA could not pin {len(self._memory) / 2**30:.2f} GiB of host memory (error {int(error)}); "
                 "stream from the file instead."
             )
-        return True
+        self._registered = address
 
     def release(self) -> None:
         if self._registered:
-            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())
-            self._registered = False
+            torch.cuda.cudart().cudaHostUnregister(self._registered)
+            self._registered = 0
         self.flat = torch.empty(0, dtype=torch.uint8)

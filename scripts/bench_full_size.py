@@ -1,0 +1,109 @@
+"""Time and memory of whole generations at full size, within several VRAM budgets. One command, no model files needed:
+
+    python scripts/bench_full_size.py FOLDER FOLDER_2 [--budgets unlimited,24GiB,12GiB,8GiB,6GiB] [--modes int8]
+
+The folders take a random model of the real shapes (`full_size_model.py`, 78 GB, made where it is missing). Every run is
+a process of its own. Prints one JSON line per run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("other", type=Path)
+    parser.add_argument("--budgets", default="unlimited,24GiB,12GiB,8GiB,6GiB")
+    parser.add_argument("--modes", default="int8")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--size", default="768x512")
+    parser.add_argument("--frames", type=int, default=97)
+    parser.add_argument("--one", action="store_true", help="one run in this process")
+    arguments = parser.parse_args()
+    if arguments.one:
+        return run(arguments)
+    if not list(arguments.folder.glob("ltx-2.3-22b-*.safetensors")):
+        subprocess.run(
+            [sys.executable, ROOT / "scripts/full_size_model.py", arguments.folder, arguments.other], check=True
+        )
+    for mode in arguments.modes.split(","):
+        for budget in arguments.budgets.split(","):
+            given = ["--modes", mode, "--budgets", budget, "--steps", str(arguments.steps), "--size", arguments.size]
+            given += ["--frames", str(arguments.frames)]
+            subprocess.run([sys.executable, __file__, arguments.folder, arguments.other, "--one", *given])
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import faulthandler
+
+    import torch
+
+    from ltx_a2v import A2VError, A2VPipeline, GenerationRequest, ModelPaths
+    from ltx_a2v.events import Done, PhaseFinished, StepFinished
+    from ltx_a2v.options import LoadOptions
+    from ltx_a2v.residency.budget import Budget
+
+    faulthandler.dump_traceback_later(240, exit=True)
+    folder, other = arguments.folder, arguments.other
+    paths = ModelPaths(
+        next(folder.glob("ltx-2.3-22b-*.safetensors")),
+        next(other.glob("*distilled-lora*.safetensors")),
+        next(folder.glob("*spatial-upscaler*.safetensors")),
+        other / "gemma",
+    )
+    width, height = (int(n) for n in arguments.size.split("x"))
+    request = GenerationRequest(
+        prompt="A robot speaks to the camera.",
+        image=ROOT / "examples" / "robot.png",
+        audio=ROOT / "examples" / "speech.wav",
+        output_path=Path("/tmp/full-size.mp4"),
+        width=width,
+        height=height,
+        num_frames=arguments.frames,
+        num_inference_steps=arguments.steps,
+    )
+    options = LoadOptions(arguments.modes, budget=Budget(arguments.budgets))
+    said: dict[str, object] = {"mode": arguments.modes, "budget": arguments.budgets, "size": arguments.size}
+    try:
+        pipeline = A2VPipeline.open(paths, device="cuda", options=options)
+        started = time.perf_counter()
+        plan = pipeline.plan(request)
+        placement = plan.placements["transformer"]
+        said |= {"plan_s": round(time.perf_counter() - started, 2), "resident_blocks": placement.resident_blocks}
+        said |= {"home": placement.home, "host_gib": round(plan.host_bytes / 2**30, 1)}
+        steps: dict[str, list[float]] = {}
+        for event in pipeline.generate(request):
+            now = time.perf_counter()
+            if isinstance(event, StepFinished):
+                torch.cuda.synchronize()
+                steps.setdefault(event.phase, []).append(time.perf_counter())
+            elif isinstance(event, PhaseFinished):
+                sys.stderr.write(f"  {event.phase} {event.seconds:.1f} s {event.allocated_gib:.2f} GiB\n")
+            elif isinstance(event, Done):
+                said |= event.result.as_json()
+        del now
+        for phase, times in steps.items():
+            gaps = [b - a for a, b in pairwise(times)]
+            if gaps:
+                middle = sorted(gaps)[len(gaps) // 2]
+                said[f"{phase}_step_s"] = {"median": round(middle, 3), "max": round(max(gaps), 3)}
+    except A2VError as error:
+        said["error"] = str(error)
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""A model of the real shapes with random weights: 48 blocks, 22 billion parameters, Gemma 3 12B; about 78 GB.
+
+For measuring size and speed where the real files cannot be had. `python scripts/full_size_model.py FOLDER [FOLDER_2]`
+puts the text encoder and the LoRA into the second folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ltx_a2v import miniature
+from ltx_a2v.checkpoint import keys
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.checkpoint.model_files import GemmaFiles
+from ltx_a2v.checkpoint.paths import ModelPaths
+from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
+from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
+
+TRANSFORMER = miniature.TRANSFORMER | {
+    "num_attention_heads": 32,
+    "attention_head_dim": 128,
+    "num_layers": 48,
+    "cross_attention_dim": 4096,
+    "audio_num_attention_heads": 32,
+    "audio_attention_head_dim": 64,
+    "audio_cross_attention_dim": 2048,
+    "caption_channels": 3840,
+    "connector_num_attention_heads": 32,
+    "connector_attention_head_dim": 128,
+    "connector_num_layers": 8,
+    "audio_connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+    "audio_connector_num_layers": 8,
+}
+
+
+def _residual(layers: int) -> list[object]:
+    return ["res_x", {"num_layers": layers}]
+
+
+VIDEO_VAE = miniature.VIDEO_VAE | {
+    "decoder_base_channels": 128,
+    "encoder_blocks": [
+        _residual(4),
+        ["compress_space_res", {"multiplier": 2}],
+        _residual(6),
+        ["compress_time_res", {"multiplier": 2}],
+        _residual(4),
+        ["compress_all_res", {"multiplier": 2}],
+        _residual(2),
+        ["compress_all_res", {"multiplier": 1}],
+        _residual(2),
+    ],
+    "decoder_blocks": [
+        _residual(4),
+        ["compress_space", {"multiplier": 2}],
+        _residual(6),
+        ["compress_time", {"multiplier": 1}],
+        _residual(4),
+        ["compress_all", {"multiplier": 2}],
+        _residual(2),
+        ["compress_all", {"multiplier": 2}],
+        _residual(2),
+    ],
+}
+UPSAMPLER = miniature.UPSAMPLER | {"mid_channels": 1024, "num_blocks_per_stage": 4}
+GEMMA = miniature.GEMMA | {
+    "hidden_size": 3840,
+    "intermediate_size": 15360,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 8,
+    "sliding_window": 1024,
+    "vocab_size": 262208,
+}
+LORA_RANK = 384
+
+
+def write_full_size(folder: Path, other: Path) -> ModelPaths:
+    for place in (folder, other):
+        place.mkdir(parents=True, exist_ok=True)
+    config = ModelConfig("2.3.0", TRANSFORMER, VIDEO_VAE, miniature.AUDIO_VAE)
+    gemma = other / "gemma"
+    shutil.copytree(_tokenizer_folder(other), gemma, dirs_exist_ok=True)
+    (gemma / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": GEMMA}))
+    files = GemmaFiles(gemma, GEMMA, {})
+    _write(gemma / "model.safetensors", [(KeyMap((("language_model.model.", ""),)), text.build_gemma(files), "")], {})
+    denoiser = transformer.build_transformer(config)
+    vae = keys.video_vae(config.vae_stages)
+    metadata = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
+    paths = ModelPaths(
+        folder / "ltx-2.3-22b-random.safetensors",
+        other / "ltx-2.3-22b-random-distilled-lora-384.safetensors",
+        folder / "ltx-2.3-random-spatial-upscaler-x2.safetensors",
+        gemma,
+    )
+    _write(
+        paths.checkpoint,
+        [
+            (keys.TRANSFORMER, denoiser, ""),
+            (keys.CONNECTORS, text.build_connectors(config, 49), ""),
+            (vae, video_vae.build_video_encoder(config), ""),
+            (vae, video_vae.build_video_decoder(config).decoder, "decoder."),
+            (keys.AUDIO_ENCODER, audio_vae.build_audio_encoder(config), ""),
+        ],
+        {"model_version": "2.3.0", "config": json.dumps(metadata)},
+    )
+    arguments = {**UPSAMPLER, "use_rational_resampler": False}
+    for name in ("spatial_scale", "rational_resampler"):
+        del arguments[name]
+    small = upsampler.build_upsampler(arguments)
+    _write(paths.spatial_upsampler, [(keys.UPSAMPLER, small, "")], {"config": json.dumps(UPSAMPLER)})
+    _write_lora(paths.distilled_lora, transformer.linear_shapes(denoiser))
+    return paths
+
+
+def _tokenizer_folder(place: Path) -> Path:
+    small = place / "miniature"
+    miniature.make_miniature(small)
+    for file in small.glob("**/*.safetensors"):
+        file.unlink()
+    return small / "gemma-miniature"
+
+
+def _write(path: Path, networks: list[tuple[KeyMap, nn.Module, str]], metadata: Mapping[str, str]) -> None:
+    """Modules with their names in the file's maps, each after a prefix."""
+    specs = {
+        key_map.to_file(prefix + name): tuple(tensor.shape)
+        for key_map, module, prefix in networks
+        for name, tensor in module.state_dict().items()
+    }
+    _write_random(path, specs, metadata)
+
+
+def _write_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    specs: dict[str, tuple[int, ...]] = {}
+    for layer, (outputs, inputs) in shapes.items():
+        if "transformer_blocks" in layer and "to_gate_logits" not in layer:
+            name = keys.LORA.to_file(layer)
+            specs[f"{name}.lora_A.weight"] = (LORA_RANK, inputs)
+            specs[f"{name}.lora_B.weight"] = (outputs, LORA_RANK)
+    _write_random(path, specs, {})
+
+
+def _write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
+    specs = [TensorSpec(name, torch.bfloat16, shape) for name, shape in shapes.items()]
+    started = time.perf_counter()
+    with SafetensorsWriter(path, specs, metadata) as writer:
+        for name, tensor in _random(specs):
+            writer.write(name, tensor)
+        size = writer.nbytes
+    sys.stdout.write(f"{path.name}: {size / 1e9:.1f} GB in {time.perf_counter() - started:.0f} s\n")
+    sys.stdout.flush()
+
+
+def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Spread like trained weights; norms and deviations around 1."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for spec in specs:
+        values = torch.randn(spec.shape, dtype=torch.bfloat16, device=device) * 0.02
+        leaf = spec.name.rsplit(".", 1)[-1]
+        yield spec.name, values + 1 if leaf == "std-of-means" or (leaf == "weight" and len(spec.shape) == 1) else values
+
+
+if __name__ == "__main__":
+    write_full_size(Path(sys.argv[1]), Path(sys.argv[-1]))

@@ -1,0 +1,201 @@
+"""Does everything work on this GPU? A few minutes, the miniature model, no files needed.
+
+Checks bits across devices and placements, every quantization mode, the reader, and measures the bus. One command:
+`uv run python scripts/gpu_check.py`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ltx_a2v import A2VPipeline, GenerationRequest, Guidance
+from ltx_a2v.checkpoint.reader import stream_tensors
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
+from ltx_a2v.errors import InvalidMode, MissingExtra
+from ltx_a2v.miniature import ensure_miniature
+from ltx_a2v.options import LoadOptions
+from ltx_a2v.quantization import MODES, QuantizationPolicy
+from ltx_a2v.residency.network import Placement
+from ltx_a2v.residency.sources import HostBuffer
+
+CUDA = torch.device("cuda")
+ROOT = Path(__file__).parents[1]
+failures: list[str] = []
+
+
+def check(name: str, work: Callable[[], str]) -> None:
+    started = time.perf_counter()
+    try:
+        said = work()
+    except Exception as error:
+        traceback.print_exc(limit=-3)
+        failures.append(name)
+        said = f"FAILED: {type(error).__name__}: {str(error)[:200]}"
+    say(f"{name:<34} {said}  [{time.perf_counter() - started:.1f} s]")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.float() - b.float()).norm() / b.float().norm())
+
+
+def same_bits_on_both_devices(mode: str) -> str:
+    policy = QuantizationPolicy.from_mode(mode)
+    weight = (torch.randn(512, 1024, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    here, there = dict(policy.convert(name, weight)), dict(policy.convert(name, weight.to(CUDA)))
+    for key, value in here.items():
+        other = there[key].cpu()
+        assert torch.equal(value.view(torch.uint8), other.view(torch.uint8)), key
+    return f"same bits: {', '.join(k.rsplit('.', 1)[-1] for k in here)}"
+
+
+def multiplies(mode: str) -> str:
+    policy = QuantizationPolicy.from_mode(mode)
+    policy.check_device(CUDA)
+    holder = torch.nn.ModuleDict(
+        {
+            "transformer_blocks": torch.nn.ModuleList(
+                [
+                    torch.nn.ModuleDict(
+                        {
+                            "attn1": torch.nn.ModuleDict(
+                                {"to_q": torch.nn.Linear(4096, 4096, device=CUDA, dtype=torch.bfloat16)}
+                            )
+                        }
+                    )
+                ]
+            )
+        }
+    )
+    layer = holder["transformer_blocks"][0]["attn1"]["to_q"]
+    torch.nn.init.normal_(layer.weight, std=0.02)
+    x = torch.randn(1, 4992, 4096, device=CUDA, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected = layer(x)
+        policy.apply(holder)
+        error = relative(layer(x), expected)
+        seconds = timed(lambda: layer(x))
+    rate = 2 * 4992 * 4096**2 / seconds / 1e12
+    return f"output error {error:.4f}, 4992x4096x4096 in {seconds * 1e3:.3f} ms ({rate:.0f} TFLOP/s)"
+
+
+def timed(work: Callable[[], object], repeats: int = 20) -> float:
+    for _ in range(3):
+        work()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(repeats):
+        work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3 / repeats
+
+
+def request(folder: Path, name: str) -> GenerationRequest:
+    return GenerationRequest(
+        prompt="A robot speaks.",
+        image=ROOT / "examples" / "robot.png",
+        audio=ROOT / "examples" / "speech.wav",
+        output_path=folder / f"{name}.mp4",
+        save_latents=folder / f"{name}.safetensors",
+        width=256,
+        height=192,
+        num_frames=25,
+        num_inference_steps=4,
+        guidance=Guidance(stg_blocks=(1,)),
+    )
+
+
+def placements_agree(folder: Path, mode: str) -> str:
+    pipeline = A2VPipeline.open(ensure_miniature(folder), device="cuda", options=LoadOptions(mode))
+    result = pipeline.run(request(folder, "first"))
+    first = load_file(folder / "first.safetensors")
+    video = (folder / "first.mp4").read_bytes()
+    networks = pipeline._networks
+    for home, resident in (("host", 0), ("file", 0), ("host", 2), ("file", 3), ("device", None)):
+        fixed = {name: Placement(home, resident) for name in networks._recipes}  # type: ignore[arg-type]
+        networks.plan = lambda *_, p=fixed, plan=networks.plan: _with(plan(*_), p)  # type: ignore[method-assign]
+        for _ in range(2):
+            pipeline.run(request(folder, "again"))
+            again = load_file(folder / "again.safetensors")
+            assert torch.equal(first["stage_1"], again["stage_1"]), (home, resident, "stage_1")
+            assert torch.equal(first["stage_2"], again["stage_2"]), (home, resident, "stage_2")
+            assert (folder / "again.mp4").read_bytes() == video, (home, resident)
+        pipeline.release()
+        del networks.plan
+    torch.cuda.empty_cache()
+    left = torch.cuda.memory_allocated()
+    cpu = A2VPipeline.open(ensure_miniature(folder), device="cpu", options=LoadOptions(mode))
+    memory = {
+        k: f"{v['predicted'] * 1024:.0f}/{v['allocated'] * 1024:.0f}" for k, v in result.details["memory"].items()
+    }
+    del cpu
+    return f"same bits in 5 placements; left {left} bytes; predicted/allocated MiB {memory}"
+
+
+def _with(plan: object, placements: dict[str, Placement]) -> object:
+    from dataclasses import replace
+
+    return replace(plan, placements=placements)  # type: ignore[type-var]
+
+
+def reader(folder: Path) -> str:
+    file = SafetensorsFile.open(ensure_miniature(folder).checkpoint)
+    expected = load_file(file.path)
+    for name, tensor in stream_tensors(file.tensors, CUDA):
+        assert torch.equal(tensor.cpu(), expected.pop(name)), name
+    assert not expected
+    return "equal to safetensors' own"
+
+
+def bus() -> str:
+    size = 400 * 2**20
+    buffers = [HostBuffer(size, pinned=True) for _ in range(4)]
+    for buffer in buffers:
+        buffer.flat.random_(0, 255)
+    target = torch.empty(size, dtype=torch.uint8, device=CUDA)
+    plain = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    ours = timed(lambda: [target.copy_(b.flat, non_blocking=True) for b in buffers], 5) / 4
+    theirs = timed(lambda: target.copy_(plain, non_blocking=True), 10)
+    for buffer in buffers:
+        buffer.release()
+    return f"registered {size / ours / 1e9:.1f} GB/s, torch's pinned {size / theirs / 1e9:.1f} GB/s"
+
+
+def main() -> int:
+    faulthandler.dump_traceback_later(200, exit=True)
+    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, capability {torch.cuda.get_device_capability()}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        check("reader", lambda: reader(folder))
+        check("bus", bus)
+        for mode in MODES:
+            try:
+                QuantizationPolicy.from_mode(mode).check_device(CUDA)
+            except (MissingExtra, InvalidMode) as error:
+                say(f"{mode:<34} skipped: {error}")
+                continue
+            check(f"convert {mode}", lambda mode=mode: same_bits_on_both_devices(mode))
+            check(f"multiply {mode}", lambda mode=mode: multiplies(mode))
+        for mode in sys.argv[1:] or ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
+            check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
+    say(f"{len(failures)} failed: {', '.join(failures)}" if failures else "all passed")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
