@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltx_a2v import ModelPaths
+from ltx_a2v import ModelPaths, miniature
 from ltx_a2v.cli import main
 from tests.conftest import ROOT
 
@@ -83,6 +84,8 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path) -> None:
         (["--output-path", "/nonexistent/v.mp4"], "/nonexistent"),
         (["--dtype", "int3"], "int3"),
         (["--heigth", "64"], "--heigth"),
+        (["--model-dir", "a" * 300], "File name too long"),
+        (["--lora", "a" * 300 + ":0.5"], "File name too long"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -105,9 +108,73 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     assert list(tmp_path.glob("v*")) == []
 
 
-def test_no_model_given(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flags", [[], ["--model-dir", ""]])
+def test_no_model_given(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    monkeypatch.setenv("LTX_A2V_MODEL_DIR", "")
+    assert main(["generate", "--prompt", "p", "--audio", "a.wav", *flags]) == 2
+    assert "No model files were given" in capsys.readouterr().err
+
+
+def test_model_dir_of_this_user(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LTX_A2V_MODEL_DIR", "~/models")
     assert main(["generate", "--prompt", "p", "--audio", "a.wav"]) == 2
-    assert "--model-dir" in capsys.readouterr().err
+    assert f"The model folder {tmp_path / 'models'} does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("target", "says"), [("/dev/full", "No space left on device"), ("&-", "stdout is closed")])
+def test_a_stdout_that_takes_nothing(model: ModelPaths, tmp_path: Path, target: str, says: str) -> None:
+    video, latents = tmp_path / "v.mp4", tmp_path / "l.safetensors"
+    arguments = generate(model, "--output-path", str(video), "--save-latents", str(latents), "--num-frames", "1")
+    command = shlex.join([sys.executable, "-m", "ltx_a2v", *arguments])
+    done = subprocess.run(
+        ["sh", "-c", f"umask 027; {command} >{target}"], stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1, done.stderr
+    assert says in last
+    assert str(video) in last
+    assert "Traceback" not in done.stderr
+    assert {path.stat().st_mode & 0o777 for path in (video, latents)} == {0o640}
+
+
+def test_help_into_a_full_disk() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ltx_a2v --help >/dev/full"], stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_cache_folder_that_is_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LTX_A2V_CACHE_DIR", str(tmp_path / "file"))
+    assert main(["demo", "--output-path", str(tmp_path / "v.mp4")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_an_interrupted_miniature_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(path: Path, content: object) -> None:
+        assert path.parent.is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(miniature, "_write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        miniature.ensure_miniature(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_libraries_are_imported(number: signal.Signals) -> None:
+    script = "import os, sys\nfrom ltx_a2v.stopping import importing\n"
+    script += f"try:\n with importing(): os.kill(os.getpid(), {int(number)})\nexcept BaseException: sys.exit(1)\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "ltx-a2v: stopped; nothing was written.\n"
 
 
 def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -> None:

@@ -9,20 +9,19 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from ltx_a2v.errors import A2VError, Cancelled, InvalidModel, InvalidRequest
+from ltx_a2v.errors import A2VError, InvalidModel, InvalidRequest
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.request import GenerationRequest, Guidance
 from ltx_a2v.settings import Settings, cache_dir
+from ltx_a2v.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 
 DTYPES = ("bfloat16", "float32")
 PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate")
@@ -33,16 +32,16 @@ QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for a mistake, 130 when stopped."""
     try:
+        on_stop(interrupt)
         arguments = build_parser().parse_args(argv)
-        signal.signal(signal.SIGTERM, _interrupt)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except A2VError as error:
         _say(f"ltx-a2v: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("ltx-a2v: stopped; nothing was written.")
-        return Cancelled.exit_code
+        _say(STOPPED)
+        return EXIT_CODE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,16 +101,27 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
 
+    def print_help(self, file: Any = None) -> None:
+        if file is not None:
+            super().print_help(file)
+        else:
+            _print(self.format_help())
+
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model files")
     group.add_argument(
-        "--model-dir", type=Path, help="folder in which the files below are found by name; also LTX_A2V_MODEL_DIR"
+        "--model-dir", type=_path, help="folder in which the files below are found by name; also LTX_A2V_MODEL_DIR"
     )
-    group.add_argument("--checkpoint-path", type=Path, help="ltx-2.3-22b-dev.safetensors")
-    group.add_argument("--distilled-lora-path", type=Path, help="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
-    group.add_argument("--spatial-upsampler-path", type=Path, help="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
-    group.add_argument("--gemma-root", type=Path, help="folder gemma-3-12b-it-qat-q4_0-unquantized")
+    group.add_argument("--checkpoint-path", type=_path, help="ltx-2.3-22b-dev.safetensors")
+    group.add_argument("--distilled-lora-path", type=_path, help="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
+    group.add_argument("--spatial-upsampler-path", type=_path, help="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
+    group.add_argument("--gemma-root", type=_path, help="folder gemma-3-12b-it-qat-q4_0-unquantized")
+
+
+def _path(given: str) -> Path | None:
+    """Nothing, as an unset variable gives, is not the current folder."""
+    return Path(given) if given else None
 
 
 def _add_field_arguments(
@@ -208,7 +218,7 @@ def _style_lora(given: str) -> Any:
     from ltx_a2v.options import StyleLora
 
     path, separator, strength = given.rpartition(":")
-    if not separator or Path(given).exists():
+    if not separator or os.path.exists(given):  # noqa: PTH110  Path's raises for names that are too long
         return StyleLora(Path(given))
     try:
         return StyleLora(Path(path), float(strength))
@@ -225,9 +235,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     paths = _model_paths(arguments)
     _quiet_libraries()
 
-    import torch
+    with importing():
+        import torch
 
-    from ltx_a2v.pipeline import A2VPipeline
+        from ltx_a2v.pipeline import A2VPipeline
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=_load_options(arguments))
@@ -264,7 +275,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     request = GenerationRequest(
         prompt="",
-        audio="",
+        audio=Path(),
         **{"num_frames": 97} | _fields(arguments, "request"),
         guidance=Guidance(**_fields(arguments, "guidance")),
     )
@@ -311,8 +322,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
     _quiet_libraries()
 
-    from ltx_a2v.miniature import ensure_miniature
-    from ltx_a2v.pipeline import A2VPipeline
+    with importing():
+        from ltx_a2v.miniature import ensure_miniature
+        from ltx_a2v.pipeline import A2VPipeline
 
     pipeline = A2VPipeline.open(ensure_miniature(cache_dir() / "miniature"), device="cpu")
     _print_report(_watch(pipeline.generate(request)), arguments.report)
@@ -377,22 +389,42 @@ def _show(work: Generator[Event, None, Any]) -> Any:
 
 
 def _print_report(result: GenerationResult, kind: str) -> None:
+    try:
+        _print(_report(result, kind))
+    except A2VError as error:
+        raise A2VError(f"{error} The video is complete: {result.output_path}.") from error
+
+
+def _report(result: GenerationResult, kind: str) -> str:
     if kind == "json":
-        sys.stdout.write(json.dumps(result.as_json()) + "\n")
-        return
+        return json.dumps(result.as_json()) + "\n"
     seconds = result.num_frames / result.frame_rate
     phases = ", ".join(f"{name} {took:.1f}" for name, took in result.phases.items())
-    sys.stdout.write(
+    notes = "".join(f"note: {notice}\n" for notice in result.notices)
+    return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
         f"seed {result.seed}\n"
-        f"{result.elapsed_seconds:.1f} s ({phases}); peak VRAM {result.peak_vram_gib:.2f} GiB\n"
+        f"{result.elapsed_seconds:.1f} s ({phases}); peak VRAM {result.peak_vram_gib:.2f} GiB\n{notes}"
     )
-    for notice in result.notices:
-        sys.stdout.write(f"note: {notice}\n")
+
+
+def _print(text: str) -> None:
+    """To stdout, all of it. Raises `A2VError` where it is closed or full."""
+    if sys.stdout is None:
+        raise A2VError("Nothing can be printed: stdout is closed.")
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise A2VError(f"Nothing can be printed: stdout answers {error.strerror!r}.") from error
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(message + "\n")
+    with suppress(OSError, AttributeError):  # a closed stderr is None
+        sys.stderr.write(message + "\n")
 
 
 def _quiet_libraries() -> None:
@@ -400,11 +432,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # phases need blocks of other sizes than the phase before; without this their remains stay reserved
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it wherever it is installed
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

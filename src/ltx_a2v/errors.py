@@ -10,7 +10,8 @@
     │   │   └── MissingExtra    an optional dependency that is not installed
     │   └── InvalidOutput       the place to write to
     ├── BudgetTooSmall          the VRAM budget (or host memory) cannot hold the smallest plan
-    ├── OutOfMemory             the device ran out of memory while working
+    ├── OutOfMemory             the device, or the host, ran out of memory while working
+    ├── NotFinite               the networks computed values that are no numbers
     ├── Unavailable             the server cannot take the work now
     ├── NotFound                no such job, file or route
     ├── Unauthorized            the API key is missing or wrong
@@ -82,6 +83,10 @@ class BudgetTooSmall(A2VError):
 class OutOfMemory(A2VError):
     code = "out_of_memory"
     http_status = 503
+
+
+class NotFinite(A2VError):
+    code = "not_finite"
 
 
 class Unavailable(A2VError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Phase = Literal[
     "load_audio",
@@ -22,16 +22,7 @@ Phase = Literal[
     "quantize",
 ]
 """What takes time; `quantize` is no part of a generation."""
-PHASES: tuple[Phase, ...] = (
-    "load_audio",
-    "encode_prompt",
-    "encode_audio",
-    "encode_image",
-    "stage_1",
-    "upsample",
-    "stage_2",
-    "decode",
-)
+PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != "quantize")
 
 
 @dataclass(frozen=True)

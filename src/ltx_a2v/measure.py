@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from contextlib import closing
+from typing import Any, TypeVar, cast, overload
 
 import torch
 
@@ -35,27 +36,37 @@ class PhaseLog:
     def elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def phase(self, phase: Phase, work: Callable[[], Work[Result]], steps: int = 0) -> Work[Result]:
-        """Run `work` and pass its events on, between `PhaseStarted` and `PhaseFinished`."""
+    @overload
+    def phase(self, phase: Phase, work: Callable[[], Work[Result]], steps: int = 0) -> Work[Result]: ...
+
+    @overload
+    def phase(self, phase: Phase, work: Callable[[], Result], steps: int = 0) -> Work[Result]: ...
+
+    def phase(self, phase: Phase, work: Callable[[], Any], steps: int = 0) -> Work[Any]:
+        """Run `work` between `PhaseStarted` and `PhaseFinished`; where it is a generator, pass its events on."""
         yield PhaseStarted(phase, steps)
         started = time.perf_counter()
         self._reset_peak()
-        events = work()
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as stop:
-                result: Result = stop.value
-                break
-            if isinstance(event, Notice):
-                self.notices.append(event.message)
-            yield event
+        made = work()
+        result = (yield from self._pass_on(made)) if isinstance(made, Generator) else made
         allocated, reserved = self._peak()
         self.seconds[phase] = round(time.perf_counter() - started, 3)
         self.peak_gib = max(self.peak_gib, allocated)
         self.peaks[phase] = allocated, reserved
         yield PhaseFinished(phase, self.seconds[phase], allocated, reserved)
         return result
+
+    def _pass_on(self, events: Work[Result]) -> Work[Result]:
+        """However this ends, the work's own clean-up has been done."""
+        with closing(events):
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as stop:
+                    return cast("Result", stop.value)
+                if isinstance(event, Notice):
+                    self.notices.append(event.message)
+                yield event
 
     def _reset_peak(self) -> None:
         if self._ledger is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.model_files import GemmaFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
+from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.build import shapes_of
 
@@ -191,14 +192,27 @@ SPECIAL_TOKENS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
 def ensure_miniature(folder: Path) -> ModelPaths:
     """The miniature model in `folder / VERSION`, made where it is not there yet."""
     complete = folder / VERSION
-    if not complete.is_dir():
-        part = folder / f"{VERSION}.{os.getpid()}.part"
-        make_miniature(part)
-        try:
-            part.rename(complete)
-        except OSError:  # another process was first
-            shutil.rmtree(part)
+    part = folder / f"{VERSION}.{os.getpid()}.part"
+    try:
+        if not complete.is_dir():
+            make_miniature(part)
+            _move(part, complete)
+    except OSError as error:
+        raise InvalidOutput(
+            f"The miniature model cannot be kept in {folder} ({error.strerror}); set LTX_A2V_CACHE_DIR to a folder "
+            "that can be written."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return ModelPaths.discover(complete)
+
+
+def _move(part: Path, complete: Path) -> None:
+    try:
+        part.rename(complete)
+    except OSError:
+        if not complete.is_dir():  # else another process was first
+            raise
 
 
 def make_miniature(folder: Path) -> None:
@@ -221,15 +235,15 @@ def make_miniature(folder: Path) -> None:
         tensors.update(_random_tensors(random, shapes_of(module), key_map))
     sections = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
     metadata = {"model_version": "2.3.0", "config": json.dumps(sections)}
-    save_file(tensors, folder / "ltx-2.3-miniature.safetensors", metadata=metadata)
-    save_file(
-        _lora_tensors(random, transformer.linear_shapes(denoiser)),
+    _write_tensors(folder / "ltx-2.3-miniature.safetensors", tensors, metadata)
+    _write_tensors(
         folder / "ltx-2.3-miniature-distilled-lora.safetensors",
+        _lora_tensors(random, transformer.linear_shapes(denoiser)),
     )
-    save_file(
-        _random_tensors(random, shapes_of(upsampler.build_upsampler(_upsampler_arguments())), keys.UPSAMPLER),
+    _write_tensors(
         folder / "ltx-2.3-miniature-spatial-upscaler-x2.safetensors",
-        metadata={"config": json.dumps(UPSAMPLER)},
+        _random_tensors(random, shapes_of(upsampler.build_upsampler(_upsampler_arguments())), keys.UPSAMPLER),
+        {"config": json.dumps(UPSAMPLER)},
     )
 
 
@@ -257,7 +271,7 @@ _PIXELS_PER_CHANNEL = {
 def _random_tensor(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> Tensor:
     """Spread as a trained layer's would be: outputs neither vanish nor explode, and nothing is exactly at rest.
 
-    Neighbouring pixels are mostly alike, so that the decoder paints soft patches and not noise, which no video codec
+    Neighbouring pixels are mostly alike, so that the decoder paints coarse texture and not noise, which no video codec
     can carry.
     """
     places = next((n for layer, n in _PIXELS_PER_CHANNEL.items() if name.startswith(layer)), 1)
@@ -302,7 +316,7 @@ def _write_gemma(folder: Path, random: np.random.RandomState) -> None:
     model = text.build_gemma(GemmaFiles(folder, GEMMA, {}))
     prefixed = KeyMap(prefixes=(("language_model.model.", ""),))
     config = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": GEMMA}
-    save_file(_random_tensors(random, shapes_of(model), prefixed), folder / "model.safetensors", {"format": "pt"})
+    _write_tensors(folder / "model.safetensors", _random_tensors(random, shapes_of(model), prefixed), {"format": "pt"})
     _byte_tokenizer().save(str(folder / "tokenizer.json"))
     _write_json(folder / "config.json", config)
     _write_json(
@@ -329,6 +343,11 @@ def _byte_tokenizer() -> Tokenizer:
         single="<bos> $A", special_tokens=[("<bos>", SPECIAL_TOKENS["<bos>"])]
     )
     return tokenizer
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """`save_file` would let nobody but the user read the file, whatever the umask says."""
+    path.write_bytes(save(tensors, metadata))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,13 +6,13 @@ latent, refine at full size with the distilled LoRA, decode. The audio condition
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ltx_a2v.checkpoint.model_files import ModelFiles
@@ -22,7 +22,7 @@ from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import StageLatent, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
-from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidOutput, InvalidRequest, OutOfMemory
+from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidRequest, NotFinite, OutOfMemory
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFinished
 from ltx_a2v.measure import GIB, PhaseLog, Work
 from ltx_a2v.media.audio import AudioClip, audio_seconds, load_audio, log_mel, resample
@@ -36,12 +36,12 @@ from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.options import LoadOptions
+from ltx_a2v.output_file import check_output_file, check_overwrites_nothing, write_whole
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.budget import Budget, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.residency.plan import Plan
-from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class _Fitted:
     request: GenerationRequest
     num_frames: int
     guidance: Guidance
+    pictures: Mapping[int, Tensor]
+    """The picture [1, 3, 1, H, W] at size / 2 and size / 1; empty without one."""
 
     @property
     def seconds(self) -> float:
@@ -104,9 +106,11 @@ class A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
 
         Raises `InvalidModel` for files that are wrong or do not belong together, `InvalidMode` for a quantization that
-        they or the device cannot have, `InvalidInput` for a device that is not there.
+        they or the device cannot have, `InvalidInput` for a device that is not there or a dtype it does not compute in.
         """
         chosen = choose_device(device)
+        if dtype not in (None, torch.bfloat16, torch.float32):
+            raise InvalidInput(f"dtype {dtype!r} is not supported; use torch.bfloat16 or torch.float32.")
         default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
         return cls(Networks(ModelFiles.open(paths), chosen, dtype or default, options))
 
@@ -156,6 +160,11 @@ class A2VPipeline:
         `BudgetTooSmall` before any weights are read where the request, its files or the budget are wrong, and
         `OutOfMemory` when the device could not hold the work, nor a smaller plan for it.
         """
+        with _host_memory():
+            yield from self._generate_within_memory(request)
+
+    def _generate_within_memory(self, request: GenerationRequest) -> Iterator[Event]:
+        """With a smaller plan where the device could not hold the first."""
         fitted = self._fit(request)
         try:
             yield from self._attempt(fitted, self._plan(fitted, self._options.budget))
@@ -211,16 +220,20 @@ class A2VPipeline:
                 steps=len(STAGE_2_SIGMAS) - 1,
             )
 
-        yield from log.phase("decode", lambda: self._decode(fitted, stage_2, clip), steps=_decode_steps(stage_2))
-        if request.save_latents:
-            _save_latents(request.save_latents, stage_1, stage_2)
+        latents = {"stage_1": stage_1, "stage_2": stage_2}
+        yield from log.phase("decode", lambda: self._decode(fitted, latents, clip), steps=_decode_steps(stage_2))
         yield Done(self._result(fitted, plan, log))
 
     def _fit(self, request: GenerationRequest) -> _Fitted:
         """Decide the number of frames and the perturbed blocks; refuse what cannot work before anything is loaded."""
         check_output(request.output_path)
-        if request.save_latents and not request.save_latents.parent.is_dir():
-            raise InvalidOutput(f"The folder {request.save_latents.parent} of --save-latents does not exist.")
+        if request.save_latents:
+            check_output_file(request.save_latents, None, "latents.safetensors")
+        check_overwrites_nothing(
+            {"--output-path": request.output_path, "--save-latents": request.save_latents},
+            [("--image", request.image), ("--audio", request.audio), *self._networks.files.paths.by_flag()]
+            + [("--lora", lora.path) for lora in self._options.loras],
+        )
         num_frames = request.num_frames
         if num_frames == "auto":
             num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
@@ -236,7 +249,7 @@ class A2VPipeline:
             raise InvalidRequest(
                 f"--video-stg-blocks {beyond[0]}: this model's blocks are 0 to {self._config.num_layers - 1}."
             )
-        return _Fitted(request, num_frames, guidance)
+        return _Fitted(request, num_frames, guidance, _fit_pictures(request))
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:
         request = fitted.request
@@ -256,7 +269,7 @@ class A2VPipeline:
         contexts = yield from self._prompts.encode(prompts)
         return contexts[0], contexts[-1]
 
-    def _encode_audio(self, fitted: _Fitted, clip: AudioClip) -> Work[Tensor]:
+    def _encode_audio(self, fitted: _Fitted, clip: AudioClip) -> Tensor:
         config = self._config
         with on_host():
             mel = log_mel(
@@ -268,19 +281,13 @@ class A2VPipeline:
             )
         with self._networks.use("audio_encoder") as encoder:
             latent = encoder(mel.to(self._device, self._dtype))
-        return audio_vae.pack_audio(audio_vae.fit_length(latent, round(AUDIO_LATENTS_PER_SECOND * fitted.seconds)))
-        yield  # a phase is a generator, also where it has nothing to say
+        return audio_vae.pack_audio(audio_vae.fit_length(latent, fitted.shape.audio_tokens))
 
-    def _encode_image(self, fitted: _Fitted) -> Work[dict[int, Tensor]]:
-        request = fitted.request
-        if request.image is None:
+    def _encode_image(self, fitted: _Fitted) -> dict[int, Tensor]:
+        if not fitted.pictures:
             return {}
-        with on_host():
-            pixels = decode_image(request.image, request.image_crf)
-            fitting = {s: fit_image(pixels, request.width // s, request.height // s) for s in (2, 1)}
         with self._networks.use("video_encoder") as encoder:
-            return {scale: encoder(picture.to(self._device, self._dtype)) for scale, picture in fitting.items()}
-        yield
+            return {scale: encoder(picture.to(self._device, self._dtype)) for scale, picture in fitted.pictures.items()}
 
     def _start(
         self, fitted: _Fitted, conditions: _Conditions, scale: int, latent: Tensor | None, generator: torch.Generator
@@ -332,16 +339,19 @@ class A2VPipeline:
                 loaded.begin(sweeps=steps)
             for step, latent in enumerate(denoise(forward, start, sigmas, guidance), start=1):  # noqa: B007  the last
                 yield StepFinished(phase, step, steps)
+        _check_finite(latent, phase)
         return start.grid.unpack(latent)
 
-    def _upsample(self, latent: Tensor) -> Work[Tensor]:
+    def _upsample(self, latent: Tensor) -> Tensor:
         with self._networks.use("upsampler") as network:
             return upsample(network, latent, self._networks.latent_statistics())
-        yield
 
-    def _decode(self, fitted: _Fitted, latent: Tensor, clip: AudioClip) -> Work[None]:
-        """Frames go to the encoder as they are decoded; the original sound goes with them."""
-        request = fitted.request
+    def _decode(self, fitted: _Fitted, latents: Mapping[str, Tensor], clip: AudioClip) -> Work[None]:
+        """Frames go to the encoder as they are decoded; the original sound goes with them.
+
+        The latents are saved while the video is not yet in its place: what cannot be written leaves nothing.
+        """
+        request, latent = fitted.request, latents["stage_2"]
         with (
             self._networks.use("video_decoder") as decoder,
             VideoWriter(
@@ -355,6 +365,8 @@ class A2VPipeline:
             for step, frames in enumerate(video_vae.decode_frames(decoder, latent, Tiling()), start=1):
                 writer.write(frames)
                 yield StepFinished("decode", step, _decode_steps(latent))
+            if request.save_latents:
+                write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
 
     def _result(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> GenerationResult:
         request = fitted.request
@@ -383,6 +395,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise InvalidInput(f"--device {device!r} is no device; use cuda, cuda:1 or cpu.") from None
     if chosen.type not in ("cuda", "cpu"):
         raise InvalidInput(f"--device {device!r} is not supported; use cuda or cpu.")
+    if chosen.type == "cpu" and chosen.index:
+        raise InvalidInput(f"--device {device!r} does not exist: there is one CPU; use --device cpu.")
     if chosen.type == "cuda" and (not available or (chosen.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
         raise InvalidInput(f"--device {device!r} was asked for, but this machine has {found}; use --device cpu.")
@@ -405,7 +419,30 @@ def _decode_steps(latent: Tensor) -> int:
     return len(Tiling().temporal(latent.shape[2]))
 
 
-def _save_latents(path: Path, stage_1: Tensor, stage_2: Tensor) -> None:
-    part = path.with_name(path.name + ".part")
-    save_file({"stage_1": stage_1.float().cpu().contiguous(), "stage_2": stage_2.float().cpu().contiguous()}, part)
-    part.replace(path)
+def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:
+    if request.image is None:
+        return {}
+    pixels = decode_image(request.image, request.image_crf)
+    return {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}
+
+
+def _check_finite(latent: Tensor, phase: Phase) -> None:
+    """Else the video would be black or grey, and nobody would know why."""
+    if not latent.isfinite().all():
+        raise NotFinite(
+            f"{phase} computed values that are no numbers: the weights are damaged, or do not bear the way they are "
+            "stored; try --transformer-quantization none, other LoRAs, or download the files again."
+        )
+
+
+@contextmanager
+def _host_memory() -> Iterator[None]:
+    """What the host's allocators raise becomes `OutOfMemory`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            "The host's memory is used up; close other programs, or reduce --width, --height or --num-frames."
+        ) from error

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.settings import (
     LTX_2_3,
+    MAX_AUDIO_START,
     MAX_AUTO_FRAMES,
     MAX_FRAMES,
     MAX_SIZE,
@@ -37,6 +39,24 @@ class _Frozen(BaseModel):
         except ValidationError as error:
             raise InvalidRequest(_one_sentence(type(self), error)) from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        """Else True would be a width of 1."""
+        if isinstance(value, bool) or (isinstance(value, list | tuple) and any(isinstance(v, bool) for v in value)):
+            raise PydanticCustomError("bool", "is not a value for this")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _usable_characters(cls, value: Any) -> Any:
+        """What a shell passes on from another encoding, and what no file system takes."""
+        if isinstance(value, Path) and "\0" in str(value):
+            raise PydanticCustomError("nul", "is not a path: it contains a NUL byte")
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise PydanticCustomError("surrogates", "is not valid UTF-8")
+        return value
+
 
 class Guidance(_Frozen):
     """How the passes of a guided step are combined (reference: `MultiModalGuider`).
@@ -54,7 +74,8 @@ class Guidance(_Frozen):
     stg_blocks: tuple[int, ...] | None = _option(
         None,
         "--video-stg-blocks",
-        "Transformer blocks that the perturbed pass perturbs; default: the model's (28 of 48 in LTX-2.3).",
+        "Transformer blocks that the perturbed pass perturbs; default: the model's (28 of 48 in LTX-2.3); the flag "
+        "without a number turns it off.",
     )
     modality: float = _option(
         LTX_2_3.modality, "--a2v-guidance-scale", "How closely to follow the audio; 1 turns it off.", ge=0, le=100
@@ -91,7 +112,9 @@ class GenerationRequest(_Frozen):
     image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
     output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
     negative_prompt: str = _option(LTX_2_3.negative_prompt, "--negative-prompt", "What to steer away from.")
-    audio_start_time: float = _option(0.0, "--audio-start-time", "Seconds into the audio at which to start.", ge=0)
+    audio_start_time: float = _option(
+        0.0, "--audio-start-time", "Seconds into the audio at which to start.", ge=0, le=MAX_AUDIO_START
+    )
     image_strength: float = _option(1.0, "--image-strength", "1 keeps the picture as it is, 0 ignores it.", ge=0, le=1)
     image_crf: int = _option(
         LTX_2_3.image_crf,
@@ -142,8 +165,8 @@ def nearest_sizes(size: int) -> list[int]:
 
 
 def nearest_num_frames(frames: int) -> list[int]:
-    below = min(max((frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 9), MAX_FRAMES)
-    above = min(max(-(-(frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 9), MAX_FRAMES)
+    below = min(max((frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 1), MAX_FRAMES)
+    above = min(max(-(-(frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 1), MAX_FRAMES)
     return sorted({below, above})
 
 
@@ -161,13 +184,42 @@ def flag_of(model: type[BaseModel], field: str) -> str:
     return str(extra["flag"]) if isinstance(extra, dict) else field
 
 
+_COMPLAINTS = {
+    "int_type": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_parsing_size": "is too large a number",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
+    "string_type": "is not text",
+    "path_type": "is not a path",
+    "tuple_type": "is not a list of whole numbers",
+    "model_type": "is not a Guidance",
+    "greater_than_equal": "is too small: it must be at least {ge}",
+    "less_than_equal": "is too large: it must be at most {le}",
+    "less_than": "is too large: it must be below {lt}",
+}
+"""By pydantic's types of errors, which speak of inputs and types where users gave flags."""
+
+
 def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
     """The first complaint, in the words of the command line's flags."""
     complaint = error.errors()[0]
     name = str(complaint["loc"][0]) if complaint["loc"] else "request"
-    message = complaint["msg"].removeprefix("Value error, ")
     if name not in model.model_fields:
         return f"Unknown field {name!r}; known are {', '.join(model.model_fields)}."
+    flag = flag_of(model, name)
     if complaint["type"] == "missing":
-        return f"{flag_of(model, name)} is missing: {model.model_fields[name].description}"
-    return f"{flag_of(model, name)} {complaint['input']!r}: {message}."
+        return f"{flag} is missing: {model.model_fields[name].description}"
+    if complaint["type"] == "value_error":
+        return f"{flag} {complaint['input']!r}: {complaint['ctx']['error']}."
+    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
+    what = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
+    or_auto = " or 'auto'" if name == "num_frames" and what == _COMPLAINTS["int_type"] else ""
+    return f"{flag} {_shortened(complaint['input'])} {what}{or_auto}."
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

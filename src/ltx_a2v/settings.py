@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SPATIAL_FACTOR = 32
@@ -26,6 +27,8 @@ VRAM_HEADROOM = 2**30
 MAX_SIZE = 4096
 MAX_FRAMES = 1025
 MAX_AUTO_FRAMES = 257
+MAX_AUDIO_START = 7 * 24 * 3600
+"""Seconds into the audio: a week of it."""
 MAX_STEPS = 1000
 PROMPT_CACHE_BYTES = 2 * 2**30
 """Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
@@ -88,6 +91,11 @@ def cache_dir() -> Path:
 class Settings(BaseSettings):
     """What the environment says."""
 
-    model_config = SettingsConfigDict(env_prefix="LTX_A2V_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LTX_A2V_", env_ignore_empty=True, extra="ignore")
 
     model_dir: Path | None = None
+
+    @field_validator("model_dir")
+    @classmethod
+    def _of_this_user(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser()

@@ -56,6 +56,20 @@ def write_s16(path: Path, samples: np.ndarray, rate: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("start", [1e18, 1e300])
+def test_a_start_beyond_all_time(tmp_path: Path, start: float) -> None:
+    path = write_s16(tmp_path / "a.wav", np.zeros((1, 100)), 16000)
+    with pytest.raises(InvalidAudio, match=r"0\.01 s long"):
+        audio_seconds(path, start)
+
+
+@pytest.mark.parametrize("rate", [999, 768_001, 2**31 - 1])
+def test_sample_rates_that_cannot_be(tmp_path: Path, rate: int) -> None:
+    path = write_s16(tmp_path / "a.wav", np.zeros((1, 100)), rate)
+    with pytest.raises(InvalidAudio, match=f"{rate} samples per second"):
+        load_audio(path, 0.0, 1.0)
+
+
 # --- what is decoded -------------------------------------------------------------------------------------------------
 
 

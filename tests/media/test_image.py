@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from ltx_a2v.errors import InvalidImage
 from ltx_a2v.media import image as image_module
-from ltx_a2v.media.image import decode_image, fit_image, load_image
+from ltx_a2v.media.image import decode_image, fit_image
 
 
 def picture(width: int = 60, height: int = 40, seed: int = 0) -> np.ndarray:
@@ -50,17 +50,10 @@ def covering_bilinear(pixels: np.ndarray, width: int, height: int) -> np.ndarray
 @pytest.mark.parametrize("source", [(60, 40), (37, 91), (200, 20), (1, 1)])
 def test_covers_and_crops(tmp_path: Path, source: tuple[int, int], width: int, height: int) -> None:
     pixels = picture(*source)
-    tensor = load_image(save(tmp_path / "a.png", Image.fromarray(pixels)), width, height, crf=0)
+    tensor = fit_image(decode_image(save(tmp_path / "a.png", Image.fromarray(pixels)), crf=0), width, height)
     assert tensor.shape == (1, 3, 1, height, width)
     assert tensor.dtype == torch.float32
     assert np.abs(tensor[0, :, 0].numpy() - covering_bilinear(pixels, width, height)).max() < 1e-4
-
-
-def test_decoding_once_serves_both_sizes(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.fromarray(picture()))
-    pixels = decode_image(path, 33)
-    for width, height in ((64, 64), (128, 128)):
-        assert torch.equal(fit_image(pixels, width, height), load_image(path, width, height, 33))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -230,7 +223,7 @@ def test_unusable_pictures_say_why(
         assert decode_image(path, 0).shape == (1, 2, 3)
         return
     with pytest.raises(InvalidImage, match=reason) as caught:
-        load_image(path, 64, 64, 33)
+        decode_image(path, 33)
     assert str(path) in str(caught.value)
 
 

@@ -6,15 +6,16 @@ padding differ from diffusers' defaults, which silently give wrong pictures.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
-from ltx_a2v.errors import InvalidModel
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, json_object
+from ltx_a2v.errors import A2VError, InvalidModel
 from ltx_a2v.settings import DEFAULTS_SINCE_VERSION, SPATIAL_FACTOR, TEMPORAL_FACTOR, GenerationDefaults
 
 _SAMPLING = {"space": "spatial", "time": "temporal", "all": "spatiotemporal"}
@@ -46,7 +47,18 @@ class ModelConfig:
             "apply_gated_attention"
         ):
             raise InvalidModel(f"{file.path} is LTX-{version}, whose architecture is older; LTX-2.3 is needed.")
-        return cls(version, config["transformer"], config["vae"], config["audio_vae"])
+        found = cls(version, config["transformer"], config["vae"], config["audio_vae"])
+        with usable_config(file.path):
+            found.read_all()
+        return found
+
+    def read_all(self) -> None:
+        """Raises what reading any of the numbers raises: a foreign config is found before it is used."""
+        self.transformer_arguments()
+        self.connectors_arguments(1)
+        self.video_vae_arguments()
+        self.audio_vae_arguments()
+        _ = self.num_layers, self.widths, self.vae_stages, self.fft_length
 
     @property
     def defaults(self) -> GenerationDefaults:
@@ -69,6 +81,11 @@ class ModelConfig:
             t["num_attention_heads"] * t["attention_head_dim"],
             t["audio_num_attention_heads"] * t["audio_attention_head_dim"],
         )
+
+    @property
+    def caption_channels(self) -> int:
+        """Width of the text encoder that the connectors were made for."""
+        return int(self.transformer.get("caption_channels", 3840))
 
     @property
     def vae_stages(self) -> int:
@@ -107,7 +124,7 @@ class ModelConfig:
             "num_layers": t["num_layers"],
             "norm_eps": t.get("norm_eps", 1e-6),
             "norm_elementwise_affine": False,
-            "caption_channels": t.get("caption_channels", 3840),
+            "caption_channels": self.caption_channels,
             "rope_type": t.get("rope_type", "split"),
             "rope_theta": t.get("positional_embedding_theta", 10000.0),
             "rope_double_precision": t.get("frequencies_precision") == "float64",
@@ -134,7 +151,7 @@ class ModelConfig:
         registers = t.get("connector_num_learnable_registers", 128)
         gated = t.get("connector_apply_gated_attention", True)
         return {
-            "caption_channels": t.get("caption_channels", 3840),
+            "caption_channels": self.caption_channels,
             "text_proj_in_factor": hidden_states,
             "video_connector_num_attention_heads": t["connector_num_attention_heads"],
             "video_connector_attention_head_dim": t["connector_attention_head_dim"],
@@ -241,13 +258,26 @@ def read_config(file: SafetensorsFile) -> dict[str, Any]:
         raise InvalidModel(
             f"{file.path} has no 'config' in its metadata, so its architecture is unknown; use an original file."
         )
-    try:
-        config = json.loads(raw)
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
+    config = json_object(raw)
+    if config is None:
         raise InvalidModel(f"{file.path} has a damaged 'config' in its metadata: it is not a JSON object.")
     return config
+
+
+@contextmanager
+def usable_config(path: Path) -> Iterator[None]:
+    """Whatever a foreign config makes its reading, or the modules built from it, raise becomes `InvalidModel`."""
+    try:
+        yield
+    except A2VError:
+        raise
+    except Exception as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise InvalidModel(f"{path} has a config that no LTX-2.3 model has ({what}); use an original file.") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ AUDIO_ENCODER = KeyMap(
         *((f"audio_vae.per_channel_statistics.{old}", new) for old, new in _STATISTICS),
     )
 )
-UPSAMPLER = KeyMap(prefixes=(("", ""),))
+AS_IN_FILE = KeyMap(prefixes=(("", ""),))
+UPSAMPLER = AS_IN_FILE
 
 
 def video_vae(stages: int) -> KeyMap:

@@ -42,7 +42,14 @@ class LoraFile:
             name = keys.LORA.to_module(layer)
             if name is None:
                 raise InvalidModel(f"{path} is a LoRA for another model: {layer!r} is no layer of LTX-2's transformer.")
-            pairs[name] = LoraPair(file.tensors[layer + _DOWN], file.tensors[layer + _UP])
+            pair = LoraPair(file.tensors[layer + _DOWN], file.tensors[layer + _UP])
+            for factor in (pair.down, pair.up):
+                if len(factor.shape) != 2:
+                    raise InvalidModel(
+                        f"{path} is not a LoRA for linear layers: {factor.name!r} has shape {list(factor.shape)} and "
+                        "is no matrix."
+                    )
+            pairs[name] = pair
         return cls(path, strength, pairs)
 
     def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

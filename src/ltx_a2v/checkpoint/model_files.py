@@ -5,7 +5,6 @@ Nothing but headers is read here, so a wrong file is found in milliseconds and b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig, upsampler_arguments
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
-from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
+from ltx_a2v.checkpoint.paths import ModelPaths, check_folder, readable
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry, json_object
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.quantization.choose import Stored, read_stored
 
@@ -30,6 +29,7 @@ class GemmaFiles:
     config: Mapping[str, Any]
     """`config.json` of the text model."""
     entries: Entries
+    key_map: KeyMap = keys.AS_IN_FILE
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,18 @@ class ModelFiles:
         checkpoint = SafetensorsFile.open(paths.checkpoint)
         config = ModelConfig.of(checkpoint)
         upsampler = SafetensorsFile.open(paths.spatial_upsampler)
+        split = split_checkpoint(checkpoint, config)
+        gemma = _open_gemma(paths.gemma_root)
+        _check_text_encoder_fits(paths.checkpoint, config, split["connectors"], gemma)
         return cls(
             paths=paths,
             config=config,
             stored=read_stored(paths.checkpoint, checkpoint.metadata),
-            **split_checkpoint(checkpoint, config),
+            **split,
             upsampler=upsampler.tensors,
             upsampler_arguments=upsampler_arguments(upsampler),
             distilled_lora=LoraFile.open(paths.distilled_lora),
-            gemma=_open_gemma(paths.gemma_root),
+            gemma=gemma,
         )
 
 
@@ -86,16 +89,15 @@ def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, di
                 unknown.append(name)
     if unknown:
         raise InvalidModel(
-            f"{file.path} holds {len(unknown)} tensors that LTX-2.3 does not have: {listed(unknown)}; "
-            "is it another model's file?"
+            f"{file.path} holds {listed(unknown)}, which LTX-2.3 does not have; is it another model's file?"
         )
     return split
 
 
-def listed(names: list[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(sorted(names)[:most]) + more
+def listed(names: list[str], what: str = "tensor", most: int = 5) -> str:
+    """How many there are, and the first few names."""
+    more = ", ..." if len(names) > most else ""
+    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({', '.join(sorted(names)[:most])}{more})"
 
 
 _LANGUAGE_MODEL_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
@@ -104,13 +106,15 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 def _open_gemma(root: Path) -> GemmaFiles:
     """A Hugging Face folder of Gemma 3; of its tensors only the language model's are used."""
-    if not root.is_dir():
-        raise InvalidModel(f"The text encoder folder {root} does not exist.")
+    check_folder(root, "text encoder folder")
     config = _read_json(root / "config.json")
     if not str(config.get("model_type", "")).startswith("gemma3"):
         raise InvalidModel(f"{root} holds a {config.get('model_type')!r} model; LTX-2.3 needs Gemma 3 12B.")
-    if not any((root / name).is_file() and (root / name).stat().st_size for name in _TOKENIZER_FILES):
-        raise InvalidModel(f"{root} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}); copy it from the model's page.")
+    with readable(root):
+        if not any((root / name).is_file() and (root / name).stat().st_size for name in _TOKENIZER_FILES):
+            raise InvalidModel(
+                f"{root} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}); copy it from the model's page."
+            )
     shards = sorted(root.glob("*.safetensors"))
     if not shards:
         raise InvalidModel(f"{root} has no *.safetensors weights; download the text encoder again.")
@@ -119,16 +123,42 @@ def _open_gemma(root: Path) -> GemmaFiles:
     if prefix is None:
         raise InvalidModel(f"{root} holds no language model: no 'embed_tokens.weight' in {len(shards)} files.")
     entries = {name.removeprefix(prefix): entry for name, entry in tensors.items() if name.startswith(prefix)}
-    return GemmaFiles(root, config.get("text_config", config), entries)
+    return GemmaFiles(root, _text_config(root / "config.json", config), entries, KeyMap(((prefix, ""),)))
+
+
+def _text_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    found = config.get("text_config", config)
+    if not isinstance(found, dict):
+        raise InvalidModel(f"{path} describes no text model: its text_config is {found!r}; download it again.")
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        if type(found.get(name)) is not int or found[name] < 1:
+            raise InvalidModel(f"{path} does not say {name} ({found.get(name)!r}); download it again.")
+    return found
+
+
+def _check_text_encoder_fits(path: Path, config: ModelConfig, connectors: Entries, gemma: GemmaFiles) -> None:
+    """The connectors' first layer takes every hidden state, the embedding's and each layer's, side by side."""
+    width, layers = gemma.config["hidden_size"], gemma.config["num_hidden_layers"]
+    if width != config.caption_channels:
+        raise InvalidModel(
+            f"{gemma.root} and {path} do not belong together: the text encoder's hidden size is {width}, the "
+            f"checkpoint was made for {config.caption_channels}."
+        )
+    projection = connectors.get("video_text_proj_in.weight")
+    if projection is None or len(projection.shape) != 2 or projection.shape[1] % width:
+        return  # which the connectors' own check says
+    if projection.shape[1] != width * (layers + 1):
+        raise InvalidModel(
+            f"{gemma.root} and {path} do not belong together: the text encoder has {layers} layers, the checkpoint "
+            f"was made for {projection.shape[1] // width - 1}."
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json_object(path.read_bytes())
     except OSError:
         raise InvalidModel(f"{path} cannot be read; is {path.parent} a Hugging Face folder?") from None
-    except ValueError:
-        raise InvalidModel(f"{path} is not JSON; download it again.") from None
-    if not isinstance(content, dict):
+    if content is None:
         raise InvalidModel(f"{path} is not a JSON object; download it again.")
     return content

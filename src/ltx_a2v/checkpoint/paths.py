@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,36 +25,63 @@ class ModelPaths:
     @classmethod
     def discover(
         cls,
-        model_dir: Path,
+        model_dir: str | Path,
         *,
-        checkpoint: Path | None = None,
-        distilled_lora: Path | None = None,
-        spatial_upsampler: Path | None = None,
-        gemma_root: Path | None = None,
+        checkpoint: str | Path | None = None,
+        distilled_lora: str | Path | None = None,
+        spatial_upsampler: str | Path | None = None,
+        gemma_root: str | Path | None = None,
     ) -> ModelPaths:
         """Find what is not given by name in `model_dir` or two folders below.
 
         Raises `InvalidModel` when a file is not found, or when several could be meant.
         """
-        if not model_dir.is_dir():
-            raise InvalidModel(f"The model folder {model_dir} does not exist.")
-        weights = [path for depth in _DEPTHS for path in sorted(model_dir.glob(f"{depth}*.safetensors"))]
+        folder = Path(model_dir)
+        check_folder(folder, "model folder")
+        weights = [path for depth in _DEPTHS for path in sorted(folder.glob(f"{depth}*.safetensors"))]
         loras = [path for path in weights if "distilled-lora" in path.name]
         upsamplers = [path for path in weights if "spatial-upscaler-x2" in path.name]
         checkpoints = [path for path in weights if _is_checkpoint_name(path.name)]
+
+        def given_or_only(given: str | Path | None, what: str, flag: str, found: list[Path]) -> Path:
+            return Path(given) if given else _only(what, flag, found, folder)
+
         return cls(
-            checkpoint or _only("checkpoint (ltx-2.3-*.safetensors)", "--checkpoint-path", checkpoints, model_dir),
-            distilled_lora
-            or _only("distilled LoRA (*distilled-lora*.safetensors)", "--distilled-lora-path", loras, model_dir),
-            spatial_upsampler
-            or _only(
+            given_or_only(checkpoint, "checkpoint (ltx-2.3-*.safetensors)", "--checkpoint-path", checkpoints),
+            given_or_only(
+                distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "--distilled-lora-path", loras
+            ),
+            given_or_only(
+                spatial_upsampler,
                 "spatial upsampler (*spatial-upscaler-x2*.safetensors)",
                 "--spatial-upsampler-path",
                 upsamplers,
-                model_dir,
             ),
-            gemma_root or _only("text encoder folder (gemma*/)", "--gemma-root", _gemma_folders(model_dir), model_dir),
+            given_or_only(gemma_root, "text encoder folder (gemma*/)", "--gemma-root", _gemma_folders(folder)),
         )
+
+    def by_flag(self) -> list[tuple[str, Path]]:
+        """Every file, by the flag that gives it."""
+        files = [("--checkpoint-path", self.checkpoint), ("--distilled-lora-path", self.distilled_lora)]
+        files.append(("--spatial-upsampler-path", self.spatial_upsampler))
+        return files + [("a file of --gemma-root", path) for path in sorted(self.gemma_root.glob("*"))]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What the file system refuses, a too long name or a closed folder, becomes `InvalidModel`."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidModel(f"{path} cannot be read: {os.strerror(error.errno or 0)}.") from error
+
+
+def check_folder(path: Path, what: str) -> None:
+    with readable(path):
+        if path.is_file():
+            raise InvalidModel(f"The {what} {path} is a file, not a folder.")
+        if not path.is_dir():
+            raise InvalidModel(f"The {what} {path} does not exist.")
 
 
 _DEPTHS = ("", "*/", "*/*/")

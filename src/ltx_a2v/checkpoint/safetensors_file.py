@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
 
+from ltx_a2v.checkpoint.paths import readable
 from ltx_a2v.errors import InvalidModel
 
 DTYPES: dict[str, torch.dtype] = {
@@ -60,6 +61,8 @@ class SafetensorsFile:
         """Read and check the header. Raises `InvalidModel` for a file that is missing, foreign or cut short."""
         header, data_start, size = _read_header(path)
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
+            raise InvalidModel(f"{path} has a damaged header: its __metadata__ is not a table of texts.")
         entries = sorted((_entry(path, name, spec, data_start) for name, spec in header.items()), key=_by_offset)
         end = max((entry.offset + entry.nbytes for entry in entries), default=data_start)
         if end > size:
@@ -68,47 +71,53 @@ class SafetensorsFile:
             )
         return cls(path, metadata, {entry.name: entry for entry in entries})
 
-    @property
-    def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self.tensors.values())
-
 
 def _by_offset(entry: TensorEntry) -> tuple[int, str]:
     return entry.offset, entry.name
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    if not path.exists():
-        raise InvalidModel(f"{path} does not exist; give the path of a .safetensors file.")
-    if not path.is_file():
-        raise InvalidModel(f"{path} is not a file; give the path of a .safetensors file.")
-    try:
+    with readable(path):
+        if not path.exists():
+            raise InvalidModel(f"{path} does not exist; give the path of a .safetensors file.")
+        if not path.is_file():
+            raise InvalidModel(f"{path} is not a file; give the path of a .safetensors file.")
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or not 2 <= length <= MAX_HEADER_BYTES:
                 raise InvalidModel(f"{path} is not a safetensors file: it does not begin with a header length.")
             raw = file.read(length)
-    except OSError as error:
-        raise InvalidModel(f"{path} cannot be read: {os.strerror(error.errno or 0)}.") from error
     if len(raw) < length:
         raise InvalidModel(f"{path} is truncated inside its header ({size:,} bytes); download it again.")
-    try:
-        header = json.loads(raw)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
+    header = json_object(raw)
+    if header is None:
         raise InvalidModel(f"{path} is not a safetensors file: its header is not JSON.")
     return header, 8 + length, size
+
+
+def json_object(raw: str | bytes) -> dict[str, Any] | None:
+    """None for what is no JSON object, or is nested too deeply to be one of ours."""
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _entry(path: Path, name: str, spec: Any, data_start: int) -> TensorEntry:
     try:
         dtype = DTYPES[spec["dtype"]]
-        shape = tuple(int(n) for n in spec["shape"])
-        start, end = (int(n) for n in spec["data_offsets"])
+        shape, (start, end) = _whole_numbers(spec["shape"]), _whole_numbers(spec["data_offsets"])
     except (KeyError, TypeError, ValueError):
-        raise InvalidModel(f"{path} has a damaged header: tensor {name!r} is described as {spec!r}.") from None
-    if start < 0 or end - start != math.prod(shape) * dtype.itemsize:
+        described = shortened(spec)
+        raise InvalidModel(f"{path} has a damaged header: tensor {name!r} is described as {described}.") from None
+    if end - start != math.prod(shape) * dtype.itemsize:
         raise InvalidModel(f"{path} has a damaged header: tensor {name!r} has the wrong size for shape {shape}.")
     return TensorEntry(path, name, dtype, shape, data_start + start, end - start)
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if any(type(value) is not int or value < 0 for value in values):
+        raise ValueError
+    return tuple(values)

@@ -38,6 +38,9 @@ SEEKABLE = ("mov", "matroska", "wav")
 """Containers that store timestamps, or have none to get wrong. In others (mp3, ogg, aac) a seek goes by an estimate;
 there the packets before the position are read without decoding: a second for three hours, and always right."""
 
+SAMPLE_RATES = range(1000, 768_001)
+"""Beyond them are damaged headers: a rate sizes the buffers."""
+
 SINC_ZEROS = 6
 SINC_ROLLOFF = 0.99
 RESAMPLE_CHUNK = 1 << 16
@@ -177,6 +180,10 @@ def _audio_source(container: InputContainer, path: Path) -> _Source:
     rate = stream.codec_context.sample_rate
     if rate <= 0:
         raise InvalidAudio(f"{path} does not say its sample rate; convert it to wav.")
+    if rate not in SAMPLE_RATES:
+        raise InvalidAudio(
+            f"{path} has {rate} samples per second; {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} can be used: convert it."
+        )
     return _Source(container, stream, rate, stream.time_base or Fraction(1, rate), _origin(container))
 
 
@@ -246,7 +253,7 @@ def _packets(source: _Source, early: float) -> Iterator[Packet[AudioStream] | No
 def _seek(source: _Source, timestamp: int) -> None:
     try:
         source.container.seek(timestamp, stream=source.stream)
-    except (av.FFmpegError, OSError):
+    except (av.FFmpegError, OSError, OverflowError):
         source.container.seek(0)
 
 

@@ -27,14 +27,6 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "J
 """Of Pillow's, those that are pictures: EPS and the like would start other programs."""
 
 
-def load_image(path: Path, width: int, height: int, crf: int) -> Tensor:
-    """The picture as the model wants it: [1, 3, 1, height, width] float32 in [-1, 1].
-
-    `crf` is the quality of the H.264 round trip, 0 for none. Raises `InvalidImage` when the file is not a picture.
-    """
-    return fit_image(decode_image(path, crf), width, height)
-
-
 def decode_image(path: Path, crf: int) -> Tensor:
     """[H, W, 3] uint8 sRGB, after H.264 at `crf` (0: as it is). Raises `InvalidImage`."""
     pixels = _decode(path)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
 
 
 class AudioEncoder(nn.Module):
@@ -45,6 +46,11 @@ def unpack_audio(tokens: Tensor, bins: int) -> Tensor:
 
 def build_audio_encoder(config: ModelConfig) -> AudioEncoder:
     return on_meta(AudioEncoder, config=config)
+
+
+def latent_steps(seconds: float) -> int:
+    """At least one, for a single frame at a high rate as well."""
+    return max(1, round(AUDIO_LATENTS_PER_SECOND * seconds))
 
 
 def fit_length(latent: Tensor, length: int) -> Tensor:

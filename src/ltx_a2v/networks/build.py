@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.model_files import Entries, listed
 from ltx_a2v.errors import InvalidModel
 
@@ -24,17 +25,32 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def check_entries(network: str, shapes: Shapes, entries: Entries) -> None:
-    """Every tensor of the module must be in the file, in its shape, and none besides. Raises `InvalidModel`."""
-    missing, unknown = sorted(shapes.keys() - entries.keys()), sorted(entries.keys() - shapes.keys())
+_FLOATS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+
+
+def check_entries(network: str, tensors: Mapping[str, Tensor], entries: Entries, key_map: KeyMap) -> None:
+    """Each of the module's tensors must be in the file, in its shape and dtype, and none besides.
+
+    Floats become one another; the bytes of a quantized tensor mean nothing in another dtype. Raises `InvalidModel`, in
+    the file's names.
+    """
+    missing = [key_map.to_file(name) for name in tensors.keys() - entries.keys()]
+    unknown = [entries[name].name for name in entries.keys() - tensors.keys()]
     if missing or unknown:
-        parts = [f"lacks {listed(missing)}"] * bool(missing) + [f"has unknown {listed(unknown)}"] * bool(unknown)
+        lacks = [f"lacks {listed(missing)}"] * bool(missing)
+        parts = lacks + [f"has {listed(unknown, 'unknown tensor')}"] * bool(unknown)
         raise InvalidModel(f"The {network} in {_paths(entries)} does not fit its config: it {' and '.join(parts)}.")
-    for name, shape in shapes.items():
-        if entries[name].shape != shape:
+    for name, tensor in tensors.items():
+        entry = entries[name]
+        if entry.shape != tensor.shape:
             raise InvalidModel(
-                f"The {network} in {entries[name].path} does not fit its config: {name!r} has shape "
-                f"{list(entries[name].shape)}, the config says {list(shape)}."
+                f"The {network} in {entry.path} does not fit its config: {entry.name!r} has shape {list(entry.shape)}, "
+                f"the config says {list(tensor.shape)}."
+            )
+        if entry.dtype != tensor.dtype and not {entry.dtype, tensor.dtype} <= _FLOATS:
+            raise InvalidModel(
+                f"The {network} in {entry.path} is not stored as it says: {entry.name!r} is {entry.dtype}, not "
+                f"{tensor.dtype}; use an original file, or quantize it again."
             )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ltx_a2v.checkpoint import keys
+from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
@@ -62,6 +64,7 @@ class Networks:
     def _make_recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
         policies = self.policies
+        vae_keys = keys.video_vae(config.vae_stages)
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
             "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
@@ -74,33 +77,47 @@ class Networks:
                 policies.already_converted,
             ),
             "audio_encoder": Recipe(
-                "audio encoder", lambda: audio_vae.build_audio_encoder(config), files.audio_encoder, dtype
+                "audio encoder",
+                lambda: audio_vae.build_audio_encoder(config),
+                files.audio_encoder,
+                dtype,
+                key_map=keys.AUDIO_ENCODER,
             ),
-            "video_encoder": Recipe("video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype),
+            "video_encoder": Recipe(
+                "video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype, key_map=vae_keys
+            ),
             "transformer": transformer.transformer_recipe(
                 config, files.transformer, dtype, policies.transformer, policies.already_converted
             ),
             "upsampler": Recipe(
                 "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
             ),
-            "video_decoder": Recipe("video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype),
+            "video_decoder": Recipe(
+                "video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype, key_map=vae_keys
+            ),
             **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in self._loras.items()},
         }
 
     def _check(self) -> None:
-        shapes = transformer.linear_shapes(transformer.build_transformer(self.files.config))
-        for file in self._loras.values():
-            file.check_fits(shapes)
-        for recipe in self._recipes.values():
-            recipe.check()
+        files = self.files
+        described_by = {"text_encoder": files.gemma.root / "config.json", "upsampler": files.paths.spatial_upsampler}
+        for name, recipe in self._recipes.items():
+            if name not in self._loras:
+                with usable_config(described_by.get(name, files.paths.checkpoint)):
+                    recipe.check()
+        shapes = transformer.linear_shapes(transformer.build_transformer(files.config))
+        for name, lora in self._loras.items():
+            lora.check_fits(shapes)
+            self._recipes[name].check()
+        text.check_tokenizer(files.gemma)
 
     def plan(self, shape: Shape, budget: int | None, keep: Keep) -> Plan:
         """Raises `BudgetTooSmall`."""
-        if not self._sizes:
-            self._sizes = {name: sizes_of(recipe) for name, recipe in self._recipes.items()}
         if shape not in self._needs:
+            modules = {name: recipe.build() for name, recipe in self._recipes.items()}
+            self._sizes = {name: sizes_of(recipe, modules[name]) for name, recipe in self._recipes.items()}
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
-            self._needs[shape] = measure_needs(self.files, self._recipes, shape, self.dtype, workspaces)
+            self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 

@@ -9,7 +9,8 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
-from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint import keys
+from ltx_a2v.checkpoint.config import ModelConfig, first_line
 from ltx_a2v.checkpoint.model_files import Entries, GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
@@ -43,7 +44,7 @@ def load_tokenizer(gemma: GemmaFiles) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gemma.root, local_files_only=True)
     except Exception as error:  # whatever a foreign file makes the tokenizers raise
-        raise InvalidModel(f"The tokenizer in {gemma.root} cannot be loaded: {_first_line(error)}.") from error
+        raise InvalidModel(f"The tokenizer in {gemma.root} cannot be loaded: {first_line(error)}.") from error
     if tokenizer.bos_token_id is None:
         raise InvalidModel(f"The tokenizer in {gemma.root} has no beginning-of-text token; is it Gemma's?")
     tokenizer.padding_side = "left"
@@ -52,8 +53,14 @@ def load_tokenizer(gemma: GemmaFiles) -> Any:
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def check_tokenizer(gemma: GemmaFiles) -> None:
+    """Raises `InvalidModel` unless every token has a row in the embedding table."""
+    largest = max(load_tokenizer(gemma).get_vocab().values(), default=0)
+    rows = gemma.entries[EMBEDDING].shape[0]
+    if largest >= rows:
+        raise InvalidModel(
+            f"The tokenizer in {gemma.root} is another model's: it has token {largest}, the weights end at {rows - 1}."
+        )
 
 
 def tokenize(tokenizer: Any, text: str) -> Tokens:
@@ -86,6 +93,7 @@ def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype, policy: QuantizationPoli
         policy.convert,
         block_lists=("layers",),
         left_out=(EMBEDDING,),
+        key_map=gemma.key_map,
     )
 
 
@@ -131,6 +139,7 @@ def connectors_recipe(
         policy.convert,
         already_converted,
         CONNECTOR_BLOCKS,
+        key_map=keys.CONNECTORS,
     )
 
 

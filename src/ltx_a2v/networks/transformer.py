@@ -6,6 +6,7 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
+from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.networks.build import on_meta
@@ -35,6 +36,7 @@ def transformer_recipe(
         policy.convert,
         already_converted,
         (BLOCKS,),
+        key_map=keys.TRANSFORMER,
     )
 
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.checkpoint.reader import CPU, stream_tensors
-from ltx_a2v.errors import InvalidModel
-from ltx_a2v.networks.build import check_entries, shapes_of
+from ltx_a2v.networks.build import check_entries
 from ltx_a2v.residency.layout import Part
 from ltx_a2v.residency.ledger import made_on_host
-
-_FLOATS = {torch.float32, torch.bfloat16, torch.float16}
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
@@ -47,6 +45,7 @@ class Recipe:
     """The file holds what `convert` would give."""
     block_lists: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    key_map: KeyMap = AS_IN_FILE
 
     def build(self) -> nn.Module:
         module = nn.Module.to(self.make(), self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
@@ -57,19 +56,7 @@ class Recipe:
     def check(self) -> None:
         """Raises `InvalidModel` unless the file has exactly this network's tensors."""
         module = self.build() if self.already_converted else self.make()
-        check_entries(self.name, shapes_of(module), self.entries)
-        if self.already_converted:
-            self._check_dtypes(module)
-
-    def _check_dtypes(self, module: nn.Module) -> None:
-        """Floats become one another; the bytes of a quantized tensor mean nothing in another dtype."""
-        for name, tensor in module.state_dict().items():
-            entry = self.entries[name]
-            if entry.dtype != tensor.dtype and not {entry.dtype, tensor.dtype} <= _FLOATS:
-                raise InvalidModel(
-                    f"The {self.name} in {entry.path} is not quantized as it says: {name!r} is {entry.dtype}, which "
-                    f"should be {tensor.dtype}; quantize it again."
-                )
+        check_entries(self.name, module.state_dict(), self.entries, self.key_map)
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
