@@ -28,6 +28,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--size", default="768x512")
     parser.add_argument("--frames", type=int, default=97)
+    parser.add_argument("--slots", type=int, default=0, help="device slots of streamed blocks, if not the default")
+    parser.add_argument("--no-prompt-cache", action="store_true")
     parser.add_argument("--one", action="store_true", help="one run in this process")
     arguments = parser.parse_args()
     if arguments.one:
@@ -39,19 +41,23 @@ def main() -> int:
     for mode in arguments.modes.split(","):
         for budget in arguments.budgets.split(","):
             given = ["--modes", mode, "--budgets", budget, "--steps", str(arguments.steps), "--size", arguments.size]
-            given += ["--frames", str(arguments.frames)]
+            given += ["--frames", str(arguments.frames), "--slots", str(arguments.slots)]
+            given += ["--no-prompt-cache"] * arguments.no_prompt_cache
             subprocess.run([sys.executable, __file__, arguments.folder, arguments.other, "--one", *given])
     return 0
 
 
 def run(arguments: argparse.Namespace) -> int:
     import faulthandler
+    import os
 
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the command line does
     import torch
 
     from ltx_a2v import A2VError, A2VPipeline, GenerationRequest, ModelPaths
     from ltx_a2v.events import Done, PhaseFinished, StepFinished
     from ltx_a2v.options import LoadOptions
+    from ltx_a2v.residency import plan as plan_module
     from ltx_a2v.residency.budget import Budget
 
     faulthandler.dump_traceback_later(240, exit=True)
@@ -73,8 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
         num_frames=arguments.frames,
         num_inference_steps=arguments.steps,
     )
-    options = LoadOptions(arguments.modes, budget=Budget(arguments.budgets))
-    said: dict[str, object] = {"mode": arguments.modes, "budget": arguments.budgets, "size": arguments.size}
+    if arguments.slots:
+        plan_module.DEFAULT_SLOTS = arguments.slots
+    options = LoadOptions(arguments.modes, budget=Budget(arguments.budgets), prompt_cache=not arguments.no_prompt_cache)
+    said: dict[str, object] = {
+        "mode": arguments.modes,
+        "budget": arguments.budgets,
+        "size": arguments.size,
+        "slots": arguments.slots,
+    }
     try:
         pipeline = A2VPipeline.open(paths, device="cuda", options=options)
         started = time.perf_counter()

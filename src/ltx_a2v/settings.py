@@ -37,10 +37,11 @@ MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
-READ_THREADS = 4
-"""Threads that read a checkpoint."""
+READ_THREADS = 8
+"""Threads that read a checkpoint: by the medians in docs/benchmarks.md never slower than 1, 2 or 4."""
 READ_CHUNK_BYTES = 16 * 2**20
-"""Read by one thread in one call. A power of two: torch rounds pinned memory up to one."""
+"""Read by one thread in one call; two per thread are in flight, 256 MiB. A power of two, as torch rounds pinned memory
+up to one."""
 
 NEGATIVE_PROMPT = (
     "low quality, blurry picture, soft focus, over- or underexposed, washed-out or oversaturated colours, film grain, "

@@ -113,11 +113,11 @@ class Networks:
 
     def plan(self, shape: Shape, budget: int | None, keep: Keep) -> Plan:
         """Raises `BudgetTooSmall`."""
-        if not self._sizes:
-            self._sizes = {name: sizes_of(recipe) for name, recipe in self._recipes.items()}
         if shape not in self._needs:
+            modules = {name: recipe.build() for name, recipe in self._recipes.items()}
+            self._sizes = {name: sizes_of(recipe, modules[name]) for name, recipe in self._recipes.items()}
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
-            self._needs[shape] = measure_needs(self.files, self._recipes, shape, self.dtype, workspaces)
+            self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 

@@ -6,13 +6,13 @@ what `meta` cannot run is estimated: Gemma, whose masks look at values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
@@ -27,8 +27,13 @@ from ltx_a2v.residency.plan import PhaseNeed, Sizes
 from ltx_a2v.residency.recipe import LARGEST_ON_DEVICE, Recipe, split
 
 META = torch.device("meta")
+SAMPLED_BLOCKS = 3
+"""All blocks take the same and give it back, but for the audio's text keys and values, which stay."""
 WORKSPACES = 128 * 2**20
 """Bytes that cuBLAS and cuDNN keep on a GPU while they are used (measured: docs/benchmarks.md)."""
+
+CONVOLUTION_WORKSPACE = 820 * 2**20
+"""Bytes that cuDNN takes besides while it decodes (measured on an H100 at 768x512: docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,21 @@ class Shape:
         return audio_vae.latent_steps(self.num_frames / self.frame_rate)
 
 
-def sizes_of(recipe: Recipe) -> Sizes:
-    rest, parts, _ = split(recipe, recipe.build())
+def sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
+    rest, parts, _ = split(recipe, module)
     return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts))
 
 
 @torch.inference_mode()
 def measure_needs(
-    files: ModelFiles, recipes: dict[str, Recipe], shape: Shape, dtype: torch.dtype, workspaces: int
+    files: ModelFiles,
+    recipes: Mapping[str, Recipe],
+    modules: Mapping[str, Any],
+    shape: Shape,
+    dtype: torch.dtype,
+    workspaces: int,
 ) -> list[PhaseNeed]:
-    """The phases in order; `recipes` holds the pipeline's networks by name."""
-    modules: dict[str, Any] = {name: recipe.build() for name, recipe in recipes.items() if name != "text_encoder"}
+    """The phases in order; `recipes` and `modules`, on `meta`, hold the pipeline's networks by name."""
     contexts = _empty(2, text.MAX_TOKENS, sum(files.config.widths), dtype=dtype)
 
     def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
@@ -103,21 +112,32 @@ def measure_needs(
     def stage(scale: int, guidance: Guidance, adapters: tuple[str, ...]) -> Tensor:
         return _run_stage(modules, files, shape, scale, guidance, adapters, dtype)
 
+    def with_convolutions(one: PhaseNeed) -> PhaseNeed:
+        return replace(one, activations=one.activations + (CONVOLUTION_WORKSPACE if workspaces else 0))
+
+    def with_cache(one: PhaseNeed) -> PhaseNeed:
+        """Keys and values of the audio's text, kept for every block."""
+        blocks = max(files.config.num_layers - SAMPLED_BLOCKS, 0)
+        kept = blocks * 2 * text.MAX_TOKENS * files.config.widths[1] * dtype.itemsize
+        return replace(one, activations=one.activations + kept)
+
     styles = tuple(name for name in modules if name.startswith("lora "))
     return [
         PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
         need("connectors", ("connectors",), connect),
         need("encode_audio", ("audio_encoder",), encode_audio),
         need("encode_image", ("video_encoder",), encode_images),
-        need("stage_1", ("transformer", *styles), lambda: stage(2, shape.guidance, styles)),
+        with_cache(need("stage_1", ("transformer", *styles), lambda: stage(2, shape.guidance, styles))),
         need("upsample", ("transformer", "upsampler"), upsample),
-        need("stage_2", ("transformer", "distilled", *styles), lambda: stage(1, UNGUIDED, ("distilled", *styles))),
-        need("decode", ("video_decoder",), decode),
+        with_cache(
+            need("stage_2", ("transformer", "distilled", *styles), lambda: stage(1, UNGUIDED, ("distilled", *styles)))
+        ),
+        with_convolutions(need("decode", ("video_decoder",), decode)),
     ]
 
 
 def _run_stage(
-    modules: dict[str, Any],
+    modules: Mapping[str, Any],
     files: ModelFiles,
     shape: Shape,
     scale: int,
@@ -136,7 +156,9 @@ def _run_stage(
     with ExitStack() as stack:
         for name in adapters:
             stack.enter_context(modules[name].attached(transformer))
-        forward = StageForward(transformer, inputs, passes_of(guidance), frozenset(guidance.stg_blocks or ()))
+        sample = transformer.transformer_blocks[:SAMPLED_BLOCKS]
+        perturbed = frozenset({1} if guidance.stg_blocks else ())
+        forward = StageForward(transformer, inputs, passes_of(guidance), perturbed, lambda: sample)
         (latent,) = denoise(forward, start, torch.tensor([1.0, 0.5]), guidance)
     return latent
 

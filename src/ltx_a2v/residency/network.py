@@ -92,6 +92,7 @@ class Network:
             self._kept = placement, loaded
         else:
             loaded.close()
+            self._return_cache()
 
     def preload(self, placement: Placement) -> None:
         """Bring the weights to where the placement keeps them between uses."""
@@ -108,6 +109,11 @@ class Network:
         if to == "nothing" and self._host is not None:
             self._host.release()
             self._host = None
+
+    def _return_cache(self) -> None:
+        """What the allocator keeps for the next phase is what others lack."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _take(self, placement: Placement) -> Loaded | None:
         """What is on the device already, where it is as wanted."""
