@@ -92,9 +92,7 @@ class GenerationRequest(_Frozen):
     output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
     negative_prompt: str = _option(LTX_2_3.negative_prompt, "--negative-prompt", "What to steer away from.")
     audio_start_time: float = _option(0.0, "--audio-start-time", "Seconds into the audio at which to start.", ge=0)
-    image_strength: float = _option(
-        1.0, "--image-strength", "1 keeps the picture as it is, 0 ignores it.", ge=0, le=1
-    )
+    image_strength: float = _option(1.0, "--image-strength", "1 keeps the picture as it is, 0 ignores it.", ge=0, le=1)
     image_crf: int = _option(
         LTX_2_3.image_crf,
         "--image-crf",
