@@ -35,17 +35,15 @@ class Server:
         command = [sys.executable, "-m", "ltx_a2v.serving.main", "--port", str(port), "--device", "cpu"]
         command += ["--output-dir", str(folder / "outputs"), *flags]
         defaults = {"LTX_A2V_ENGINE": "tests.serving.fakes:open_pipeline", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, **defaults, **(environment or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {**os.environ, **defaults, **(environment or {})}
+        self.process = subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._listening.wait(20), f"it did not start: {self.lines}"
+        if not self._listening.wait(20) or not hasattr(self, "base"):
+            self.client = httpx.Client()
+            self.stop(signal.SIGKILL)
+            pytest.fail(f"it did not start: {self.lines}")
         self.started_in = time.monotonic() - self.began
         self.client = httpx.Client(base_url=self.base, timeout=60)
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -27,10 +28,11 @@ def open_pipeline(settings: dict[str, Any]) -> FakePipeline:
 
 
 class FakePipeline:
-    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `cuda-error`, `oom`, `no-room`."""
+    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`, `oom`,
+    `no-room` (for ever) and `no-room-until=FILE`."""
 
     def plan(self, request: GenerationRequest) -> object:
-        if "no-room" in request.prompt:
+        if "no-room" in request.prompt and not _exists(request.prompt):
             raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
         return None
 
@@ -102,6 +104,11 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.")
     if "hang" in prompt:
         time.sleep(600)
+
+
+def _exists(prompt: str) -> bool:
+    match = re.search(r"no-room-until=(\S+)", prompt)
+    return match is not None and Path(match[1]).exists()
 
 
 def _number(prompt: str, word: str, default: float) -> float:

@@ -61,9 +61,9 @@ _PROMPT = {
 }
 _SHARED = {
     **_PROMPT,
-    "negative_prompt": (str, Field(GenerationRequest.model_fields["negative_prompt"].default, max_length=MAX_PROMPT)),
     **_fields_of(
         GenerationRequest,
+        "negative_prompt",
         "audio_start_time",
         "image_strength",
         "image_crf",

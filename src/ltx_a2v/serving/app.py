@@ -334,7 +334,7 @@ def _residency(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["residency"], responses=openapi.errors(401, 403))
     scheduler = service.scheduler
 
-    @routes.post("/load", responses=openapi.errors(422, 500, 503))
+    @routes.post("/load", responses=openapi.errors(400, 422, 500, 503))
     async def load(body: api.LoadBody | None = None) -> api.LoadReply:
         """Load the model now; replies when it is loaded."""
         keep_alive = body.keep_alive if body else None

@@ -33,9 +33,9 @@ def serve(settings: ServerSettings) -> int:
     settings.check()
     check_bind(settings)
     logs.configure(settings.log_format)
-    folders = Folders(settings.output_dir, settings.state)
+    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
     folders.create()
-    with _only_server(settings.state), _listening(settings) as listener:
+    with _only_server(folders.state), _listening(settings) as listener:
         asyncio.run(_serve(settings, folders, listener))
     return 0
 

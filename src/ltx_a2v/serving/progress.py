@@ -18,8 +18,32 @@ EXPECTED_SECONDS: dict[str, float] = {
 }
 """Shares before the first job has been measured; only their proportions matter."""
 
+EXPECTED_STEPS = 30
+"""Of stage 1, for the seconds above."""
+
 TRUSTED_SHARE = 0.05
 """Below this share of the work done, a time left would be a guess."""
+
+
+@dataclass
+class Estimates:
+    """Seconds per phase, from the last job once there was one."""
+
+    phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
+    steps: int = EXPECTED_STEPS
+
+    def learn(self, phases: Mapping[str, float], steps: int) -> None:
+        self.phases = {"load": self.phases["load"], **phases}
+        self.steps = steps
+
+    def learn_load(self, seconds: float) -> None:
+        self.phases["load"] = seconds
+
+    def for_job(self, steps: int, loaded: bool) -> dict[str, float]:
+        expected = {**self.phases, "stage_1": self.phases.get("stage_1", 0.0) * steps / self.steps}
+        if loaded:
+            del expected["load"]
+        return expected
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ltx_a2v.serving.folders import Folders
 from ltx_a2v.serving.jobs import MAX_ATTEMPTS, Job, JobStore
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.progress import EXPECTED_SECONDS, Progress
+from ltx_a2v.serving.progress import Estimates, Progress
 from ltx_a2v.serving.settings import ServerSettings
 from ltx_a2v.serving.worker_client import Message, WorkerClient, error_from, taints_worker
 
@@ -104,7 +104,7 @@ class Scheduler:
         self._clock = clock or SystemClock()
         self._start_worker = start_worker
         self._keep_alive = settings.keep_alive_seconds
-        self._expected: dict[str, float] = dict(EXPECTED_SECONDS)
+        self._estimates = Estimates()
         self._wake = asyncio.Event()
         self._load_wanted: asyncio.Future[None] | None = None
         self._unload_wanted = False
@@ -210,7 +210,8 @@ class Scheduler:
             await self._clock.wait(self._wake, max(0.0, self.expires_at - self._clock.now()))
 
     async def _work(self, job: Job) -> None:
-        self.running = Running(job, Progress(self._expected, self._clock.now()))
+        expected = self._estimates.for_job(job.request["num_inference_steps"], self.is_loaded)
+        self.running = Running(job, Progress(expected, self._clock.now()))
         self.expires_at = NEVER
         self.changes.publish_all()  # queue positions moved
         say("job", "started", id=job.id, attempt=job.attempts)
@@ -230,11 +231,12 @@ class Scheduler:
 
     async def _attempt(self, running: Running) -> dict[str, Any]:
         """The result. Waits for device memory as long as the settings allow."""
-        deadline = self._clock.now() + parse_duration(self._settings.vram_wait)
+        deadline: float | None = None
         while True:
             try:
                 return await self._run_on_worker(running)
             except BudgetTooSmall as error:
+                deadline = deadline or self._clock.now() + parse_duration(self._settings.vram_wait)
                 if self._clock.now() >= deadline:
                     raise
                 say("vram", f"waiting: {error}", id=running.job.id)
@@ -277,7 +279,7 @@ class Scheduler:
         await asyncio.to_thread(self._folders.commit, job.id, job.attempts)
         result["output_path"] = str(self._folders.finished(job.id) / "video.mp4")
         await asyncio.to_thread(self._store.complete, job.id, result)
-        self._expected = {**EXPECTED_SECONDS, **self._seconds_per_phase(result)}
+        self._estimates.learn(result["phases"], job.request["num_inference_steps"])
         self._metrics.completed(result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 
@@ -327,9 +329,13 @@ class Scheduler:
     async def _fresh_worker(self) -> WorkerClient:
         await self._retire_worker()
         await asyncio.sleep(RESTART_PAUSES[min(self._early_deaths, len(RESTART_PAUSES) - 1)])
+        await _to_the_end(self._start_new())
+        assert self.worker is not None
+        return self.worker
+
+    async def _start_new(self) -> None:
         self.worker = await self._start_worker(self._settings, self.wake)
         self._metrics.worker_starts.inc()
-        return self.worker
 
     async def _retire_worker(self) -> None:
         worker, self.worker = self.worker, None
@@ -339,7 +345,7 @@ class Scheduler:
         if worker.dead and not worker.used:
             self._early_deaths += 1
             say("worker", "died while it was not in use", level=30)
-        await worker.stop()
+        await _to_the_end(worker.stop())
 
     async def _load_now(self, wanted: asyncio.Future[None]) -> None:
         try:
@@ -402,6 +408,7 @@ class Scheduler:
         if phase == "load":
             worker.loaded = True
             self._metrics.loads.inc()
+            self._estimates.learn_load(event["seconds"])
             say("load", self._settings.model_id, seconds=event["seconds"])
         if running:
             running.progress.finish_phase(phase)
@@ -410,9 +417,6 @@ class Scheduler:
         if event["reserved_gib"]:
             allocated, reserved = f"{event['allocated_gib']:.2f}GiB", f"{event['reserved_gib']:.2f}GiB"
             say("cuda", f"after {phase}:", allocated=allocated, reserved=reserved)
-
-    def _seconds_per_phase(self, result: dict[str, Any]) -> dict[str, float]:
-        return {phase: seconds for phase, seconds in result["phases"].items() if phase in EXPECTED_SECONDS}
 
     # -- at the start ------------------------------------------------------------------------------------------------
 
