@@ -28,8 +28,8 @@ def open_pipeline(settings: dict[str, Any]) -> FakePipeline:
 
 
 class FakePipeline:
-    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`, `oom`,
-    `no-room` (for ever) and `no-room-until=FILE`."""
+    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`,
+    `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
 
     def plan(self, request: GenerationRequest) -> object:
         if "no-room" in request.prompt and not _exists(request.prompt):
@@ -100,7 +100,7 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
         raise InvalidAudio("The audio cannot be decoded: it holds no sound.")
     if "cuda-error" in prompt:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
-    if "oom" in prompt:
+    if "device-full" in prompt:
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.")
     if "hang" in prompt:
         time.sleep(600)

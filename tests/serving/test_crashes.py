@@ -27,7 +27,7 @@ def test_a_segfault_is_tried_again_once_and_then_told(start: Start) -> None:
     assert server.make()["status"] == "completed"
 
 
-@pytest.mark.parametrize(("prompt", "code"), [("cuda-error", "internal_error"), ("oom", "out_of_memory")])
+@pytest.mark.parametrize(("prompt", "code"), [("cuda-error", "internal_error"), ("device-full", "out_of_memory")])
 def test_the_job_after_a_device_error_has_a_fresh_worker(start: Start, prompt: str, code: str) -> None:
     server = start("--persistent")
     server.make()

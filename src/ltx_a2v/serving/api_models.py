@@ -199,7 +199,7 @@ class PlainErrorReply(BaseModel):
 
 
 class LoadBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     keep_alive: KeepAlive = None
 

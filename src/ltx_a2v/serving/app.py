@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, InvalidRequest, NotFound, QueueFull, Unavailable
-from ltx_a2v.request import GenerationRequest, nearest_sizes
+from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving import api_models as api
 from ltx_a2v.serving import openapi
 from ltx_a2v.serving.durations import NEVER
@@ -37,7 +37,6 @@ from ltx_a2v.serving.security import Gate
 from ltx_a2v.serving.settings import PRESETS, KeepOutputs, ServerSettings
 from ltx_a2v.serving.uploads import drain, read_body, save_inputs
 from ltx_a2v.serving.worker_client import status_of
-from ltx_a2v.settings import MAX_SIZE
 
 STATIC = Path(str(files("ltx_a2v.serving") / "static"))
 SSE_PING_SECONDS = 15.0
@@ -385,7 +384,7 @@ def _residency(service: Service) -> APIRouter:
         width: Annotated[int, Query(ge=1, le=100_000)],
         height: Annotated[int, Query(ge=1, le=100_000)],
         seconds: Annotated[float, Query(gt=0, le=100_000, allow_inf_nan=False)],
-        fps: Annotated[float, Query(gt=0, le=120, allow_inf_nan=False)] = _defaults()["frame_rate"],
+        fps: Annotated[float, Query(ge=1, le=120, allow_inf_nan=False)] = _defaults()["frame_rate"],
     ) -> api.Fitted:
         """The nearest size and length that the model can make, within the server's limits."""
         w, h = (min(nearest_sizes(side), key=lambda size: abs(size - side)) for side in (width, height))
@@ -482,8 +481,9 @@ def _seconds(job: Job) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    names = ("frame_rate", "num_inference_steps", "seed", "width", "height")
-    return {name: GenerationRequest.model_fields[name].default for name in names} | {"max_size": MAX_SIZE}
+    names = ("frame_rate", "num_inference_steps", "seed", "width", "height", "negative_prompt")
+    guidance = {name: Guidance.model_fields[name].default for name in ("cfg", "modality")}
+    return {name: GenerationRequest.model_fields[name].default for name in names} | guidance
 
 
 def _answer_errors(app: FastAPI) -> None:
