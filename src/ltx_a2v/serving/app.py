@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, InvalidRequest, NotFound, QueueFull, Unavailable
@@ -36,7 +37,6 @@ from ltx_a2v.serving.scheduler import Scheduler
 from ltx_a2v.serving.security import Gate
 from ltx_a2v.serving.settings import PRESETS, KeepOutputs, ServerSettings
 from ltx_a2v.serving.uploads import drain, read_body, save_inputs
-from ltx_a2v.serving.worker_client import status_of
 
 STATIC = Path(str(files("ltx_a2v.serving") / "static"))
 SSE_PING_SECONDS = 15.0
@@ -65,22 +65,22 @@ class Service:
         job_id = new_job_id()
         try:
             async with read_body(request, model, self.settings) as body:
-                generation = api.generation_of(body.fields, self.settings)
-                inputs = await save_inputs(body, self.folders.inputs(job_id), self.settings)
-            keep_alive = body.fields.get("keep_alive")
-            job = await asyncio.to_thread(
-                self.store.add,
-                job_id,
-                {**generation, **inputs},
-                None if keep_alive is None else str(keep_alive),
-                waited_for,
-                self.settings.max_queue,
-            )
+                fields = api.generation_of(body.fields, self.settings)
+                fields |= await save_inputs(body, self.folders.inputs(job_id), self.settings)
         except BaseException:
             self.folders.remove(job_id)
             raise
+        job = await self._add(job_id, fields, body.fields.get("keep_alive"), waited_for)
         self.scheduler.wake()
         return job
+
+    async def _add(self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool) -> Job:
+        span = None if keep_alive is None else str(keep_alive)
+        try:
+            return await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, self.settings.max_queue)
+        except QueueFull:
+            self.folders.remove(job_id)
+            raise
 
     async def wait(self, job: Job, request: Request) -> Job:
         """The job when it has ended well. A client that leaves cancels its job. Raises what the job failed with."""
@@ -408,7 +408,7 @@ def _health(service: Service) -> APIRouter:
         """Ready: a job that came now would be started or queued."""
         open_ = service.store.count("queued") < service.settings.max_queue and not scheduler.stopping
         state = scheduler.worker_state
-        ready = open_ and (state != "starting" and (state != "none" or not service.settings.standby))
+        ready = open_ and state not in ("starting", "broken") and (state != "none" or not service.settings.standby)
         return JSONResponse(api.Ready(ready=ready, worker=state).model_dump(), 200 if ready else 503)
 
     @routes.get("/metrics", response_class=Response, responses={**openapi.errors(401, 403), 200: openapi.PROMETHEUS})
@@ -467,7 +467,7 @@ async def _until_disconnect(request: Request) -> None:
 def _failure(job: Job) -> A2VError:
     error = A2VError(job.error_message or "The job failed.")
     error.code = job.error_code or error.code
-    error.http_status = status_of(job.error_code)
+    error.http_status = job.error_status or error.http_status
     return error
 
 
@@ -496,6 +496,10 @@ def _answer_errors(app: FastAPI) -> None:
         complaint = error.errors()[0]
         name = ".".join(str(part) for part in complaint["loc"][1:]) or "The body"
         return error_reply(InvalidRequest(f"{name}: {complaint['msg']}."), request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # to no one
 
     @app.exception_handler(ValidationError)
     @app.exception_handler(Exception)

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     result TEXT,
     error_code TEXT,
     error_message TEXT,
+    error_status INTEGER,
     expired INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
@@ -67,6 +68,7 @@ class Job:
     result: dict[str, Any] | None
     error_code: str | None
     error_message: str | None
+    error_status: int | None
     expired: bool
 
     @property
@@ -163,8 +165,8 @@ class JobStore:
     def complete(self, job_id: str, result: dict[str, Any]) -> None:
         self._finish(job_id, "completed", result=json.dumps(result))
 
-    def fail(self, job_id: str, code: str, message: str) -> None:
-        self._finish(job_id, "failed", error_code=code, error_message=message)
+    def fail(self, job_id: str, code: str, message: str, http_status: int) -> None:
+        self._finish(job_id, "failed", error_code=code, error_message=message, error_status=http_status)
 
     def cancel(self, job_id: str) -> None:
         self._finish(job_id, "cancelled")
@@ -190,7 +192,7 @@ class JobStore:
             gone = db.execute("DELETE FROM jobs WHERE id=? AND state IN ('completed','failed','cancelled')", (job_id,))
             return gone.rowcount == 1
 
-    def _finish(self, job_id: str, state: State, **columns: str) -> None:
+    def _finish(self, job_id: str, state: State, **columns: str | int) -> None:
         names = "".join(f", {name}=?" for name in columns)
         with self._transaction() as db:
             db.execute(

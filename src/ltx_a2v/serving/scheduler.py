@@ -138,14 +138,16 @@ class Scheduler:
 
     @property
     def worker_state(self) -> str:
-        """none, starting, standby, loading, idle or busy."""
+        """none, starting, standby, broken, loading, busy or idle."""
         if self.worker is None or self.worker.dead:
             return "none"
         if not self.worker.ready.is_set():
             return "starting"
         if self.running is not None:
             return "busy" if self.worker.loaded else "loading"
-        return "idle" if self.worker.loaded else "standby"
+        if self.worker.loaded:
+            return "idle"
+        return "broken" if self.worker.problem else "standby"
 
     async def cancel(self, job: Job) -> None:
         """Returns at once; the job's record says when it has stopped. Raises `Conflict` for a finished job."""
@@ -297,7 +299,7 @@ class Scheduler:
             await asyncio.to_thread(self._store.requeue, job.id, forgive=False)
             say("job", f"will be tried again: {error}", id=job.id, level=30)
         else:
-            await asyncio.to_thread(self._store.fail, job.id, error.code, str(error))
+            await asyncio.to_thread(self._store.fail, job.id, error.code, str(error), error.http_status)
             self._metrics.failed(error.code)
             say("job", f"failed: {error}", id=job.id, code=error.code, level=30)
 
@@ -326,6 +328,13 @@ class Scheduler:
         self._early_deaths = 0
         return worker
 
+    async def _announce(self, worker: WorkerClient) -> None:
+        await worker.ready.wait()
+        if worker.problem:
+            say("worker", f"the model cannot be opened: {worker.problem}", level=40)
+        elif not worker.dead:
+            say("worker", "stands by", pid=worker.pid)
+
     async def _fresh_worker(self) -> WorkerClient:
         await self._retire_worker()
         await asyncio.sleep(RESTART_PAUSES[min(self._early_deaths, len(RESTART_PAUSES) - 1)])
@@ -336,6 +345,7 @@ class Scheduler:
     async def _start_new(self) -> None:
         self.worker = await self._start_worker(self._settings, self.wake)
         self._metrics.worker_starts.inc()
+        self._announcement = asyncio.create_task(self._announce(self.worker))
 
     async def _retire_worker(self) -> None:
         worker, self.worker = self.worker, None
@@ -429,7 +439,7 @@ class Scheduler:
                 self._store.cancel(job.id)
             elif job.attempts >= MAX_ATTEMPTS:
                 message = f"The server or its worker ended during each of the {job.attempts} attempts at this job."
-                self._store.fail(job.id, "interrupted", message)
+                self._store.fail(job.id, "interrupted", message, WorkerFailed.http_status)
             else:
                 self._store.requeue(job.id, forgive=False)
                 say("job", "was interrupted and will be tried again", id=job.id)

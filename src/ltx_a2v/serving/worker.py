@@ -23,16 +23,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ltx_a2v.errors import A2VError, Cancelled
-from ltx_a2v.events import Done, Event, GenerationResult
+from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory
+from ltx_a2v.events import Done, Event, GenerationResult, PhaseFinished, PhaseStarted
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.folders import RESULT, THUMBNAIL, VIDEO
+from ltx_a2v.serving.inputs import Limits, check_inputs
 
 THUMBNAIL_SIZE = (512, 512)
 
@@ -80,21 +81,30 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._open: Callable[[], Pipeline]
+        self._limits: Limits
         self._pipeline: Pipeline | None = None
         self._loaded = False
 
     def serve(self) -> None:
         start = self._channel.inbox.get()
         module, _, function = start["engine"].partition(":")
-        began = time.monotonic()
         engine = importlib.import_module(module)
         self._open = lambda: cast(Pipeline, getattr(engine, function)(start["settings"]))
-        self._channel.send("standby", seconds=time.monotonic() - began)
+        self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
+        self._channel.send("standby", problem=self._problem())
         while (message := self._channel.inbox.get())["do"] != "exit":
             if message["do"] == "load":
                 self._answer_load()
             else:
                 self._answer_run(message["job"], message["request"], Path(message["folder"]))
+
+    def _problem(self) -> str | None:
+        """Why the model cannot be opened, which reads its headers only; a job that comes meets it again."""
+        try:
+            self._pipeline = self._open()
+        except Exception as error:
+            return str(_described(error)["message"])
+        return None
 
     def _answer_load(self) -> None:
         try:
@@ -116,41 +126,38 @@ class Worker:
 
     def _run(self, job: str, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
         self._channel.raise_if_cancelled(job)
+        began = time.monotonic()
         request = GenerationRequest(**fields, output_path=folder / VIDEO)
-        self._load(request, job)
-        result = self._generate(job, request)
+        check_inputs(request, self._limits)
+        load_seconds = self._load(request, job)
+        report = self._generate(job, request).as_json()
+        report["elapsed_seconds"] = round(time.monotonic() - began, 3)  # with the load, as the client waits for it
+        report["phases"] = {**load_seconds, **report["phases"]}
         write_thumbnail(request.output_path, folder / THUMBNAIL)
-        report = result.as_json()
         write_durably(folder / RESULT, json.dumps(report).encode())
         sync_to_disk(request.output_path)
         self._channel.raise_if_cancelled(job)
         return report
 
-    def _load(self, request: GenerationRequest | None, job: str | None) -> None:
+    def _load(self, request: GenerationRequest | None, job: str | None) -> dict[str, float]:
+        """Seconds by phase: none where the model was loaded already."""
         pipeline = self._pipeline = self._pipeline or self._open()
         if request is not None:
             pipeline.plan(request)
         if self._loaded:
-            return pipeline.prepare(request)
-        with self._load_phase(job):
             pipeline.prepare(request)
-        self._loaded = True
-        return None
-
-    @contextmanager
-    def _load_phase(self, job: str | None) -> Iterator[None]:
+            return {}
         began = time.monotonic()
-        self._channel.send("event", job=job, event="PhaseStarted", phase="load", steps=0)
-        yield
-        self._channel.send(
-            "event",
-            job=job,
-            event="PhaseFinished",
-            phase="load",
-            seconds=time.monotonic() - began,
-            allocated_gib=0.0,
-            reserved_gib=_device_bytes() / 2**30,
-        )
+        self._send_event(job, PhaseStarted("load", 0))
+        pipeline.prepare(request)
+        self._loaded = True
+        seconds = time.monotonic() - began
+        held = _device_bytes() / 2**30
+        self._send_event(job, PhaseFinished("load", seconds, held, held))
+        return {"load": seconds}
+
+    def _send_event(self, job: str | None, event: Event) -> None:
+        self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
 
     def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
         assert self._pipeline is not None
@@ -160,7 +167,7 @@ class Worker:
                 self._channel.raise_if_cancelled(job)
                 if isinstance(event, Done):
                     return event.result
-                self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
+                self._send_event(job, event)
         raise RuntimeError("The pipeline ended without a result.")
 
 
@@ -184,14 +191,16 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _described(error: Exception) -> dict[str, str]:
-    """Code and message. A surprise is logged with its traceback and named by its kind."""
+def _described(error: Exception) -> dict[str, str | int]:
+    """Code, message and HTTP status. A surprise is logged with its traceback and named by its kind."""
     if isinstance(error, A2VError):
-        return {"code": error.code, "message": str(error)}
+        return {"code": error.code, "message": str(error), "status": error.http_status}
     log.error("unexpected %s", type(error).__name__, exc_info=error, extra={"tag": "worker"})
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-        return {"code": "out_of_memory", "message": f"The device ran out of memory: {_first_line(error)}"}
-    return {"code": "internal_error", "message": f"{type(error).__name__}: {_first_line(error)}"}
+        message = f"The device ran out of memory: {_first_line(error)}"
+        return {"code": OutOfMemory.code, "message": message, "status": OutOfMemory.http_status}
+    message = f"{type(error).__name__}: {_first_line(error)}"
+    return {"code": A2VError.code, "message": message, "status": A2VError.http_status}
 
 
 def _first_line(error: Exception) -> str:

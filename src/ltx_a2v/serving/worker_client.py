@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, InvalidInput, InvalidModel, WorkerFailed
+from ltx_a2v.errors import A2VError, BudgetTooSmall, WorkerFailed
 from ltx_a2v.serving.settings import ServerSettings
 
 Message = dict[str, Any]
@@ -32,6 +32,8 @@ class WorkerClient:
         self.ready = asyncio.Event()
         """Set when the imports are done, and when the worker is dead."""
         self.dead = False
+        self.problem: str | None = None
+        """Why no job can succeed: the model cannot be opened."""
         self.used = False
         """It was asked to work, so it may hold the device."""
         self.loaded = False
@@ -106,6 +108,7 @@ class WorkerClient:
 
     def _take(self, message: Message) -> None:
         if message["say"] == "standby":
+            self.problem = message["problem"]
             self.ready.set()
             return
         self.device_bytes = message.get("device_bytes", self.device_bytes)
@@ -123,12 +126,8 @@ def error_from(message: Message) -> A2VError:
     kind = _kinds().get(message["code"], A2VError)
     error = kind.__new__(kind)
     Exception.__init__(error, message["message"])
-    error.code = message["code"]
+    error.code, error.http_status = message["code"], message["status"]
     return error
-
-
-def status_of(code: str | None) -> int:
-    return _kinds().get(code or "", A2VError).http_status
 
 
 def _kinds(base: type[A2VError] = A2VError) -> dict[str, type[A2VError]]:
@@ -140,4 +139,4 @@ def _kinds(base: type[A2VError] = A2VError) -> dict[str, type[A2VError]]:
 
 def taints_worker(error: A2VError) -> bool:
     """Whether the device's state is in doubt after this, so that the next job needs a fresh process."""
-    return isinstance(error, InvalidModel) or not isinstance(error, (InvalidInput, BudgetTooSmall, Cancelled))
+    return error.http_status >= 500 and not isinstance(error, BudgetTooSmall)
