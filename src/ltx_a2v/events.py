@@ -45,7 +45,6 @@ class StepFinished:
     step: int
     """1-based."""
     steps: int
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ MAX_SIZE = 4096
 MAX_FRAMES = 1025
 MAX_AUTO_FRAMES = 257
 MAX_STEPS = 1000
+MAX_IMAGE_PIXELS = 100_000_000
+"""Of a conditioning picture: 1.2 GB while it is resized in float32."""
+MAX_IMAGE_ASPECT = 32
+"""Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
 NEGATIVE_PROMPT = (
     "low quality, blurry picture, soft focus, over- or underexposed, washed-out or oversaturated colours, film grain, "

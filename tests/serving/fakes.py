@@ -56,7 +56,7 @@ class FakePipeline:
             _go_wrong(request, phase)
             for step in range(1, steps + 1):
                 time.sleep(seconds)
-                yield StepFinished(phase, step, steps, seconds)
+                yield StepFinished(phase, step, steps)
             phases[phase] = steps * seconds
             yield PhaseFinished(phase, phases[phase], 1.5, 2.0)
         if request.audio.stat().st_size < 100:

@@ -79,9 +79,9 @@ def test_metrics(start: Start) -> None:
 
 
 def test_the_launch_line_of_the_script_it_replaces(start: Start, tmp_path: Path) -> None:
-    for name in ("dev.safetensors", "lora.safetensors", "up.safetensors"):
-        (tmp_path / name).write_bytes(b"x" * 10)
     (tmp_path / "gemma").mkdir()
+    for name in ("dev.safetensors", "lora.safetensors", "up.safetensors", "gemma/model.safetensors"):
+        (tmp_path / name).write_bytes(b"x" * 10)
     server = start(
         *("--checkpoint-path", "dev.safetensors", "--distilled-lora-path", "lora.safetensors"),
         *("--spatial-upsampler-path", "up.safetensors", "--gemma-root", "gemma"),
@@ -89,4 +89,4 @@ def test_the_launch_line_of_the_script_it_replaces(start: Start, tmp_path: Path)
     )
     assert server.client.get("/v1/models").json()["data"][0]["id"] == "dev"
     server.make(keep_alive="-1")
-    assert server.client.get("/api/ps").json()["models"][0]["size"] == 30
+    assert server.client.get("/api/ps").json()["models"][0]["size"] == 40

@@ -498,7 +498,7 @@ def _answer_errors(app: FastAPI) -> None:
         return error_reply(InvalidRequest(f"{name}: {complaint['msg']}."), request.url.path)
 
     @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, error: ClientDisconnect) -> Response:
+    async def left(_request: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # to no one
 
     @app.exception_handler(ValidationError)

@@ -52,6 +52,7 @@ class Running:
 
     job: Job
     progress: Progress
+    step_began: float = 0.0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -403,9 +404,12 @@ class Scheduler:
         match event["event"]:
             case "PhaseStarted" if running:
                 running.progress.start_phase(event["phase"], event["steps"])
+                running.step_began = time.monotonic()
             case "StepFinished" if running:
                 running.progress.finish_step(event["step"], event["steps"])
-                self._metrics.step_seconds.labels(event["phase"]).observe(event["seconds"])
+                now = time.monotonic()
+                self._metrics.step_seconds.labels(event["phase"]).observe(now - running.step_began)
+                running.step_began = now
             case "PhaseFinished":
                 self._phase_finished(running, worker, event)
             case "Notice":

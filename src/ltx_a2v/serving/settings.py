@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from ltx_a2v.errors import InvalidInput, InvalidRequest
+from ltx_a2v.checkpoint.paths import ModelPaths
+from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
 from ltx_a2v.serving.durations import NEVER, parse_bytes, parse_duration
-from ltx_a2v.settings import LTX_2_3, MAX_AUTO_FRAMES, Settings
+from ltx_a2v.settings import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS, Settings
 
 MIB = 2**20
 
@@ -68,7 +70,7 @@ class ServerSettings(Settings):
     max_image_mb: int = Field(20, ge=1, description="Largest picture, in MiB.")
     max_audio_mb: int = Field(100, ge=1, description="Largest audio file, in MiB.")
     max_json_mb: int = Field(32, ge=1, description="Largest JSON body or text field, in MiB.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Most pixels of a picture.")
+    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="Most pixels of a picture.")
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
     max_frames: int = Field(MAX_AUTO_FRAMES, ge=9, description="Most frames of a video.")
@@ -112,35 +114,54 @@ class ServerSettings(Settings):
             return 0.0
         return NEVER if self.persistent else parse_duration(self.keep_alive)
 
-    @property
-    def model_id(self) -> str:
-        return self.model_name or (self.checkpoint_path.stem if self.checkpoint_path else "ltx-a2v")
+    @cached_property
+    def model_paths(self) -> ModelPaths | None:
+        """Raises `InvalidModel` where files are missing; None only for an engine that needs none."""
+        given = {
+            "checkpoint": self.checkpoint_path,
+            "distilled_lora": self.distilled_lora_path,
+            "spatial_upsampler": self.spatial_upsampler_path,
+            "gemma_root": self.gemma_root,
+        }
+        if all(given.values()):
+            return ModelPaths(**{name: path for name, path in given.items() if path is not None})
+        if self.model_dir is not None:
+            return ModelPaths.discover(self.model_dir, **given)
+        if self.engine != ServerSettings.model_fields["engine"].default:
+            return None
+        raise InvalidModel(
+            "No model files were given: use --model-dir (or LTX_A2V_MODEL_DIR), or --checkpoint-path, "
+            "--distilled-lora-path, --spatial-upsampler-path and --gemma-root."
+        )
 
     @property
+    def model_id(self) -> str:
+        return self.model_name or (self.model_paths.checkpoint.stem if self.model_paths else "ltx-a2v")
+
+    @cached_property
     def model_bytes(self) -> int:
-        """Size of the given model files; 0 where they are found in a folder later."""
-        given = (self.checkpoint_path, self.distilled_lora_path, self.spatial_upsampler_path)
-        return sum(path.stat().st_size for path in given if path is not None and path.is_file())
+        """Size of the model's files."""
+        if self.model_paths is None:
+            return 0
+        folder = self.model_paths.gemma_root.glob("*.safetensors")
+        single = (self.model_paths.checkpoint, self.model_paths.distilled_lora, self.model_paths.spatial_upsampler)
+        return sum(path.stat().st_size for path in (*single, *folder))
 
     def check(self) -> None:
         """Raises `InvalidInput` where the server cannot start with these settings."""
         if self.cold_start and self.persistent:
             raise InvalidInput("--cold-start and --persistent exclude each other: give one of them.")
-        for name in ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root", "model_dir"):
+        for name in ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root"):
             path = getattr(self, name)
             if path is not None and not path.exists():
-                raise InvalidInput(f"{_flag(name)} {path} does not exist.")
+                raise InvalidModel(f"{_flag(name)} {path} does not exist.")
+        _ = self.model_paths  # found, or told what is missing
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"--input-dir {self.input_dir} is not a folder.")
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON."""
         names = {
-            "checkpoint_path",
-            "distilled_lora_path",
-            "spatial_upsampler_path",
-            "gemma_root",
-            "model_dir",
             "device",
             "transformer_quantization",
             "text_encoder_quantization",
@@ -148,7 +169,8 @@ class ServerSettings(Settings):
             "max_image_pixels",
             "max_audio_seconds",
         }
-        return self.model_dump(mode="json", include=names)
+        paths = asdict(self.model_paths) if self.model_paths else {}
+        return {**self.model_dump(mode="json", include=names), "paths": {name: str(p) for name, p in paths.items()}}
 
 
 @dataclass(frozen=True)

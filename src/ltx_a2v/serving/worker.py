@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory
-from ltx_a2v.events import Done, Event, GenerationResult, PhaseFinished, PhaseStarted
+from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.folders import RESULT, THUMBNAIL, VIDEO
@@ -148,16 +148,14 @@ class Worker:
             pipeline.prepare(request)
             return {}
         began = time.monotonic()
-        self._send_event(job, PhaseStarted("load", 0))
+        self._channel.send("event", job=job, event="PhaseStarted", phase="load", steps=0)
         pipeline.prepare(request)
         self._loaded = True
         seconds = time.monotonic() - began
         held = _device_bytes() / 2**30
-        self._send_event(job, PhaseFinished("load", seconds, held, held))
+        memory = {"allocated_gib": held, "reserved_gib": held}
+        self._channel.send("event", job=job, event="PhaseFinished", phase="load", seconds=seconds, **memory)
         return {"load": seconds}
-
-    def _send_event(self, job: str | None, event: Event) -> None:
-        self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
 
     def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
         assert self._pipeline is not None
@@ -167,7 +165,7 @@ class Worker:
                 self._channel.raise_if_cancelled(job)
                 if isinstance(event, Done):
                     return event.result
-                self._send_event(job, event)
+                self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
         raise RuntimeError("The pipeline ended without a result.")
 
 

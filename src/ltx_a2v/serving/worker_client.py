@@ -84,6 +84,8 @@ class WorkerClient:
     async def stop(self, grace: float = 5.0) -> None:
         """Ask it to exit, then make it; returns when the process is gone."""
         self.send("exit")
+        if not self.ready.is_set():  # it would hear that after its imports
+            self.kill()
         try:
             await asyncio.wait_for(self.process.wait(), grace)
         except TimeoutError:

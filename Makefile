@@ -1,0 +1,27 @@
+# Each target brings uv itself where it is missing; uv brings Python packages from uv.lock.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen
+
+.PHONY: demo test check docs clean
+
+demo: $(UV)  ## make a short video with the miniature model
+	$(RUN) ltx-a2v demo --output-path demo.mp4
+
+test: $(UV)  ## all tests
+	$(RUN) pytest -q
+
+check: $(UV)  ## style, types, and the help texts in the docs
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) python scripts/docs.py --check
+
+docs: $(UV)  ## write the help texts into the docs
+	$(RUN) python scripts/docs.py
+
+.uv/bin/uv:
+	python3 -m venv .uv || (python3 -m pip install --quiet --target .uv/lib uv && mkdir -p .uv/bin && ln -sf ../lib/bin/uv .uv/bin/uv)
+	test -x .uv/bin/uv || .uv/bin/python -m pip install --quiet uv
+
+clean:
+	rm -rf .uv .venv demo.mp4

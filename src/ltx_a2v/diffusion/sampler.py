@@ -1,0 +1,38 @@
+"""The denoising loop: Euler steps on a rectified flow, with part of the latent held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor
+
+from ltx_a2v.diffusion.forward import StageForward
+from ltx_a2v.diffusion.guidance import combine
+from ltx_a2v.diffusion.latents import StageLatent
+from ltx_a2v.request import Guidance
+
+
+def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Tensor]:
+    """Yield the packed latent [1, tokens, 128] after every step; the last one is the stage's result.
+
+    `sigmas` [steps + 1] stay on the CPU in float32, in which the reference computes with them.
+    """
+    latent = start.noisy
+    mask = start.per_token(start.mask)
+    for sigma, following in pairwise(sigmas):
+        velocities = forward.velocities(latent, sigma)
+        predictions = {kind: _x0(latent, velocity, mask * sigma) for kind, velocity in velocities.items()}
+        guided = combine(predictions, guidance)
+        held = (guided * mask + start.clean.float() * (1 - mask)).to(guided.dtype)
+        latent = _euler_step(latent, held, sigma, following)
+        yield latent
+
+
+def _x0(latent: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    return (latent.float() - velocity.float() * sigma).to(latent.dtype)
+
+
+def _euler_step(latent: Tensor, x0: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+    velocity = ((latent.float() - x0.float()) / sigma.item()).to(latent.dtype)
+    return (latent.float() + velocity.float() * (following - sigma)).to(latent.dtype)

@@ -1,0 +1,209 @@
+"""Frames and sound to an mp4 that browsers play, written as the frames come.
+
+The file grows under a temporary name beside its place and is moved there when it is complete: whatever ends the work,
+`path` holds either the whole new file or what it held before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import torch
+from av.audio.stream import AudioStream
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltx_a2v.errors import InvalidOutput
+from ltx_a2v.media.audio import AudioClip, resample
+
+X264 = {"crf": "17", "preset": "veryfast"}
+"""The reference's preset, two steps finer than its crf 19; slower presets took twice the time for no visible gain."""
+X264_THREADS = 4
+"""Fixed, because x264's result depends on it."""
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+AAC_FALLBACK_RATE = 48000
+AAC_BITS_PER_SECOND = 192_000
+AAC_BITS_PER_SAMPLE = 6
+"""For low rates; AAC ends at 12 for stereo."""
+
+
+def check_output(path: Path) -> None:
+    """Raises `InvalidOutput` when no mp4 can be written to `path`."""
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise InvalidOutput(f"The output {path} is a folder; add a file name, such as {path / 'video.mp4'}.")
+        if path.suffix.lower() != ".mp4":
+            raise InvalidOutput(f"The output {path} must end in .mp4; use {path.with_suffix('.mp4')}.")
+        if not folder.is_dir():
+            raise InvalidOutput(f"The folder {folder} of the output {path.name} does not exist; create it first.")
+        # Permissions, full or read-only disks and too long names show best by trying.
+        with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidOutput(f"The output {path} cannot be written ({error.strerror}); choose another place.") from error
+
+
+class VideoWriter:
+    """An mp4 being written: H.264 yuv420p in BT.709, AAC, index in front, both streams from 0.
+
+    Used as a context manager: leaving it normally completes the file, an exception discards it. `audio` is cut, or
+    padded with silence, to the length of the video. The same frames and audio give the same bytes.
+    Raises `InvalidOutput` where the file system refuses.
+    """
+
+    def __init__(self, path: Path, *, width: int, height: int, frame_rate: float, audio: AudioClip | None) -> None:
+        self._path = path.absolute()
+        self._partial = self._path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._shape = (height, width, 3)
+        self._thread = ThreadPoolExecutor(1, "video-encoder")
+        self._pending: Future[None] | None = None
+        self._stop = threading.Event()
+        self._open = True
+        self._encoder: _Encoder | None = None
+        with self._or_discard():
+            self._encoder = _Encoder(self._partial, width, height, _exact_rate(frame_rate), audio)
+
+    def write(self, frames: Tensor) -> None:
+        """Append frames: uint8 [F, H, W, 3] on the CPU.
+
+        Returns as soon as the frames before these are encoded, so that encoding overlaps with the caller's work: the
+        tensor must not change until the next call.
+        """
+        if frames.dtype != torch.uint8 or frames.shape[1:] != self._shape:
+            raise ValueError(f"frames must be uint8 [F, {', '.join(map(str, self._shape))}], not {tuple(frames.shape)}")
+        with self._or_discard():
+            self._join()
+            self._pending = self._thread.submit(self._encode, frames)
+
+    def close(self) -> None:
+        """Complete the file and put it in its place. Does nothing the second time."""
+        if not self._open:
+            return
+        with self._or_discard():
+            self._join()
+            assert self._encoder is not None
+            self._encoder.finish()
+            self._partial.replace(self._path)
+        self._open = False
+        self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._discard()
+
+    def _encode(self, frames: Tensor) -> None:
+        assert self._encoder is not None
+        for frame in frames:
+            if self._stop.is_set():
+                return
+            self._encoder.encode(frame)
+
+    def _join(self) -> None:
+        """Wait for the frames handed over last; their error becomes ours."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    @contextlib.contextmanager
+    def _or_discard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._discard()
+            raise InvalidOutput(f"{self._path} cannot be written: {error.strerror}.") from error
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        self._open = False
+        self._stop.set()
+        try:
+            self._thread.shutdown()
+            if self._encoder is not None:
+                self._encoder.abandon()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+class _Encoder:
+    """The container and its streams; every frame brings its stretch of sound with it, so that both stay interleaved."""
+
+    def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction, audio: AudioClip | None) -> None:
+        self._frame_rate = frame_rate
+        self._frames = self._samples = 0
+        self._container = av.open(path, "w", format="mp4", options={"movflags": "+faststart"})
+        self._video = self._container.add_stream("libx264", rate=frame_rate, options=X264)
+        context = self._video.codec_context
+        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.thread_count = X264_THREADS
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._audio: AudioStream | None = None
+        if audio is not None:
+            self._rate = audio.sample_rate if audio.sample_rate in AAC_RATES else AAC_FALLBACK_RATE
+            self._waveform = resample(audio.waveform, audio.sample_rate, self._rate).cpu()
+            self._audio = self._container.add_stream("aac", rate=self._rate, layout="stereo")
+            self._audio.codec_context.bit_rate = min(AAC_BITS_PER_SECOND, AAC_BITS_PER_SAMPLE * self._rate)
+
+    def encode(self, pixels: Tensor) -> None:
+        """One frame, uint8 [H, W, 3]."""
+        rgb = av.VideoFrame.from_ndarray(pixels.contiguous().numpy(), format="rgb24")
+        frame = rgb.reformat(
+            format="yuv420p",
+            interpolation="AREA",  # chroma is the mean of its four pixels
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            dst_colorspace=Colorspace.ITU709,
+        )
+        frame.pts, frame.time_base = self._frames, 1 / self._frame_rate
+        self._container.mux(self._video.encode(frame))
+        self._frames += 1
+        if self._audio is not None:
+            self._encode_sound(self._audio, until=round(self._frames * self._rate / self._frame_rate))
+
+    def finish(self) -> None:
+        if self._frames == 0:
+            raise ValueError("a video needs at least one frame")
+        self._container.mux(self._video.encode())
+        if self._audio is not None:
+            self._container.mux(self._audio.encode())
+        self._container.close()
+
+    def abandon(self) -> None:
+        with contextlib.suppress(Exception):
+            self._container.close()
+
+    def _encode_sound(self, stream: AudioStream, until: int) -> None:
+        """The samples up to `until`, silence where the clip has none left."""
+        sound = self._waveform[:, self._samples : until]
+        sound = F.pad(sound, (0, until - self._samples - sound.shape[-1]))
+        frame = av.AudioFrame.from_ndarray(sound.contiguous().numpy(), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = self._rate, self._samples, Fraction(1, self._rate)
+        self._container.mux(stream.encode(frame))
+        self._samples = until
+
+
+def _exact_rate(frame_rate: float) -> Fraction:
+    """23.976 and 29.97 stand for 24000/1001 and 30000/1001."""
+    ntsc = Fraction(round(frame_rate) * 1000, 1001)
+    return ntsc if abs(frame_rate - ntsc) < 1e-4 else Fraction(frame_rate).limit_denominator(1001)

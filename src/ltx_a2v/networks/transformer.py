@@ -1,0 +1,19 @@
+"""The diffusion transformer: diffusers' LTX-2 module, built from the checkpoint's config."""
+
+from __future__ import annotations
+
+from diffusers import LTX2VideoTransformer3DModel
+from torch import nn
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.networks.build import on_meta
+
+
+def build_transformer(config: ModelConfig) -> LTX2VideoTransformer3DModel:
+    return on_meta(LTX2VideoTransformer3DModel, **config.transformer_arguments())
+
+
+def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """[out, in] of every linear layer, by name."""
+    layers = transformer.named_modules()
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers if isinstance(layer, nn.Linear)}

@@ -1,0 +1,185 @@
+"""The video VAE: picture -> latent, latent -> frames, in tiles where the video is large.
+
+Latent frame 0 holds one frame, every later one eight, so the latents [s, e) decode to the frames 8s .. 8(e-1): a tile
+that starts at s > 0 gives the last of the eight frames of latent s, then all of the following. Neighbouring tiles
+overlap and are blended linearly. The layout of tiles is the reference's (`tiling_config_for_vae`), whatever memory
+there is, so that a seed means the same picture everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKLLTX2Video
+from torch import Tensor, nn
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.model_files import Entries
+from ltx_a2v.networks.build import on_meta
+from ltx_a2v.settings import SPATIAL_FACTOR, TEMPORAL_FACTOR
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and deviation of each latent channel, [128]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def normalize(self, latent: Tensor) -> Tensor:
+        return (latent - self._on(self.mean, latent)) / self._on(self.std, latent)
+
+    def denormalize(self, latent: Tensor) -> Tensor:
+        return latent * self._on(self.std, latent) + self._on(self.mean, latent)
+
+    @staticmethod
+    def _on(values: Tensor, latent: Tensor) -> Tensor:
+        return values.to(latent).view(1, -1, 1, 1, 1)
+
+
+class VideoEncoder(nn.Module):
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        self.encoder = vae.encoder
+        self.register_buffer("latents_mean", vae.latents_mean)
+        self.register_buffer("latents_std", vae.latents_std)
+
+    @property
+    def statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(self.latents_mean, self.latents_std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[1, 3, F, H, W] in [-1, 1] -> normalised mean [1, 128, F', H/32, W/32]."""
+        mean = self.encoder(pixels)[:, : self.latents_mean.numel()]
+        return self.statistics.normalize(mean)
+
+
+class VideoDecoder(nn.Module):
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        self.decoder = vae.decoder
+        self.register_buffer("latents_mean", vae.latents_mean)
+        self.register_buffer("latents_std", vae.latents_std)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Normalised [1, 128, F', H', W'] -> [1, 3, 8(F'-1)+1, 32H', 32W'] in about [-1, 1]."""
+        statistics = ChannelStatistics(self.latents_mean, self.latents_std)
+        return self.decoder(statistics.denormalize(latent))
+
+
+def build_video_encoder(config: ModelConfig) -> VideoEncoder:
+    return on_meta(VideoEncoder, config=config)
+
+
+def build_video_decoder(config: ModelConfig) -> VideoDecoder:
+    return on_meta(VideoDecoder, config=config)
+
+
+def encoder_entries(video_vae: Entries) -> Entries:
+    return {name: entry for name, entry in video_vae.items() if not name.startswith("decoder.")}
+
+
+def decoder_entries(video_vae: Entries) -> Entries:
+    return {name: entry for name, entry in video_vae.items() if not name.startswith("encoder.")}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Largest tile that is decoded at once and how much of it its neighbours share, in latent frames and cells."""
+
+    frames: int = 10
+    frames_overlap: int = 3
+    cells: int = 24
+    """Of the longer side; the shorter side's tile keeps the picture's shape."""
+    cells_overlap: int = 2
+
+    def temporal(self, frames: int) -> list[Span]:
+        """Pieces after the first start one latent frame early: a decoder takes what comes first as a single frame."""
+        pieces = spans(frames, self.frames, self.frames_overlap)
+        return pieces[:1] + [Span(piece.start - 1, piece.stop, piece.before + 1) for piece in pieces[1:]]
+
+    def spatial(self, length: int, longer: int) -> list[Span]:
+        size = max(self.cells_overlap + 1, round(self.cells * length / longer))
+        return spans(length, size, self.cells_overlap)
+
+
+@dataclass(frozen=True)
+class Span:
+    """[start, stop) along one axis, of which `before` are shared with the neighbour before."""
+
+    start: int
+    stop: int
+    before: int
+
+
+def spans(length: int, size: int, overlap: int) -> list[Span]:
+    """Cover `length` with pieces of `size` that share `overlap`; the last may be shorter."""
+    if length <= size:
+        return [Span(0, length, 0)]
+    stride = size - overlap
+    starts = range(0, length - overlap, stride)
+    return [Span(start, min(start + size, length), overlap if start else 0) for start in starts]
+
+
+def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
+    """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last.
+
+    Only one tile and the frames shared by two temporal tiles are held.
+    """
+    tail: Tensor | None = None
+    pieces = tiling.temporal(latent.shape[2])
+    for i, piece in enumerate(pieces):
+        frames = _decode_plane(decoder, latent[:, :, piece.start : piece.stop], tiling)
+        if tail is not None:
+            fade = torch.arange(tail.shape[2], device=tail.device) / tail.shape[2]
+            frames = _blend(tail, frames, fade, axis=2)
+        shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
+        keep = frames.shape[2] - shared
+        tail = frames[:, :, keep:].clone() if shared else None
+        yield to_8_bit(frames[:, :, :keep])
+
+
+def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:
+    """All tiles of one temporal piece, put together: [1, 3, n, H, W] in float32."""
+    height, width = latent.shape[3:]
+    plane: Tensor | None = None
+    for row in tiling.spatial(height, max(height, width)):
+        strip: Tensor | None = None
+        for column in tiling.spatial(width, max(height, width)):
+            tile = decoder(latent[..., row.start : row.stop, column.start : column.stop]).float()
+            strip = tile if strip is None else _join(strip, tile, column.before * SPATIAL_FACTOR, axis=4)
+        assert strip is not None
+        plane = strip if plane is None else _join(plane, strip, row.before * SPATIAL_FACTOR, axis=3)
+    assert plane is not None
+    return plane
+
+
+def _join(first: Tensor, second: Tensor, shared: int, axis: int) -> Tensor:
+    kept = first.shape[axis] - shared
+    fade = torch.arange(1, shared + 1, device=first.device) / (shared + 1)
+    blended = _blend(first.narrow(axis, kept, shared), second, fade, axis)
+    return torch.cat([first.narrow(axis, 0, kept), blended], dim=axis)
+
+
+def _blend(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> Tensor:
+    """Fade from `edge` into the beginning of `following`, which shows the same; `fade` is the weight of the latter."""
+    shared = edge.shape[axis]
+    weights = fade.view([-1 if i == axis else 1 for i in range(edge.ndim)])
+    blended = torch.lerp(edge, following.narrow(axis, 0, shared), weights)
+    return torch.cat([blended, following.narrow(axis, shared, following.shape[axis] - shared)], dim=axis)
+
+
+def to_8_bit(frames: Tensor) -> Tensor:
+    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] on the CPU."""
+    levels = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).contiguous().cpu()

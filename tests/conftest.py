@@ -1,0 +1,54 @@
+"""The miniature model and pictures and sounds to feed it, made once per run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v.miniature import ensure_miniature
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LTX_A2V_MODEL_DIR", raising=False)
+    monkeypatch.setenv("LTX_A2V_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    return ensure_miniature(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(model: ModelPaths) -> A2VPipeline:
+    return A2VPipeline.open(model, device="cpu")
+
+
+@pytest.fixture
+def request_fields(tmp_path: Path) -> dict[str, object]:
+    """A small request that takes about a second."""
+    return {
+        "prompt": "A robot speaks to the camera.",
+        "image": ROOT / "examples" / "robot.png",
+        "audio": ROOT / "examples" / "speech.wav",
+        "output_path": tmp_path / "video.mp4",
+        "width": 128,
+        "height": 64,
+        "num_frames": 9,
+        "num_inference_steps": 2,
+    }
+
+
+@pytest.fixture
+def small_request(request_fields: dict[str, object]) -> GenerationRequest:
+    return GenerationRequest(**request_fields)
