@@ -19,7 +19,7 @@ from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished,
 from ltx_a2v.request import GenerationRequest, fit_num_frames
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
-STEP_SECONDS = 0.005
+STEP_SECONDS = 0.002
 
 
 def open_pipeline(settings: dict[str, Any]) -> FakePipeline:

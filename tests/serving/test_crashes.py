@@ -119,8 +119,8 @@ def test_fifty_jobs_among_kills(start: Start) -> None:
     server = start("--max-queue", "100")
     lines: list[str] = []
     answered = [server.create(**TINY)["id"] for _ in range(25)]
-    for _ in range(14):
-        time.sleep(chance.uniform(0.0, 1.2))
+    for _ in range(13):
+        time.sleep(chance.uniform(0.0, 1.0))
         if chance.random() < 0.5:
             server.stop(signal.SIGKILL)
             lines += server.lines

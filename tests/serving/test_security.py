@@ -82,6 +82,8 @@ def test_refusing_to_start_is_one_sentence(capsys: pytest.CaptureFixture[str], t
         ({"Origin": "null"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Origin": "http://evil.example"}, 403),
     ],
 )
 def test_foreign_pages_and_names(server: Server, headers: dict[str, str], status: int) -> None:

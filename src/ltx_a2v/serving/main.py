@@ -30,8 +30,8 @@ DRAIN_SECONDS = 3
 
 def serve(settings: ServerSettings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises `InvalidInput` where it cannot start."""
-    settings.check()
     check_bind(settings)
+    settings.check()
     logs.configure(settings.log_format)
     folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
     folders.create()

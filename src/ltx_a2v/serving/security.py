@@ -78,10 +78,11 @@ class Gate:
 
 
 def _check_origin(headers: Headers) -> None:
-    """Pages of other origins may not act through a visitor's browser."""
+    """Pages of other origins may not act through a visitor's browser; a link to us may be followed."""
     origin = headers.get("origin")
     foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
-    if foreign or headers.get("sec-fetch-site") == "cross-site":
+    follows_link = origin is None and headers.get("sec-fetch-mode") == "navigate"
+    if foreign or (headers.get("sec-fetch-site") == "cross-site" and not follows_link):
         raise Forbidden(f"Requests from pages of other origins are not let in; this one came from {origin!r}.")
 
 

@@ -155,9 +155,9 @@ class ServerSettings(Settings):
             path = getattr(self, name)
             if path is not None and not path.exists():
                 raise InvalidModel(f"{_flag(name)} {path} does not exist.")
-        _ = self.model_paths  # found, or told what is missing
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"--input-dir {self.input_dir} is not a folder.")
+        _ = self.model_paths  # found, or told what is missing
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON."""
