@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,20 @@ def test_a_slow_client_is_given_up_and_harms_no_one(start: Any) -> None:
     goes_on.set()
     thread.join(10)
     assert replies[0].status_code == 408
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+def test_a_client_that_leaves_while_it_sends(start: Any, kind: str) -> None:
+    server = start("--no-standby")
+    host, port = server.base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /v1/videos HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: 100000\r\n\r\n"
+        part = '--b\r\nContent-Disposition: form-data; name="audio"; filename="a"\r\n\r\n'
+        connection.sendall((head + part + "x" * 5000).encode())
+    wait_for(lambda: any("POST /v1/videos 400" in line for line in server.lines), 5)
+    assert server.client.get("/v1/videos").json()["data"] == []
+    assert list((server.folder / "outputs/.state/inputs").iterdir()) == []
+    assert not any("unexpected" in line for line in server.lines)
 
 
 def test_models_and_options(server: Server) -> None:

@@ -12,7 +12,7 @@ logger = logging.getLogger("ltx_a2v.serving")
 
 
 def say(tag: str, text: str = "", *, level: int = logging.INFO, **fields: object) -> None:
-    """`[tag] text key=value …`; a float that ends in `_s` or is a duration is given with two digits."""
+    """`[tag] text key=value …`, numbers with two digits."""
     logger.log(level, text, extra={"tag": tag, "fields": fields})
 
 

@@ -15,7 +15,7 @@ import uvicorn
 
 from ltx_a2v.errors import A2VError, InvalidInput
 from ltx_a2v.serving import logs
-from ltx_a2v.serving.app import Service, build_app
+from ltx_a2v.serving.app import build_app
 from ltx_a2v.serving.folders import Folders
 from ltx_a2v.serving.jobs import JobStore
 from ltx_a2v.serving.logs import say
@@ -23,6 +23,7 @@ from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.retention import sweep_for_ever
 from ltx_a2v.serving.scheduler import Scheduler
 from ltx_a2v.serving.security import check_bind
+from ltx_a2v.serving.service import Service
 from ltx_a2v.serving.settings import ServerSettings, add_serve_arguments, settings_from
 
 DRAIN_SECONDS = 3

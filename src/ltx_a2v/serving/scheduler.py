@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,7 +63,8 @@ class Changes:
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @contextlib.contextmanager
-    def watch(self, job_id: str) -> Any:
+    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at every change; the watcher clears it."""
         changed = asyncio.Event()
         self._watchers[job_id].add(changed)
         try:
