@@ -20,8 +20,7 @@ docs: $(UV)  ## write the help texts into the docs
 	$(RUN) python scripts/docs.py
 
 .uv/bin/uv:
-	python3 -m venv .uv || (python3 -m pip install --quiet --target .uv/lib uv && mkdir -p .uv/bin && ln -sf ../lib/bin/uv .uv/bin/uv)
-	test -x .uv/bin/uv || .uv/bin/python -m pip install --quiet uv
+	python3 -m pip install --quiet --target .uv uv
 
 clean:
 	rm -rf .uv .venv demo.mp4

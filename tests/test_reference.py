@@ -12,11 +12,11 @@ from pathlib import Path
 import av
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ltx_a2v import A2VPipeline, GenerationRequest, Guidance
+from tests.conftest import ROOT
 
 RECORDED = Path(__file__).parent / "data" / "recorded"
 CASES = json.loads((RECORDED / "cases.json").read_text())

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -134,8 +134,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         image=examples / "robot.png",
         audio=examples / "speech.wav",
         output_path=arguments.output_path,
-        width=448,
-        height=320,
+        width=384,
+        height=256,
         num_inference_steps=8,
     )
     _quiet_libraries()
@@ -181,15 +181,15 @@ def _model_paths(arguments: argparse.Namespace) -> Any:
     return ModelPaths.discover(model_dir, **given)
 
 
-def _watch(events: Iterable[Event]) -> GenerationResult:
-    """Show the events as progress bars on stderr until the last one."""
-    from ltx_a2v.progress import ProgressBars
+def _watch(events: Generator[Event]) -> GenerationResult:
+    """Show the events on stderr until the last one."""
+    from ltx_a2v.progress import progress_on_stderr
 
-    with closing(events) as stream, ProgressBars() as bars:  # type: ignore[type-var]
+    with closing(events) as stream, progress_on_stderr() as display:
         for event in stream:
             if isinstance(event, Done):
                 return event.result
-            bars.show(event)
+            display.show(event)
     raise AssertionError("a generation ends with Done")
 
 

@@ -6,7 +6,7 @@ latent, refine at full size with the distilled LoRA, decode. The audio condition
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class A2VPipeline:
         raise AssertionError("a generation ends with Done")
 
     @torch.inference_mode()
-    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+    def generate(self, request: GenerationRequest) -> Generator[Event]:
         """Make the video, saying what happens; the last event is `Done`.
 
         Closing the iterator stops the work and leaves no partial file. Raises `InvalidInput` (and below) before any

@@ -1,20 +1,43 @@
-"""Progress bars on stderr: phase, step i of n, time left."""
+"""Progress on stderr: phase, step i of n, time left. Bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as EtaColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ltx_a2v.events import Event, Notice, PhaseFinished, PhaseStarted, StepFinished
 
 
-class ProgressBars:
-    """One line per phase. Where stderr is no terminal, rich prints the finished lines only."""
+class Display(Protocol):
+    def __enter__(self) -> Display: ...
 
-    def __init__(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, event: Event) -> None: ...
+
+
+def progress_on_stderr() -> Display:
+    console = Console(stderr=True)
+    return _Bars(console) if console.is_terminal else _Lines(console)
+
+
+class _Bars:
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<14}"),
@@ -22,12 +45,12 @@ class ProgressBars:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            EtaColumn(),
-            console=Console(stderr=True),
+            TimeRemainingColumn(),
+            console=console,
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> ProgressBars:
+    def __enter__(self) -> _Bars:
         self._progress.start()
         return self
 
@@ -40,12 +63,43 @@ class ProgressBars:
         match event:
             case PhaseStarted(phase, steps):
                 self._tasks[phase] = self._progress.add_task(phase, total=steps or 1)
-            case StepFinished(phase, step, _):
+            case StepFinished(phase, step):
                 self._progress.update(self._tasks[phase], completed=step)
-            case PhaseFinished(phase, _):
+            case PhaseFinished(phase):
                 task = self._progress.tasks[self._tasks[phase]]
                 self._progress.update(task.id, completed=task.total)
             case Notice(message):
-                self._progress.console.print(f"note: {message}")
+                self._progress.console.print(f"note: {message}", markup=False)
             case _:
                 pass
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = 0.0
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        match event:
+            case PhaseStarted():
+                self._started = time.monotonic()
+            case StepFinished(phase, step, steps):
+                left = (time.monotonic() - self._started) / step * (steps - step)
+                self._say(f"{phase} {step}/{steps}, {left:.1f} s left")
+            case PhaseFinished(phase, seconds):
+                self._say(f"{phase} done in {seconds:.2f} s")
+            case Notice(message):
+                self._say(f"note: {message}")
+            case _:
+                pass
+
+    def _say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -107,7 +107,7 @@ class GenerationRequest(_Frozen):
         "--num-frames",
         f"Frames, 8k+1; 'auto' takes as many as the audio covers, at most {MAX_AUTO_FRAMES}.",
     )
-    frame_rate: float = _option(LTX_2_3.frame_rate, "--frame-rate", "Frames per second.", gt=0, le=120)
+    frame_rate: float = _option(LTX_2_3.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=120)
     num_inference_steps: int = _option(
         LTX_2_3.num_inference_steps, "--num-inference-steps", "Denoising steps of stage 1.", ge=1, le=MAX_STEPS
     )

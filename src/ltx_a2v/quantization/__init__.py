@@ -1,0 +1,20 @@
+"""How a linear's weight is stored and multiplied: a frozen policy value and one file per format."""
+
+from ltx_a2v.quantization.covered import CONNECTORS, TEXT_ENCODER, TRANSFORMER, Network, parse_blocks
+from ltx_a2v.quantization.errors_report import relative_error
+from ltx_a2v.quantization.linear import StoredLinear
+from ltx_a2v.quantization.modes import MODES, mode_table
+from ltx_a2v.quantization.policy import QuantizationPolicy
+
+__all__ = [
+    "CONNECTORS",
+    "MODES",
+    "TEXT_ENCODER",
+    "TRANSFORMER",
+    "Network",
+    "QuantizationPolicy",
+    "StoredLinear",
+    "mode_table",
+    "parse_blocks",
+    "relative_error",
+]

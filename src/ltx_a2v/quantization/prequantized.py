@@ -1,0 +1,125 @@
+"""Checkpoints that come quantized: e4m3 weights with scalar `weight_scale` and `input_scale` beside them.
+
+Which layers are quantized is what the file says: nothing is converted, and the registry of covered layers is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltx_a2v.errors import InvalidModel
+from ltx_a2v.quantization.fp8_scaled import E4M3_MAX
+from ltx_a2v.quantization.fp8_scaled_mm import (
+    Fp8ScaledMMLinear,
+    activation_scale,
+    fp8_matmul,
+    takes_row_scales,
+    to_e4m3,
+)
+from ltx_a2v.quantization.linear import StoredLinear, reassign, row_scales, scale_rows_
+
+TensorInfo = tuple[torch.dtype, Sequence[int]]
+
+
+class PrequantizedLinear(StoredLinear):
+    summary = "What an fp8 checkpoint brings; recognised from the file."
+    stored = "e4m3 and a float32 scale per layer, as in the file"
+    multiplied = "upcast in forward, the product scaled"
+
+    weight_scale: Tensor
+    input_scale: Tensor | None
+    """For fp8 activations; a layer without one takes each token's own."""
+
+    @staticmethod
+    def quantize(weight: Tensor) -> dict[str, Tensor]:
+        scale = row_scales(weight.reshape(1, -1), E4M3_MAX).squeeze(0)
+        return {"weight": (weight / scale).to(torch.float8_e4m3fn), "weight_scale": scale}
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        return (self.weight.float() * self.weight_scale).to(dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        products = F.linear(input, self.weight.to(input.dtype))
+        return scale_rows_(products, self.weight_scale, self.bias)
+
+
+class PrequantizedMMLinear(PrequantizedLinear):
+    multiplied = "fp8 x fp8 (torch._scaled_mm), activations quantized by the file's scale"
+
+    def forward(self, input: Tensor) -> Tensor:
+        tokens = input.reshape(-1, self.in_features)  # [M, in]
+        scale, weight_scale = self.input_scale, self.weight_scale
+        if scale is None:
+            scale = activation_scale(tokens, per_token=takes_row_scales(input.device))
+            weight_scale = weight_scale.expand(self.out_features).contiguous()
+        products = fp8_matmul(to_e4m3(tokens, scale), self.weight, scale, weight_scale, self.bias, input.dtype)
+        return products.view(*input.shape[:-1], self.out_features)
+
+    @classmethod
+    def check_device(cls, mode: str, device: torch.device) -> None:
+        Fp8ScaledMMLinear.check_device(mode, device)
+
+
+@dataclass(frozen=True)
+class Prequantized:
+    """The quantized layers of one network in a file."""
+
+    layers: frozenset[str]
+    with_input_scale: frozenset[str]
+
+
+def detect(tensors: Mapping[str, TensorInfo]) -> Prequantized | None:
+    """What the names, dtypes and shapes of a network's tensors say; None where no weight is e4m3.
+
+    Names are those of the network's module. Raises `InvalidModel` where scales are missing or are not float32 scalars.
+    """
+    layers = sorted(_layer(name) for name, (dtype, _) in tensors.items() if dtype == torch.float8_e4m3fn)
+    if not layers:
+        return None
+    unusable = [layer for layer in layers if not _scales_are_usable(tensors, layer)]
+    if unusable:
+        raise InvalidModel(
+            f"{len(unusable)} of the {len(layers)} fp8 layers of the checkpoint have no usable scales, the first is "
+            f"{unusable[0]}: each needs a float32 scalar weight_scale and may have an input_scale; use a bf16 "
+            "checkpoint, or download this one again."
+        )
+    with_input_scale = frozenset(layer for layer in layers if f"{layer}.input_scale" in tensors)
+    return Prequantized(frozenset(layers), with_input_scale)
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _scales_are_usable(tensors: Mapping[str, TensorInfo], layer: str) -> bool:
+    scales = [tensors.get(f"{layer}.weight_scale"), tensors.get(f"{layer}.input_scale", (torch.float32, ()))]
+    return all(scale is not None and scale[0] == torch.float32 and len(scale[1]) == 0 for scale in scales)
+
+
+@dataclass(frozen=True)
+class KeepAsStored:
+    """The sd_ops side: the file's tensors are what the module stores."""
+
+    def __call__(self, key: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+        yield key, tensor
+
+
+@dataclass(frozen=True)
+class TakeLayoutOfFile:
+    """The module_ops side."""
+
+    file: Prequantized
+    format: type[PrequantizedLinear]
+
+    def __call__(self, module: nn.Module) -> None:
+        for name, child in module.named_modules():
+            if type(child) is nn.Linear and name in self.file.layers:
+                layer = reassign(child, self.format)
+                has_scale = name in self.file.with_input_scale
+                scale = nn.Parameter(torch.ones_like(layer.weight_scale), requires_grad=False) if has_scale else None
+                layer.register_parameter("input_scale", scale)
