@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from ltx_a2v.errors import A2VError, InvalidModel, InvalidRequest
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.request import GenerationRequest, Guidance
+from ltx_a2v.serving.settings import add_serve_arguments, settings_from
 from ltx_a2v.settings import Settings, cache_dir
 from ltx_a2v.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 
@@ -72,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="measure each layer's error meanwhile, and print it by kind of layer, with the worst layers",
     )
     quantize.set_defaults(command=_quantize)
+
+    serve = commands.add_parser("serve", help="take requests over HTTP, and give the GPU back in between")
+    add_serve_arguments(serve)
+    serve.set_defaults(command=_serve)
 
     plan = commands.add_parser("plan", help="what fits in how much memory, before anything is loaded")
     _add_model_arguments(plan)
@@ -269,6 +274,12 @@ def _quantize(arguments: argparse.Namespace) -> int:
         with _stdout() as stdout:
             report.print(stdout)
     return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from ltx_a2v.serving.main import serve
+
+    return serve(settings_from(arguments))
 
 
 def _plan(arguments: argparse.Namespace) -> int:

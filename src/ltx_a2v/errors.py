@@ -8,13 +8,18 @@
     │   ├── InvalidModel        a model file, or the files do not belong together
     │   ├── InvalidMode         a quantization mode that does not exist, or not on this device
     │   │   └── MissingExtra    an optional dependency that is not installed
-    │   └── InvalidOutput       the place to write to
+    │   ├── InvalidOutput       the place to write to
+    │   └── TooLarge            an upload or a value beyond the server's limits
     ├── BudgetTooSmall          the VRAM budget (or host memory) cannot hold the smallest plan
     ├── OutOfMemory             the device, or the host, ran out of memory while working
     ├── NotFinite               the networks computed values that are no numbers
     ├── Unavailable             the server cannot take the work now
+    │   └── QueueFull           too many jobs wait already
     ├── NotFound                no such job, file or route
+    │   └── Expired             the job's files were removed after their time
+    ├── Conflict                the job is in a state that does not allow this
     ├── Unauthorized            the API key is missing or wrong
+    │   └── Forbidden           a place, host or origin that is not let in
     ├── Cancelled               the user stopped the work
     └── WorkerFailed            the process that owns the GPU died
 
@@ -74,6 +79,17 @@ class InvalidOutput(InvalidInput):
     code = "invalid_output"
 
 
+class TooLarge(InvalidInput):
+    """`code` names which limit: `image_too_large`, `audio_too_large`, `body_too_large`, …"""
+
+    code = "too_large"
+    http_status = 413
+
+    def __init__(self, message: str, code: str = code) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class BudgetTooSmall(A2VError):
     code = "budget_too_small"
     exit_code = 2
@@ -94,16 +110,36 @@ class Unavailable(A2VError):
     http_status = 503
 
 
+class QueueFull(Unavailable):
+    code = "queue_full"
+    http_status = 429
+
+
 class NotFound(A2VError):
     code = "not_found"
     exit_code = 2
     http_status = 404
 
 
+class Expired(NotFound):
+    code = "expired"
+    http_status = 410
+
+
+class Conflict(A2VError):
+    code = "conflict"
+    http_status = 409
+
+
 class Unauthorized(A2VError):
     code = "unauthorized"
     exit_code = 2
     http_status = 401
+
+
+class Forbidden(Unauthorized):
+    code = "forbidden"
+    http_status = 403
 
 
 class Cancelled(A2VError):

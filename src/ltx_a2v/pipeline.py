@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -42,6 +43,9 @@ from ltx_a2v.residency.budget import Budget, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.residency.plan import Plan
+
+USUAL_FRAMES = 97
+"""Of a request that is prepared for before it is known: four seconds."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,10 @@ class A2VPipeline:
         return self._plan(self._sized(request, int(request.num_frames)), budget)
 
     @torch.inference_mode()
-    def prepare(self, request: GenerationRequest) -> Plan:
-        """Bring the weights to where the plan for such requests keeps them between requests."""
-        plan = self.plan(request)
+    def prepare(self, request: GenerationRequest | None = None) -> Plan:
+        """Bring the weights to where the plan for such requests, or for ones of the default size, keeps them."""
+        usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES)
+        plan = self.plan(request) if request else self.plan_for(usual, self._options.budget)
         self._networks.placements = plan.placements
         self._networks.preload()
         return plan

@@ -1,0 +1,90 @@
+"""How far a job is: every phase weighs the seconds it is expected to take, and steps divide a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+EXPECTED_SECONDS: dict[str, float] = {
+    "load": 30.0,
+    "load_audio": 0.3,
+    "encode_prompt": 2.0,
+    "encode_audio": 0.5,
+    "encode_image": 0.5,
+    "stage_1": 25.0,
+    "upsample": 0.5,
+    "stage_2": 5.0,
+    "decode": 4.0,
+}
+"""Shares before the first job has been measured; only their proportions matter."""
+
+EXPECTED_STEPS = 30
+"""Of stage 1, for the seconds above."""
+
+TRUSTED_SHARE = 0.05
+"""Below this share of the work done, a time left would be a guess."""
+
+
+@dataclass
+class Estimates:
+    """Seconds per phase, from the last job once there was one."""
+
+    phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
+    steps: int = EXPECTED_STEPS
+
+    def learn(self, phases: Mapping[str, float], steps: int) -> None:
+        self.phases = {"load": self.phases["load"], **phases}
+        self.steps = steps
+
+    def learn_load(self, seconds: float) -> None:
+        self.phases["load"] = seconds
+
+    def for_job(self, steps: int, loaded: bool) -> dict[str, float]:
+        expected = {**self.phases, "stage_1": self.phases.get("stage_1", 0.0) * steps / self.steps}
+        if loaded:
+            del expected["load"]
+        return expected
+
+
+@dataclass
+class Progress:
+    """Fed with a job's events; `percent` never falls and stays below 100, which means that the file is saved."""
+
+    expected: Mapping[str, float]
+    started_at: float
+    phase: str | None = None
+    step: int = 0
+    steps: int = 0
+    percent: int = 0
+    _finished: set[str] = field(default_factory=set)
+
+    def start_phase(self, phase: str, steps: int) -> None:
+        order = list(self.expected)
+        if phase in order:  # phases that were left out count as done
+            self._finished.update(order[: order.index(phase)])
+        self.phase, self.step, self.steps = phase, 0, steps
+        self._advance()
+
+    def finish_step(self, step: int, steps: int) -> None:
+        self.step, self.steps = step, steps
+        self._advance()
+
+    def finish_phase(self, phase: str) -> None:
+        self._finished.add(phase)
+        self._advance()
+
+    def seconds_left(self, now: float) -> float | None:
+        done = self._share()
+        if done < TRUSTED_SHARE:
+            return None
+        return (now - self.started_at) * (1 - done) / done
+
+    def _advance(self) -> None:
+        self.percent = max(self.percent, min(99, int(100 * self._share())))
+
+    def _share(self) -> float:
+        total = sum(self.expected.values())
+        done = sum(seconds for phase, seconds in self.expected.items() if phase in self._finished)
+        if self.phase not in self._finished and self.steps:
+            done += self.expected.get(self.phase or "", 0.0) * self.step / self.steps
+        return done / total if total else 0.0

@@ -1,0 +1,116 @@
+"""A pipeline that takes the same calls as the real one and makes a tiny mp4. The prompt says what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ltx_a2v.errors import BudgetTooSmall, InvalidAudio
+from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.request import GenerationRequest, fit_num_frames
+
+PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
+STEP_SECONDS = 0.002
+
+
+def open_pipeline(settings: dict[str, Any]) -> FakePipeline:
+    print("a library prints this on standard output")
+    return FakePipeline()
+
+
+class FakePipeline:
+    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`,
+    `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
+
+    def plan(self, request: GenerationRequest) -> object:
+        if "no-room" in request.prompt and not _exists(request.prompt):
+            raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
+        return None
+
+    def prepare(self, request: GenerationRequest | None = None) -> None:
+        time.sleep(STEP_SECONDS)
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        partial = request.output_path.with_suffix(".part")
+        partial.write_bytes(b"half")
+        try:
+            yield from self._generate(request)
+        finally:
+            partial.unlink()
+
+    def _generate(self, request: GenerationRequest) -> Iterator[Event]:
+        began, phases = time.monotonic(), {}
+        seconds = _number(request.prompt, "slow", STEP_SECONDS)
+        for phase, steps in PHASE_STEPS.items():
+            steps = request.num_inference_steps if steps < 0 else steps
+            yield PhaseStarted(phase, steps)
+            _go_wrong(request, phase)
+            for step in range(1, steps + 1):
+                time.sleep(seconds)
+                yield StepFinished(phase, step, steps)
+            phases[phase] = steps * seconds
+            yield PhaseFinished(phase, phases[phase], 1.5, 2.0)
+        if request.audio.stat().st_size < 100:
+            yield Notice("The audio is short.")
+        frames = fit_num_frames(2.0, request.frame_rate) if request.num_frames == "auto" else request.num_frames
+        write_video(request, frames)
+        elapsed = time.monotonic() - began
+        yield Done(
+            GenerationResult(
+                request.output_path,
+                request.width,
+                request.height,
+                frames,
+                request.frame_rate,
+                request.seed,
+                elapsed,
+                2.0,
+                phases,
+                "2.3.0",
+            )
+        )
+
+
+def write_video(request: GenerationRequest, frames: int) -> None:
+    """One colour per seed, a sixteenth of the size."""
+    with av.open(str(request.output_path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(request.frame_rate).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = request.width // 4, request.height // 4, "yuv420p"
+        stream.thread_count = 1
+        picture = np.full((request.height // 4, request.width // 4, 3), request.seed % 256, np.uint8)
+        for _ in range(min(frames, 9)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def _go_wrong(request: GenerationRequest, phase: str) -> None:
+    prompt = request.prompt
+    if f"crash-at={phase}" in prompt:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if f"fail-at={phase}" in prompt:
+        raise InvalidAudio("The audio cannot be decoded: it holds no sound.")
+    if "cuda-error" in prompt:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
+    if "device-full" in prompt:
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.")
+    if "hang" in prompt:
+        time.sleep(600)
+
+
+def _exists(prompt: str) -> bool:
+    match = re.search(r"no-room-until=(\S+)", prompt)
+    return match is not None and Path(match[1]).exists()
+
+
+def _number(prompt: str, word: str, default: float) -> float:
+    match = re.search(rf"{word}=(\d+(?:\.\d+)?)", prompt)
+    return float(match[1]) if match else default

@@ -1,0 +1,149 @@
+"""Whatever dies, and whenever: nothing is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.serving.conftest import FINAL, Server, data_url, is_running, wait_for, wav
+
+Start = Callable[..., Server]
+TINY = {"size": "64x64", "num_frames": 9, "num_inference_steps": 2}
+
+
+def test_a_segfault_is_tried_again_once_and_then_told(start: Start) -> None:
+    server = start()
+    job = server.make("crash-at=stage_1")
+    assert (job["status"], job["attempts"]) == ("failed", 2)
+    assert job["error"] == {"code": "worker_failed", "message": "The worker process was killed by SIGSEGV."}
+    assert server.make()["status"] == "completed"
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("cuda-error", "internal_error"), ("device-full", "out_of_memory")])
+def test_the_job_after_a_device_error_has_a_fresh_worker(start: Start, prompt: str, code: str) -> None:
+    server = start("--persistent")
+    server.make()
+    pid = server.worker_pid()
+    job = server.make(prompt)
+    assert (job["status"], job["attempts"], job["error"]["code"]) == ("failed", 1, code)
+    assert "second line" not in job["error"]["message"]
+    assert server.make()["status"] == "completed"
+    assert server.worker_pid() != pid
+
+
+def test_a_users_mistake_keeps_the_worker(start: Start) -> None:
+    server = start("--persistent")
+    server.make()
+    pid = server.worker_pid()
+    assert server.make("fail-at=stage_1")["status"] == "failed"
+    assert server.worker_pid() == pid
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(start: Start) -> None:
+    server = start()
+    wait_for(lambda: server.worker_state() == "standby")
+    pid = server.worker_pid()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: server.worker_state() == "standby" and server.worker_pid() != pid, 10)
+
+
+def test_the_worker_does_not_outlive_the_server(start: Start) -> None:
+    server = start()
+    job = server.create("slow=0.5")
+    wait_for(lambda: server.get(job["id"])["phase"] == "stage_1")
+    pid = server.worker_pid()
+    server.stop(signal.SIGKILL)
+    wait_for(lambda: not is_running(pid), 5)
+
+
+def test_a_stopped_server_puts_the_running_job_back(start: Start) -> None:
+    first = start()
+    running, waiting = first.create("slow=0.05"), first.create(num_frames=9)
+    wait_for(lambda: first.get(running["id"])["phase"] == "stage_1")
+    pid = first.worker_pid()
+    assert first.stop(signal.SIGTERM) == 0
+    assert not is_running(pid)
+    second = start()
+    jobs = [second.wait(job["id"]) for job in (running, waiting)]
+    assert [(job["status"], job["attempts"]) for job in jobs] == [("completed", 1)] * 2
+    assert jobs[0]["completed_at"] <= jobs[1]["completed_at"], "it kept its place"
+
+
+def test_a_job_that_was_interrupted_twice_fails(start: Start) -> None:
+    server = start()
+    job = server.create("slow=0.3")
+    for _ in range(2):
+        wait_for(lambda server=server: server.get(job["id"])["phase"] == "stage_1")
+        server.stop(signal.SIGKILL)
+        server = start()
+    failed = server.get(job["id"])
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "interrupted")
+    assert list((server.folder / "outputs").glob(".work-*")) == []
+
+
+def test_a_waiting_client_is_told_when_the_server_stops(start: Start) -> None:
+    server = start()
+    with contextlib.suppress(httpx.ReadTimeout):
+        server.client.post("/generate", json={"prompt": "x", "audio": data_url(wav())}, timeout=0.001)
+    job = server.create("slow=0.3")
+    wait_for(lambda: server.get(job["id"])["phase"] == "stage_1")
+    began = time.monotonic()
+    with server.client.stream("GET", f"/v1/videos/{job['id']}/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGINT)
+        list(lines)
+    assert server.stop() == 0
+    assert time.monotonic() - began < 5
+
+
+def test_two_servers_do_not_share_jobs(start: Start) -> None:
+    server = start()
+    with pytest.raises(pytest.fail.Exception, match="Another server works in"):
+        start()
+    assert server.make()["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_fifty_jobs_among_kills(start: Start) -> None:
+    """Kills the server or its worker at random moments; every answered job ends, each at most once with a result."""
+    chance = random.Random(5)
+    server = start("--max-queue", "100")
+    lines: list[str] = []
+    answered = [server.create(**TINY)["id"] for _ in range(25)]
+    for _ in range(13):
+        time.sleep(chance.uniform(0.0, 1.0))
+        if chance.random() < 0.5:
+            server.stop(signal.SIGKILL)
+            lines += server.lines
+            server = start("--max-queue", "100")
+        elif pid := server.worker_pid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        answered += [server.create(**TINY)["id"] for _ in range(2) if len(answered) < 50]
+    jobs = [server.wait(name, seconds=60) for name in answered]
+    lines += server.lines
+    assert len(answered) == len(set(answered)) >= 50
+    assert {job["status"] for job in jobs} <= set(FINAL)
+    for job in jobs:
+        if job["status"] == "completed":
+            assert server.client.get(f"/v1/videos/{job['id']}/content").status_code == 200
+        else:
+            assert (job["error"]["code"] in ("worker_failed", "interrupted"), job["attempts"]) == (True, 2)
+    results = Counter(line.split("id=")[1].split()[0] for line in lines if _tells_a_result(line))
+    assert max(results.values()) == 1
+    assert set(results) <= set(answered)
+    assert sum(job["status"] == "completed" for job in jobs) > 40
+    assert list((server.folder / "outputs").glob(".work-*")) == []
+
+
+def _tells_a_result(line: str) -> bool:
+    return line.startswith(("[job] completed", "[job] had finished before"))

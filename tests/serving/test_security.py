@@ -1,0 +1,188 @@
+"""Who is let in, and to what."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ltx_a2v.errors import InvalidInput
+from ltx_a2v.serving.main import main
+from ltx_a2v.serving.security import check_bind
+from ltx_a2v.serving.settings import ServerSettings
+from tests.serving.conftest import Server, wav
+
+KEY = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    server = Server(tmp_path_factory.mktemp("locked"), environment={"LTX_A2V_API_KEY": KEY})
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/static/app.js", "/v1/videos", "/v1/models", "/metrics", "/ready", "/openapi.json", "/api/ps", "/nowhere"],
+)
+def test_everything_wants_the_key(locked: Server, path: str) -> None:
+    assert locked.client.get(path).status_code == 401
+    assert locked.client.get(path, headers={"Authorization": f"Bearer {KEY}x"}).status_code == 401
+
+
+def test_health_alone_is_open(locked: Server) -> None:
+    assert locked.client.get("/health").json()["status"] == "ok"
+
+
+def test_the_key_opens_in_three_ways(locked: Server) -> None:
+    box = base64.b64encode(f"anyone:{KEY}".encode()).decode()
+    ways = [{"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}, {"Authorization": f"Basic {box}"}]
+    assert [locked.client.get("/v1/models", headers=way).status_code for way in ways] == [200, 200, 200]
+
+
+def test_the_key_is_not_told(locked: Server) -> None:
+    locked.client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+    assert KEY not in "\n".join(locked.lines)
+
+
+@pytest.mark.parametrize("header", [b"Basic !!!", b"Basic /////w==", b"Bearer", b"Bearer \xff\xfe", b"x"])
+def test_malformed_credentials_are_only_refused(locked: Server, header: bytes) -> None:
+    assert locked.client.get("/v1/models", headers=[(b"Authorization", header)]).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_an_open_address_needs_a_key(host: str) -> None:
+    with pytest.raises(InvalidInput, match="LTX_A2V_API_KEY"):
+        check_bind(ServerSettings(host=host))
+    check_bind(ServerSettings(host=host, api_key="secret"))
+    check_bind(ServerSettings(host=host, insecure=True))
+
+
+def test_refusing_to_start_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--host", "0.0.0.0", "--output-dir", str(tmp_path)])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("ltx-a2v serve: --host 0.0.0.0 can be reached by others")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:80"}, 403),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:1"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Origin": "http://evil.example"}, 403),
+    ],
+)
+def test_foreign_pages_and_names(server: Server, headers: dict[str, str], status: int) -> None:
+    reply = server.client.get("/v1/models", headers=headers)
+    assert reply.status_code == status
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_own_pages_may(server: Server) -> None:
+    assert server.client.get("/v1/models", headers={"Origin": server.base}).status_code == 200
+
+
+def test_headers_for_browsers(server: Server) -> None:
+    for path in ("/", "/v1/models", "/nowhere"):
+        headers = server.client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+
+
+@pytest.fixture
+def generate(server: Server) -> Callable[[str], httpx.Response]:
+    return lambda audio: server.client.post("/generate", json={"prompt": "x", "audio": audio, "num_frames": 9})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../outputs", "..", ".", "a/../../secret.wav", "link.wav", "folder-link/secret.wav", "pipe",
+     "nothing",
+     "\x00", "a\x00b", "~/x", "x" * 5000, "/proc/self/environ", "..\\..\\secret.wav", "%2e%2e/secret.wav"],
+)  # fmt: skip
+def test_paths_outside_the_input_folder(server: Server, generate: Callable[[str], httpx.Response], path: str) -> None:
+    inputs = server.folder / "inputs"
+    (server.folder / "secret.wav").write_bytes(wav())
+    for name, target in [("link.wav", server.folder / "secret.wav"), ("folder-link", server.folder)]:
+        (inputs / name).unlink(missing_ok=True)
+        (inputs / name).symlink_to(target)
+    if not (inputs / "pipe").exists():
+        os.mkfifo(inputs / "pipe")
+    reply = generate(path)
+    assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
+    assert str(server.folder) not in reply.text
+
+
+@pytest.mark.parametrize("path", ["file:///etc/passwd", "http://127.0.0.1:1/x", "ftp://x/y"])
+def test_nothing_is_fetched(generate: Callable[[str], httpx.Response], path: str) -> None:
+    assert generate(path).status_code == 422
+
+
+def test_paths_inside_are_let_in(server: Server, generate: Callable[[str], httpx.Response]) -> None:
+    inputs = server.folder / "inputs"
+    (inputs / "deep").mkdir(exist_ok=True)
+    (inputs / "deep" / "speech.wav").write_bytes(wav())
+    (inputs / "inner-link.wav").unlink(missing_ok=True)
+    (inputs / "inner-link.wav").symlink_to(inputs / "deep" / "speech.wav")
+    for path in ("deep/speech.wav", "inner-link.wav", str(inputs / "deep" / "speech.wav"), "deep/../deep/speech.wav"):
+        assert generate(path).status_code == 200
+
+
+def test_no_paths_without_an_input_folder(start: Callable[..., Server]) -> None:
+    reply = start().client.post("/generate", json={"prompt": "x", "audio": "speech.wav"})
+    assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
+    assert "--input-dir" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../evil.wav", "/etc/cron.d/evil", "a\r\nSet-Cookie: x", "", "x" * 3000, "\u202egnp.exe"]
+)
+def test_upload_names_are_not_used(server: Server, name: str) -> None:
+    before = set(server.folder.parent.rglob("*evil*"))
+    reply = server.client.post(
+        "/v1/videos", data={"prompt": "x", "num_frames": "9"}, files={"audio": (name or "a", wav(), "text/html")}
+    )
+    assert reply.status_code == 200, reply.text
+    folder = server.folder / "outputs/.state/inputs" / reply.json()["id"]
+    assert [file.name for file in folder.iterdir()] == ["audio"]
+    assert set(server.folder.parent.rglob("*evil*")) == before
+
+
+def test_uploads_are_never_shown_as_pages(server: Server) -> None:
+    files = {"audio": ("a.html", b"<script>alert(1)</script>", "text/html")}
+    job = server.client.post("/v1/videos", data={"prompt": "x"}, files=files).json()
+    reply = server.client.get(f"/v1/videos/{job['id']}/inputs/audio")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"].startswith("attachment")
+
+
+def test_ids_and_paths_in_urls(server: Server) -> None:
+    for name in ("..%2f..%2fetc%2fpasswd", "%00", "video_%2e%2e"):
+        assert server.client.get(f"/v1/videos/{name}/content").status_code == 404
+        assert server.client.get(f"/static/{name}").status_code in (404, 400)
+
+
+def test_ids_are_unguessable(server: Server) -> None:
+    ids = [server.create(num_frames=9)["id"] for _ in range(3)]
+    assert len({name[:16] for name in ids}) == 3
+    assert all(len(name) == len("video_") + 32 for name in ids)
+
+
+def test_a_prompt_cannot_forge_a_log_line(server: Server) -> None:
+    server.client.get("/v1/videos/x%0a[job]%20completed%20id=forged")
+    assert not any(line.startswith("[job] completed id=forged") for line in server.lines)

@@ -1,0 +1,108 @@
+"""Flags, environment, spans of time, what is kept."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import pytest
+
+from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
+from ltx_a2v.serving.durations import parse_bytes, parse_duration
+from ltx_a2v.serving.settings import KeepOutputs, ServerSettings, add_serve_arguments, settings_from
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10m", 600),
+        (300, 300),
+        ("300", 300),
+        (0.5, 0.5),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("7d", 604800),
+        (0, 0),
+        ("0", 0),
+        (-1, math.inf),
+        ("-1", math.inf),
+        ("-1s", math.inf),
+    ],
+)
+def test_spans_of_time(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "5 minutes", "5x", "1m5", "nan", "inf", True, "1e3", "٣s5"])
+def test_no_spans_of_time(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not a span of time"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "amount"), [("50GB", 50 * 10**9), ("1.5 GiB", 3 * 2**29), ("1000", 1000)])
+def test_bytes(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("7d / 50GB", KeepOutputs(604800, 50 * 10**9)),
+        ("1h", KeepOutputs(3600, None)),
+        ("1GB", KeepOutputs(math.inf, 10**9)),
+        ("all", KeepOutputs(math.inf, None)),
+    ],
+)
+def test_what_is_kept(text: str, keep: KeepOutputs) -> None:
+    assert KeepOutputs.parse(text) == keep
+
+
+def parsed(*flags: str) -> ServerSettings:
+    parser = argparse.ArgumentParser()
+    add_serve_arguments(parser)
+    return settings_from(parser.parse_args(flags))
+
+
+def test_flags_speak_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTX_A2V_PORT", "1234")
+    monkeypatch.setenv("LTX_A2V_KEEP_ALIVE", "1h")
+    assert (parsed().port, parsed().keep_alive_seconds) == (1234, 3600)
+    assert (parsed("--port", "5").port, parsed("--cold-start").keep_alive_seconds) == (5, 0)
+    assert parsed("--persistent").keep_alive_seconds == math.inf
+    assert parsed("--no-standby").standby is False
+
+
+def test_every_flag_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    shown = capsys.readouterr().out
+    for name, field in ServerSettings.model_fields.items():
+        if name != "engine":
+            assert f"-{name.replace('_', '-')}" in shown
+            assert field.description
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "99999"], "--port '99999'"),
+        (["--keep-alive", "soon"], "'soon' is not a span of time"),
+        (["--keep-outputs", "9 lives"], "is not a span of time"),
+        (["--max-queue", "0"], "--max-queue '0'"),
+    ],
+)
+def test_mistakes_are_named_by_their_flag(flags: list[str], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        parsed(*flags)
+
+
+def test_what_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="exclude each other"):
+        parsed("--cold-start", "--persistent").check()
+    with pytest.raises(InvalidModel, match=r"--gemma-root .*nowhere does not exist"):
+        parsed("--gemma-root", str(tmp_path / "nowhere")).check()
+    with pytest.raises(InvalidModel, match="No model files were given"):
+        parsed().check()
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        parsed("--input-dir", str(tmp_path / "nowhere"), "--model-dir", str(tmp_path)).check()
