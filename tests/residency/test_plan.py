@@ -1,0 +1,107 @@
+"""Plans keep every budget that can be kept, and name the smallest one that can."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ltx_a2v.errors import BudgetTooSmall, InvalidRequest
+from ltx_a2v.residency.budget import Budget
+from ltx_a2v.residency.network import Placement
+from ltx_a2v.residency.plan import PhaseNeed, Sizes, make_plan, smallest_budget
+from ltx_a2v.residency.stream import spread
+
+sizes = st.builds(Sizes, st.integers(0, 50), st.lists(st.integers(1, 40), max_size=12).map(tuple))
+models = st.fixed_dictionaries(dict.fromkeys(("text_encoder", "transformer", "distilled", "video_decoder"), sizes))
+activations = st.integers(0, 100)
+NETWORKS = {
+    "text_encoder": ("text_encoder",),
+    "stage_1": ("transformer",),
+    "stage_2": ("transformer", "distilled"),
+    "decode": ("video_decoder",),
+}
+
+
+def needs_of(amounts: tuple[int, ...]) -> list[PhaseNeed]:
+    return [PhaseNeed(name, networks, n) for (name, networks), n in zip(NETWORKS.items(), amounts, strict=True)]
+
+
+@given(
+    models,
+    st.tuples(*[activations] * 4),
+    st.integers(0, 800),
+    st.integers(0, 1000),
+    st.sampled_from(["nothing", "host", "device"]),
+)
+def test_every_budget_is_kept_or_refused(
+    model: dict[str, Sizes], amounts: tuple[int, ...], budget: int, host: int, keep: str
+) -> None:
+    needs = needs_of(amounts)
+    smallest = smallest_budget(model, needs)
+    if budget < smallest:
+        with pytest.raises(BudgetTooSmall):
+            make_plan(model, needs, budget, host, keep)
+        return
+    plan = make_plan(model, needs, budget, host, keep)
+    assert plan.peak <= budget
+    assert plan.host_bytes <= 0.8 * host
+    assert plan.bus_bytes_per_step <= sum(model["transformer"].blocks)
+
+
+@given(models, st.tuples(*[activations] * 4))
+def test_the_smallest_budget_works_and_no_budget_streams_nothing(
+    model: dict[str, Sizes], amounts: tuple[int, ...]
+) -> None:
+    needs = needs_of(amounts)
+    make_plan(model, needs, smallest_budget(model, needs), 10**9)
+    plan = make_plan(model, needs, None, 10**9)
+    assert plan.bus_bytes_per_step == 0
+    assert all(placement.resident_blocks is None for placement in plan.placements.values())
+
+
+@given(st.integers(1, 60), st.data())
+def test_resident_blocks_are_spread_evenly(count: int, data: st.DataObject) -> None:
+    resident = data.draw(st.integers(0, count))
+    chosen = sorted(spread(count, resident))
+    assert len(chosen) == resident
+    assert all(0 <= i < count for i in chosen)
+    gaps = [b - a for a, b in pairwise(chosen)]
+    if gaps:
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_lora_factors_are_streamed_before_the_transformer() -> None:
+    model = {"transformer": Sizes(10, (10,) * 10), "distilled": Sizes(0, (4,) * 10)}
+    needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 0)]
+    plan = make_plan(model, needs, 130, 10**9)
+    assert plan.placements["transformer"].resident_blocks is None
+    assert plan.placements["distilled"] == Placement("host", 3)
+
+
+def test_refusals_say_what_would_do() -> None:
+    model = {"transformer": Sizes(2**30, (2**30,) * 4)}
+    needs = [PhaseNeed("stage_1", ("transformer",), 2**30)]
+    with pytest.raises(BudgetTooSmall, match=r"2\.00 GiB cannot hold this: stage_1 .* budget that works is 4\.00 GiB"):
+        make_plan(model, needs, 2 * 2**30, 10**12)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("12GiB", 12 * 2**30), ("8G", 8 * 10**9), ("500mb", 5 * 10**8), ("1.5 GiB", 3 * 2**29)]
+)
+def test_budgets(text: str, count: int) -> None:
+    assert Budget(text).resolve(torch.device("cpu")) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "lots", "-3GiB", "0%", "120%", "x%", "12 parsecs"])
+def test_nonsense_budgets(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Budget(text)
+
+
+def test_no_limit_on_a_cpu() -> None:
+    assert Budget("auto").resolve(torch.device("cpu")) is None
+    assert Budget("unlimited").resolve(torch.device("cpu")) is None
