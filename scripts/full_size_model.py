@@ -25,22 +25,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 
-TRANSFORMER = miniature.TRANSFORMER | {
-    "num_attention_heads": 32,
-    "attention_head_dim": 128,
-    "num_layers": 48,
-    "cross_attention_dim": 4096,
-    "audio_num_attention_heads": 32,
-    "audio_attention_head_dim": 64,
-    "audio_cross_attention_dim": 2048,
-    "caption_channels": 3840,
-    "connector_num_attention_heads": 32,
-    "connector_attention_head_dim": 128,
-    "connector_num_layers": 8,
-    "audio_connector_num_attention_heads": 32,
-    "audio_connector_attention_head_dim": 64,
-    "audio_connector_num_layers": 8,
-}
+TRANSFORMER = miniature.REAL_TRANSFORMER
 
 
 def _residual(layers: int) -> list[object]:

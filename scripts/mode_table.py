@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.measure import Work
-from ltx_a2v.miniature import AUDIO_VAE, TRANSFORMER, VIDEO_VAE, ensure_miniature
+from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE, ensure_miniature
 from ltx_a2v.networks.text import build_connectors
 from ltx_a2v.networks.transformer import build_transformer
 from ltx_a2v.quantization import MODES, relative_error
@@ -31,22 +31,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "choosing-a-mode.md"
 BEGIN, END = "<!-- made by scripts/mode_table.py -->\n", "<!-- end -->\n"
 SEEDS = (1, 2, 3)
-FULL_SIZE = {
-    "num_attention_heads": 32,
-    "attention_head_dim": 128,
-    "cross_attention_dim": 4096,
-    "audio_num_attention_heads": 32,
-    "audio_attention_head_dim": 64,
-    "audio_cross_attention_dim": 2048,
-    "num_layers": 48,
-    "caption_channels": 3840,
-    "connector_num_attention_heads": 32,
-    "connector_attention_head_dim": 128,
-    "connector_num_layers": 8,
-    "audio_connector_num_attention_heads": 32,
-    "audio_connector_attention_head_dim": 64,
-    "audio_connector_num_layers": 8,
-}
 HIDDEN_STATES = 49
 HEADER = (
     "| mode | full size, GiB | error, N(0, 0.02) | error, miniature | drift, stage 1 | drift, final |\n"
@@ -80,7 +64,7 @@ def row(mode: str, model: ModelPaths, exact: list[dict[str, Tensor]], folder: Pa
 
 def full_size_gib(mode: str) -> float:
     """Transformer and connectors of LTX-2.3 as the mode lays them out; no weights are needed for that."""
-    config = ModelConfig("2.3.0", {**TRANSFORMER, **FULL_SIZE}, VIDEO_VAE, AUDIO_VAE)
+    config = ModelConfig("2.3.0", REAL_TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
     policies = choose_policies(mode, frozenset(), Path(), None, {}, {})
     networks: list[nn.Module] = [build_transformer(config), build_connectors(config, HIDDEN_STATES)]
     for network, policy in zip(networks, (policies.transformer, policies.connectors), strict=True):

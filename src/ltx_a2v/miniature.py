@@ -90,6 +90,24 @@ TRANSFORMER = {
     "share_ff": False,
     "av_cross_ada_norm": True,
 }
+REAL_TRANSFORMER = TRANSFORMER | {
+    "num_attention_heads": 32,
+    "attention_head_dim": 128,
+    "num_layers": 48,
+    "cross_attention_dim": 4096,
+    "audio_num_attention_heads": 32,
+    "audio_attention_head_dim": 64,
+    "audio_cross_attention_dim": 2048,
+    "caption_channels": 3840,
+    "connector_num_attention_heads": 32,
+    "connector_attention_head_dim": 128,
+    "connector_num_layers": 8,
+    "audio_connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+    "audio_connector_num_layers": 8,
+}
+"""The 22B model's shapes, for counting and for measuring with random weights. The connectors' depth is not published:
+eight layers give their reported 3.2 billion parameters."""
 _RESIDUAL: list[Any] = ["res_x", {"num_layers": 1}]
 VIDEO_VAE = {
     "dims": 3,

@@ -17,18 +17,9 @@ from ltx_a2v.diffusion import forward as forward_module
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
-from ltx_a2v.miniature import AUDIO_VAE, TRANSFORMER, VIDEO_VAE
+from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE
 from ltx_a2v.networks.transformer import build_transformer
 
-REAL = TRANSFORMER | {
-    "num_attention_heads": 32,
-    "attention_head_dim": 128,
-    "num_layers": 48,
-    "cross_attention_dim": 4096,
-    "audio_num_attention_heads": 32,
-    "audio_attention_head_dim": 64,
-    "audio_cross_attention_dim": 2048,
-}
 ALL = frozenset(Pass)
 
 
@@ -61,7 +52,7 @@ def inputs(grid: LatentGrid, audio: int, text: int, widths: tuple[int, int], dev
 @torch.inference_mode()
 def test_a_guided_step_takes_at_most_83_percent_of_four_full_passes(flops: list[int]) -> None:
     """768x512, 97 frames, stage 1. The single pass counted here is already a little less than the reference's."""
-    transformer = build_transformer(ModelConfig("2.3.0", REAL, VIDEO_VAE, AUDIO_VAE))
+    transformer = build_transformer(ModelConfig("2.3.0", REAL_TRANSFORMER, VIDEO_VAE, AUDIO_VAE))
     grid = LatentGrid.of_video(97, 256, 384)
     given = inputs(grid, 101, 1024, (4096, 2048), "meta")
     latent = torch.empty(1, grid.tokens, 128, device="meta")
