@@ -13,8 +13,9 @@ from ltx_a2v.miniature import ensure_miniature
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _two_threads() -> None:
+    """For every test anew: a sum over another number of threads has other bits."""
     torch.set_num_threads(2)
 
 
