@@ -54,6 +54,6 @@ def latent_steps(seconds: float) -> int:
 
 
 def fit_length(latent: Tensor, length: int) -> Tensor:
-    """Cut to `length` steps, or repeat nothing and pad with zeros: [B, C, T, M] -> [B, C, length, M]."""
+    """Cut to `length` steps, or pad with zeros: [B, C, T, M] -> [B, C, length, M]."""
     latent = latent[:, :, :length]
     return torch.nn.functional.pad(latent, (0, 0, 0, length - latent.shape[2]))

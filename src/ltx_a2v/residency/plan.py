@@ -163,7 +163,7 @@ def _reduce(
 
 
 def _with_blocks(size: Sizes, resident: int) -> Placement:
-    """Streaming as many blocks as there are slots would save nothing."""
+    """With that many blocks resident; None stands for all of them."""
     return Placement(resident_blocks=None if len(size.blocks) - resident <= 0 else resident, slots=DEFAULT_SLOTS)
 
 
