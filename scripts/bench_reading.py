@@ -158,7 +158,7 @@ def measure(name: str, path: Path, device: str) -> dict[str, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    if nbytes != SafetensorsFile.open(path).nbytes:
+    if nbytes != sum(entry.nbytes for entry in SafetensorsFile.open(path).tensors.values()):
         raise RuntimeError(f"{name} gave {nbytes:,} bytes.")
     return {"gb_per_s": nbytes / seconds / 1e9, "memory": status_bytes("VmHWM") - before}
 
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=5, help="size of the file (default: %(default)s)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where to write it")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: %(default)s)")
+    parser.add_argument("--devices", default="cpu,cuda", help="where tensors go (default: %(default)s)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
@@ -234,7 +235,8 @@ def main() -> None:
         path = Path(folder) / "model.safetensors"
         write_checkpoint(path, int(arguments.gib * GIB))
         sys.stdout.write(f"{path.stat().st_size / 1e9:.2f} GB, {machine()}\n")
-        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        there = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+        for device in [device for device in arguments.devices.split(",") if device in there]:
             sys.stdout.write(f"\n{compare(path, device, arguments.repeats)}\n")
 
 

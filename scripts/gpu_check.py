@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from safetensors.torch import load_file
 
-from ltx_a2v import A2VPipeline, GenerationRequest, Guidance
+from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, kernels
 from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidMode, MissingExtra
@@ -63,8 +64,42 @@ def same_bits_on_both_devices(mode: str) -> str:
     return f"same bits: {', '.join(k.rsplit('.', 1)[-1] for k in here)}"
 
 
-def multiplies(mode: str) -> str:
-    policy = QuantizationPolicy.from_mode(mode)
+def kernels_agree() -> str:
+    """Each Triton kernel on the real widths against the plain form in float32."""
+    started = time.perf_counter()
+    assert kernels.problem(CUDA) is None, kernels.problem(CUDA)
+    draw = lambda *shape: torch.randn(shape, device=CUDA).bfloat16()  # noqa: E731
+    rows, frames, tokens, heads, size = 3, 13, 1248, 32, 128
+    x, logits = draw(rows, tokens, heads * size), draw(rows, tokens, heads)
+    scale, shift = (part.unsqueeze(2) for part in draw(1, frames, 2, heads * size).unbind(2))
+    norm, weighted = RMSNorm(heads * size, 1e-6, False), torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA)
+    rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
+    split = draw(rows, heads, tokens, size).transpose(1, 2)
+    weight, by_row = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA), torch.rand(4096, device=CUDA)
+    calls: dict[str, tuple[Callable[..., torch.Tensor], tuple[object, ...]]] = {
+        "modulate": (kernels.modulate, (x, scale, shift)),
+        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given), (x, scale, shift)),
+        "add_gated": (kernels.add_gated, (x, x.flip(0), scale)),
+        "norm_and_rotate": (lambda y: kernels.norm_and_rotate(weighted.to(y.dtype), y, rope), (x,)),
+        "gate_heads": (kernels.gate_heads, (split, logits)),
+        "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
+        "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
+        "quantize int8": (lambda y: dequantized(*kernels.quantize_rows(y[0], 127, torch.int8)), (x,)),
+        "quantize e4m3": (lambda y: dequantized(*kernels.quantize_rows(y[0], 448.0, torch.float8_e4m3fn)), (x,)),
+    }
+    said = []
+    for name, (call, given) in calls.items():
+        error = relative(call(*given), call(*(t.float() for t in given)))
+        assert error < (0.01 if "quantize" in name else 0.003), (name, error)
+        said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")
+    return f"{', '.join(said)}; {time.perf_counter() - started:.1f} s with compiling"
+
+
+def dequantized(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return values.float() * scale
+
+
+def multiplies(policy: QuantizationPolicy) -> str:
     policy.check_device(CUDA)
     holder = torch.nn.ModuleDict(
         {
@@ -147,6 +182,16 @@ def placements_agree(folder: Path, mode: str) -> str:
     return f"same bits in 5 placements; left {left} bytes; predicted/allocated MiB {memory}"
 
 
+def text_encoder(folder: Path, mode: str) -> str:
+    """The latents with the text encoder in `mode`, from those with it in bf16."""
+    latents = []
+    for chosen in ("none", mode):
+        options = LoadOptions("int8", text_encoder_quantization=chosen, prompt_cache=False)
+        A2VPipeline.open(ensure_miniature(folder), device="cuda", options=options).run(request(folder, chosen))
+        latents.append(load_file(folder / f"{chosen}.safetensors")["stage_1"])
+    return f"stage 1 differs by {relative(latents[1], latents[0]):.4f} from a bf16 text encoder's"
+
+
 def _with(plan: object, placements: dict[str, Placement]) -> object:
     from dataclasses import replace
 
@@ -183,6 +228,7 @@ def main() -> int:
         folder = Path(name)
         check("reader", lambda: reader(folder))
         check("bus", bus)
+        check("kernels", kernels_agree)
         for mode in MODES:
             try:
                 QuantizationPolicy.from_mode(mode).check_device(CUDA)
@@ -190,9 +236,12 @@ def main() -> int:
                 say(f"{mode:<34} skipped: {error}")
                 continue
             check(f"convert {mode}", lambda mode=mode: same_bits_on_both_devices(mode))
-            check(f"multiply {mode}", lambda mode=mode: multiplies(mode))
+            check(f"multiply {mode}", lambda mode=mode: multiplies(QuantizationPolicy.from_mode(mode)))
+        check("multiply int8 x int8", lambda: multiplies(QuantizationPolicy.int8(int8_mm=True)))
         for mode in sys.argv[1:] or ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
             check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
+        for mode in ("int4", "bnb-nf4"):
+            check(f"text encoder {mode}", lambda mode=mode: text_encoder(folder, mode))
     say(f"{len(failures)} failed: {', '.join(failures)}" if failures else "all passed")
     return bool(failures)
 

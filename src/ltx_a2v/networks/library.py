@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.kernels import planned_for
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
@@ -117,7 +118,8 @@ class Networks:
             modules = {name: recipe.build() for name, recipe in self._recipes.items()}
             self._sizes = {name: sizes_of(recipe, modules[name]) for name, recipe in self._recipes.items()}
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
-            self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
+            with planned_for(self.device):
+                self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 
