@@ -1,13 +1,17 @@
 """The functions of `pointwise` as Triton kernels: one program per token, or per row of a weight.
 
-All of them read bfloat16 (or 8 bits), compute in float32 and write once.
+All of them read bfloat16 (or 8 bits), compute in float32 and write once. Triton takes annotations for code, so the
+kernels' arguments have none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
 
 import torch
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # a product and a sum rounded once; unset, Triton warns
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -137,19 +141,19 @@ def _frame_stride(modulation: Tensor) -> int:
 
 @triton.jit(do_not_specialize=_COUNTS)
 def _modulate(
-    x: Any,
-    scale: Any,
-    shift: Any,
-    out: Any,
-    tokens: Any,
-    frame_tokens: Any,
-    scale_stride: Any,
-    shift_stride: Any,
-    dim: Any,
-    eps: Any,
+    x,
+    scale,
+    shift,
+    out,
+    tokens,
+    frame_tokens,
+    scale_stride,
+    shift_stride,
+    dim,
+    eps,
     NORM: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     frame = (row % tokens) // frame_tokens
     column = tl.arange(0, BLOCK)
@@ -164,16 +168,16 @@ def _modulate(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def _add_gated(
-    x: Any,
-    change: Any,
-    gate: Any,
-    out: Any,
-    tokens: Any,
-    frame_tokens: Any,
-    gate_stride: Any,
-    dim: Any,
+    x,
+    change,
+    gate,
+    out,
+    tokens,
+    frame_tokens,
+    gate_stride,
+    dim,
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     frame = (row % tokens) // frame_tokens
     column = tl.arange(0, BLOCK)
@@ -186,17 +190,17 @@ def _add_gated(
 
 @triton.jit(do_not_specialize=_COUNTS[:1])
 def _norm_and_rotate(
-    x: Any,
-    weight: Any,
-    cos: Any,
-    sin: Any,
-    out: Any,
-    tokens: Any,
-    dim: Any,
-    eps: Any,
+    x,
+    weight,
+    cos,
+    sin,
+    out,
+    tokens,
+    dim,
+    eps,
     HALF: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     token = row % tokens
     pair = tl.arange(0, BLOCK)  # of one head's first half with its second
@@ -218,17 +222,17 @@ def _norm_and_rotate(
 
 @triton.jit(do_not_specialize=_COUNTS[:1])
 def _gate_heads(
-    heads: Any,
-    logits: Any,
-    out: Any,
-    tokens: Any,
-    row_stride: Any,
-    token_stride: Any,
-    head_stride: Any,
-    count: Any,
+    heads,
+    logits,
+    out,
+    tokens,
+    row_stride,
+    token_stride,
+    head_stride,
+    count,
     SIZE: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     program = tl.program_id(0).to(tl.int64)
     row, token = program // tokens, program % tokens
     column = tl.arange(0, BLOCK)
@@ -243,13 +247,13 @@ def _gate_heads(
 
 @triton.jit
 def _upcast_rows(
-    weight: Any,
-    scale: Any,
-    out: Any,
-    columns: Any,
-    scale_stride: Any,
+    weight,
+    scale,
+    out,
+    columns,
+    scale_stride,
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
@@ -260,15 +264,15 @@ def _upcast_rows(
 
 @triton.jit
 def _quantize_rows(
-    tokens: Any,
-    out: Any,
-    scale: Any,
-    columns: Any,
-    largest: Any,
-    per_largest: Any,
+    tokens,
+    out,
+    scale,
+    columns,
+    largest,
+    per_largest,
     ROUNDED: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < columns
