@@ -75,7 +75,10 @@ def kernels_agree() -> str:
     rows, frames, tokens, heads, size = 3, 13, 1248, 32, 128
     x, logits = draw(rows, tokens, heads * size), draw(rows, tokens, heads)
     scale, shift = (part.unsqueeze(2) for part in draw(1, frames, 2, heads * size).unbind(2))
-    norm, weighted = RMSNorm(heads * size, 1e-6, False), torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA)
+    norm, weighted = (
+        RMSNorm(heads * size, 1e-6, False),
+        torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA).requires_grad_(False),
+    )
     rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
     split = draw(rows, heads, tokens, size).transpose(1, 2)
     weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
@@ -93,6 +96,7 @@ def kernels_agree() -> str:
     }
     said = []
     for name, (call, given) in calls.items():
+        call(*given)  # the first call compiles; later ones take another way to the kernel
         error = relative(call(*given), call(*(t.float() for t in given)))
         assert error < (0.01 if "quantize" in name else 0.003), (name, error)
         said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")

@@ -193,9 +193,10 @@ class A2VPipeline:
         return self._networks.plan(fitted.shape, budget.resolve(self._device, self._reserved()), self._options.keep)
 
     def _smaller_plan(self, fitted: _Fitted, failed: Plan) -> Plan:
-        """For what is free now, with twice the headroom, and in any case for a tenth less than what failed."""
+        """For what is free now, with twice the headroom, and in any case less than what failed: by a tenth where that
+        can be had."""
         roomy = Budget("auto", headroom=2 * self._options.budget.headroom).resolve(self._device, self._reserved())
-        less = int(0.9 * (failed.budget or failed.peak))
+        less = max(int(0.9 * (failed.budget or failed.peak)), self._networks.smallest_budget(fitted.shape))
         return self._networks.plan(fitted.shape, less if roomy is None else min(less, roomy), self._options.keep)
 
     def _reserved(self) -> int:

@@ -24,7 +24,7 @@ from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
-from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan, smallest_budget
 from ltx_a2v.residency.recipe import Recipe
 
 
@@ -122,6 +122,10 @@ class Networks:
                 self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
+
+    def smallest_budget(self, shape: Shape) -> int:
+        """Of a shape that has been planned for."""
+        return smallest_budget(self._sizes, self._needs[shape])
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""

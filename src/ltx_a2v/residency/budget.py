@@ -60,11 +60,12 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
     if device.type != "cuda" or limit is None:
         yield
         return
-    torch.cuda.set_per_process_memory_fraction(min(limit / total_memory(device), 1.0), device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(min(limit / total_memory(device), 1.0), index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
 def parse_bytes(text: str, flag: str) -> int:
