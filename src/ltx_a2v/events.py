@@ -15,6 +15,7 @@ GenerationPhase = Literal[
     "encode_prompt",
     "encode_audio",
     "encode_image",
+    "load_transformer",
     "stage_1",
     "upsample",
     "stage_2",

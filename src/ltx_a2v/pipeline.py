@@ -7,7 +7,7 @@ latent, refine at full size with the distilled LoRA, decode. The audio condition
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -220,7 +220,9 @@ class A2VPipeline:
         pictures = yield from log.phase("encode_image", lambda: self._encode_image(fitted))
         conditions = _Conditions(positive, negative, audio, pictures)
 
-        with self._networks.transformer() as transformer:
+        with ExitStack() as stack:
+            take = lambda: stack.enter_context(self._networks.transformer())  # noqa: E731
+            transformer = yield from log.phase("load_transformer", take)
             start = self._start(fitted, conditions, 2, None, generator)
             stage_1 = yield from log.phase(
                 "stage_1",

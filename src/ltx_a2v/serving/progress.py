@@ -11,6 +11,7 @@ EXPECTED_SECONDS: dict[str, float] = {
     "encode_prompt": 2.0,
     "encode_audio": 0.5,
     "encode_image": 0.5,
+    "load_transformer": 10.0,
     "stage_1": 25.0,
     "upsample": 0.5,
     "stage_2": 5.0,

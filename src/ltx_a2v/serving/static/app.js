@@ -10,6 +10,7 @@ const PHASES = {
   encode_prompt: "reads the prompt",
   encode_audio: "listens to the speech",
   encode_image: "looks at the picture",
+  load_transformer: "loads what draws",
   stage_1: "draws",
   upsample: "enlarges",
   stage_2: "refines",
