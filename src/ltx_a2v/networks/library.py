@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import usable_config
@@ -23,7 +23,7 @@ from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
-from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan
 from ltx_a2v.residency.recipe import Recipe
 
 
@@ -56,9 +56,9 @@ class Networks:
             "distilled": files.distilled_lora,
         }
         self._recipes = self._make_recipes()
-        self._check()
+        self._modules = self._checked_modules()
         self._networks = {name: Network(recipe, device) for name, recipe in self._recipes.items()}
-        self._sizes: dict[str, Sizes] = {}
+        self._sizes = {name: sizes_of(recipe, self._modules[name]) for name, recipe in self._recipes.items()}
         self._needs: dict[Shape, list[PhaseNeed]] = {}
 
     def _make_recipes(self) -> dict[str, Recipe]:
@@ -98,26 +98,27 @@ class Networks:
             **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in self._loras.items()},
         }
 
-    def _check(self) -> None:
+    def _checked_modules(self) -> dict[str, nn.Module]:
+        """Every network on `meta`, to plan with: nothing is ever loaded into these."""
         files = self.files
         described_by = {"text_encoder": files.gemma.root / "config.json", "upsampler": files.paths.spatial_upsampler}
+        modules = {}
         for name, recipe in self._recipes.items():
             if name not in self._loras:
                 with usable_config(described_by.get(name, files.paths.checkpoint)):
-                    recipe.check()
-        shapes = transformer.linear_shapes(transformer.build_transformer(files.config))
+                    modules[name] = recipe.check()
+        shapes = transformer.linear_shapes(modules["transformer"])
         for name, lora in self._loras.items():
             lora.check_fits(shapes)
-            self._recipes[name].check()
+            modules[name] = self._recipes[name].check()
         text.check_tokenizer(files.gemma)
+        return modules
 
     def plan(self, shape: Shape, budget: int | None, keep: Keep) -> Plan:
         """Raises `BudgetTooSmall`."""
         if shape not in self._needs:
-            modules = {name: recipe.build() for name, recipe in self._recipes.items()}
-            self._sizes = {name: sizes_of(recipe, modules[name]) for name, recipe in self._recipes.items()}
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
-            self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
+            self._needs[shape] = measure_needs(self.files, self._recipes, self._modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 

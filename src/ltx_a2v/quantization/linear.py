@@ -11,7 +11,8 @@ plain dtypes: a block can be laid out as bytes from a model on `meta`, streamed,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import ClassVar, TypeVar
 
 import torch
@@ -62,10 +63,20 @@ def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
     parameters = dict(layer.named_parameters(recurse=False))
     layer.__class__ = format
     for name, parameter in parameters.items():
-        for stored_name, tensor in format.store(name, parameter.detach()).items():
+        for stored_name, tensor in _stored(format, name, parameter.detach()).items():
             layer.register_parameter(stored_name, nn.Parameter(tensor, requires_grad=False))
     assert isinstance(layer, format)
     return layer
+
+
+def _stored(format: Format, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+    """On `meta` asked once for all layers that are alike."""
+    return _layout(format, name, tuple(tensor.shape), tensor.dtype) if tensor.is_meta else format.store(name, tensor)
+
+
+@lru_cache(maxsize=256)
+def _layout(format: Format, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
+    return format.store(name, torch.empty(shape, dtype=dtype, device="meta"))
 
 
 def by_rows(quantize_rows: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:

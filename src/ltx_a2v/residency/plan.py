@@ -119,8 +119,8 @@ def make_plan(
 
 
 def smallest_budget(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed]) -> int:
-    streamed = {name: _with_blocks(sizes[name], 0) for name in sizes}
-    return max(_peak(sizes, streamed, need) for need in needs)
+    leanest = {name: _leanest(size) for name, size in sizes.items()}
+    return max(_peak(sizes, leanest, need) for need in needs)
 
 
 def _fit(
@@ -152,14 +152,20 @@ def _fit(
 def _reduce(
     sizes: Mapping[str, Sizes], placements: dict[str, Placement], need: PhaseNeed, name: str, budget: int
 ) -> Placement:
-    """The most resident blocks with which the phase fits, or none."""
+    """The most resident blocks with which the phase fits, or what takes least."""
     count = len(sizes[name].blocks)
     current = placements[name].resident_blocks
     for resident in range(count if current is None else current, -1, -1):
         candidate = _with_blocks(sizes[name], resident)
         if _peak(sizes, {**placements, name: candidate}, need) <= budget:
             return candidate
-    return _with_blocks(sizes[name], 0)
+    return _leanest(sizes[name])
+
+
+def _leanest(size: Sizes) -> Placement:
+    """All blocks streamed, unless they are so few or so unlike that the slots would take more than they do."""
+    streamed, resident = _with_blocks(size, 0), Placement(resident_blocks=None)
+    return min(streamed, resident, key=size.on_device)
 
 
 def _with_blocks(size: Sizes, resident: int) -> Placement:
