@@ -29,7 +29,7 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.empty(up), requires_grad=False)  # [out, rank], strength included
 
     def add(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + F.linear(F.linear(inputs[0], self.down), self.up)
+        return output.add_(F.linear(F.linear(inputs[0], self.down), self.up))
 
 
 class Adapters(nn.Module):

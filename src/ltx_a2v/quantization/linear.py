@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import ClassVar, TypeVar
 
 import torch
@@ -71,12 +70,15 @@ def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
 
 def _stored(format: Format, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
     """On `meta` asked once for all layers that are alike."""
-    return _layout(format, name, tuple(tensor.shape), tensor.dtype) if tensor.is_meta else format.store(name, tensor)
+    if not tensor.is_meta:
+        return format.store(name, tensor)
+    key = format, name, tensor.shape, tensor.dtype
+    if key not in _layouts:
+        _layouts[key] = format.store(name, tensor)
+    return _layouts[key]
 
 
-@lru_cache(maxsize=256)
-def _layout(format: Format, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    return format.store(name, torch.empty(shape, dtype=dtype, device="meta"))
+_layouts: dict[tuple[Format, str, torch.Size, torch.dtype], Mapping[str, Tensor]] = {}
 
 
 def by_rows(quantize_rows: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:

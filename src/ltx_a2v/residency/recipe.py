@@ -97,6 +97,7 @@ def split(recipe: Recipe, module: nn.Module) -> tuple[LoadedPart, list[LoadedPar
         for i, block in enumerate(module.get_submodule(list_name).children()):
             prefixes.append(f"{list_name}.{i}.")
             blocks.append(block)
+
     def by_block(names: Iterable[str]) -> dict[str | None, list[str]]:
         """None for what is in no block."""
         found: dict[str | None, list[str]] = {}
