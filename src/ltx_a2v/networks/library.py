@@ -17,6 +17,8 @@ from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
+from ltx_a2v.networks.prediction import Prediction, predict
+from ltx_a2v.networks.probe import Speeds, probe
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
@@ -121,6 +123,13 @@ class Networks:
             self._needs[shape] = measure_needs(self.files, self._recipes, self._modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
+
+    def probe(self, shape: Shape) -> Speeds:
+        """Seconds of work on the device; needs what a step with one block resident needs."""
+        return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
+
+    def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
+        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""

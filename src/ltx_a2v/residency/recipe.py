@@ -58,6 +58,9 @@ class Recipe:
         check_entries(self.name, in_file or module.state_dict(), self.entries, self.key_map)
         return module
 
+    def on_device(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if not name.startswith(self.left_out or ("\0",))]
+
     def _as_stored(self, module: nn.Module) -> nn.Module:
         module = nn.Module.to(module, self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
         if self.apply is not None:
@@ -101,10 +104,9 @@ def split(recipe: Recipe, module: nn.Module) -> tuple[LoadedPart, list[LoadedPar
     def by_block(names: Iterable[str]) -> dict[str | None, list[str]]:
         """None for what is in no block."""
         found: dict[str | None, list[str]] = {}
-        for name in names:
-            if not name.startswith(recipe.left_out or ("\0",)):
-                prefix = next((p for p in _prefixes_of(name) if p in known), None)
-                found.setdefault(prefix, []).append(name)
+        for name in recipe.on_device(names):
+            prefix = next((p for p in _prefixes_of(name) if p in known), None)
+            found.setdefault(prefix, []).append(name)
         return found
 
     known = frozenset(prefixes)
