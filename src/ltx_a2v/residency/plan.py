@@ -14,7 +14,7 @@ from typing import Literal
 from ltx_a2v.errors import BudgetTooSmall
 from ltx_a2v.residency.budget import at_least, gib
 from ltx_a2v.residency.network import Placement
-from ltx_a2v.residency.stream import DEFAULT_SLOTS
+from ltx_a2v.residency.stream import DEFAULT_SLOTS, spread
 
 Keep = Literal["device", "host", "nothing"]
 HOST_SHARE = 0.8
@@ -37,22 +37,27 @@ class Sizes:
         return self.rest + sum(self.blocks)
 
     def on_device(self, placement: Placement) -> int:
-        """While it is used. Blocks are alike, up to a few that are kept in bf16: the largest are counted."""
-        count = len(self.blocks)
-        resident = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
-        streamed = count - resident
-        largest = max(self.blocks, default=0)
-        return (
-            self.rest
-            + sum(sorted(self.blocks)[-resident:] if resident else ())
-            + (min(placement.slots, streamed) * largest if streamed else 0)
-        )
+        """While it is used."""
+        resident, streamed = self._divided(placement)
+        slots = min(placement.slots, len(streamed)) * max(streamed, default=0)
+        return self.rest + sum(resident) + slots
+
+    def at_most(self, placement: Placement) -> int:
+        """The same where blocks are alike, else no less, and more the more blocks are resident: what plans go by."""
+        resident, streamed = (len(blocks) for blocks in self._divided(placement))
+        slots = min(placement.slots, streamed) * max(self.blocks, default=0)
+        return self.rest + sum(sorted(self.blocks)[streamed:] if resident else ()) + slots
 
     def streamed(self, placement: Placement) -> int:
         """Bytes over the bus per sweep."""
+        return sum(self._divided(placement)[1])
+
+    def _divided(self, placement: Placement) -> tuple[list[int], list[int]]:
+        """Resident and streamed blocks."""
         count = len(self.blocks)
-        resident = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
-        return sum(sorted(self.blocks)[: count - resident])
+        wanted = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
+        resident = spread(count, wanted)
+        return [self.blocks[i] for i in sorted(resident)], [b for i, b in enumerate(self.blocks) if i not in resident]
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def _reduce(
 def _leanest(size: Sizes) -> Placement:
     """All blocks streamed, unless they are so few or so unlike that the slots would take more than they do."""
     streamed, resident = _with_blocks(size, 0), Placement(resident_blocks=None)
-    return min(streamed, resident, key=size.on_device)
+    return min(streamed, resident, key=size.at_most)
 
 
 def _with_blocks(size: Sizes, resident: int) -> Placement:
@@ -195,7 +200,7 @@ def _with_blocks(size: Sizes, resident: int) -> Placement:
 
 
 def _peak(sizes: Mapping[str, Sizes], placements: Mapping[str, Placement], need: PhaseNeed) -> int:
-    return need.activations + sum(sizes[name].on_device(placements[name]) for name in need.networks)
+    return need.activations + sum(sizes[name].at_most(placements[name]) for name in need.networks)
 
 
 def _choose_homes(
