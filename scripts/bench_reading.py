@@ -72,7 +72,7 @@ def plain_whole(path: Path, device: str) -> Iterator[Tensor]:
 def fastsafetensors_whole(path: Path, device: str) -> Iterator[Tensor]:
     from fastsafetensors import fastsafe_open
 
-    with fastsafe_open([str(path)], device=device, nogds=True) as file:
+    with fastsafe_open([str(path)], device=_indexed(device), nogds=True) as file:
         for name in list(file.keys()):
             yield file.get_tensor(name)
 
@@ -81,10 +81,14 @@ def fastsafetensors_batches(path: Path, device: str) -> Iterator[Tensor]:
     from fastsafetensors import ParallelLoader
 
     bound = {"max_batch_bytes": BATCH_BYTES, "accumulate_resident": False}
-    loader = ParallelLoader(None, [str(path)], use_tqdm_on_load=False, device=device, nogds=True, **bound)
+    loader = ParallelLoader(None, [str(path)], use_tqdm_on_load=False, device=_indexed(device), nogds=True, **bound)
     with closing(loader), closing(loader.iterate_weights()) as weights:
         for _, tensor in weights:
             yield tensor
+
+
+def _indexed(device: str) -> str:
+    return "cuda:0" if device == "cuda" else device
 
 
 def runai(limit: int | None, path: Path, device: str) -> Iterator[Tensor]:
@@ -158,7 +162,7 @@ def measure(name: str, path: Path, device: str) -> dict[str, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    if nbytes != SafetensorsFile.open(path).nbytes:
+    if nbytes != sum(entry.nbytes for entry in SafetensorsFile.open(path).tensors.values()):
         raise RuntimeError(f"{name} gave {nbytes:,} bytes.")
     return {"gb_per_s": nbytes / seconds / 1e9, "memory": status_bytes("VmHWM") - before}
 
@@ -183,9 +187,9 @@ def measured_apart(name: str, path: Path, device: str, cold: bool) -> dict[str, 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(path: Path, device: str, repeats: int) -> str:
+def compare(path: Path, device: str, repeats: int, wanted: str) -> str:
     """The readers take turns, so that a slow minute of the machine meets all of them."""
-    names = [name for name, (package, _) in READERS.items() if find_spec(package)]
+    names = [name for name, (package, _) in READERS.items() if find_spec(package) and wanted in name]
     results: dict[tuple[str, bool], list[dict[str, float]]] = {(n, cold): [] for n in names for cold in (True, False)}
     for _ in range(repeats):
         for (name, cold), taken in results.items():
@@ -223,6 +227,8 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=5, help="size of the file (default: %(default)s)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where to write it")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median counts (default: %(default)s)")
+    parser.add_argument("--devices", default="cpu,cuda", help="where tensors go (default: %(default)s)")
+    parser.add_argument("--readers", default="", help="only those whose names contain this")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
@@ -234,8 +240,9 @@ def main() -> None:
         path = Path(folder) / "model.safetensors"
         write_checkpoint(path, int(arguments.gib * GIB))
         sys.stdout.write(f"{path.stat().st_size / 1e9:.2f} GB, {machine()}\n")
-        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-            sys.stdout.write(f"\n{compare(path, device, arguments.repeats)}\n")
+        there = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+        for device in [device for device in arguments.devices.split(",") if device in there]:
+            sys.stdout.write(f"\n{compare(path, device, arguments.repeats, arguments.readers)}\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Checks bits across devices and placements, every quantization mode, the reader, 
 from __future__ import annotations
 
 import faulthandler
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,17 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from safetensors.torch import load_file
 
-from ltx_a2v import A2VPipeline, GenerationRequest, Guidance
+from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, kernels
 from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
-from ltx_a2v.errors import InvalidMode, MissingExtra
+from ltx_a2v.errors import InvalidMode, MissingExtra, OutOfMemory
 from ltx_a2v.miniature import ensure_miniature
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization import MODES, QuantizationPolicy
+from ltx_a2v.residency.layout import Part
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.sources import HostBuffer
+from ltx_a2v.residency.stream import BlockStream
 
 CUDA = torch.device("cuda")
 ROOT = Path(__file__).parents[1]
@@ -63,8 +67,47 @@ def same_bits_on_both_devices(mode: str) -> str:
     return f"same bits: {', '.join(k.rsplit('.', 1)[-1] for k in here)}"
 
 
-def multiplies(mode: str) -> str:
-    policy = QuantizationPolicy.from_mode(mode)
+def kernels_agree() -> str:
+    """Each Triton kernel on the real widths against the plain form in float32."""
+    started = time.perf_counter()
+    assert kernels.problem(CUDA) is None, kernels.problem(CUDA)
+    draw = lambda *shape: torch.randn(shape, device=CUDA).bfloat16()  # noqa: E731
+    rows, frames, tokens, heads, size = 3, 13, 1248, 32, 128
+    x, logits = draw(rows, tokens, heads * size), draw(rows, tokens, heads)
+    scale, shift = (part.unsqueeze(2) for part in draw(1, frames, 2, heads * size).unbind(2))
+    norm, weighted = (
+        RMSNorm(heads * size, 1e-6, False),
+        torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA).requires_grad_(False),
+    )
+    rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
+    split = draw(rows, heads, tokens, size).transpose(1, 2)
+    weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
+    by_row = torch.rand(4096, device=CUDA)
+    calls: dict[str, tuple[Callable[..., torch.Tensor], tuple[object, ...]]] = {
+        "modulate": (kernels.modulate, (x, scale, shift)),
+        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given), (x, scale, shift)),
+        "add_gated": (kernels.add_gated, (x, x.flip(0), scale)),
+        "norm_and_rotate": (lambda y: kernels.norm_and_rotate(weighted.to(y.dtype), y, rope), (x,)),
+        "gate_heads": (kernels.gate_heads, (split, logits)),
+        "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
+        "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
+        "quantize int8": (lambda y: dequantized(*kernels.quantize_rows(y[0], 127, torch.int8)), (x,)),
+        "quantize e4m3": (lambda y: dequantized(*kernels.quantize_rows(y[0], 448.0, torch.float8_e4m3fn)), (x,)),
+    }
+    said = []
+    for name, (call, given) in calls.items():
+        call(*given)  # the first call compiles; later ones take another way to the kernel
+        error = relative(call(*given), call(*(t.float() for t in given)))
+        assert error < (0.01 if "quantize" in name else 0.003), (name, error)
+        said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")
+    return f"{', '.join(said)}; {time.perf_counter() - started:.1f} s with compiling"
+
+
+def dequantized(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return values.float() * scale
+
+
+def multiplies(policy: QuantizationPolicy) -> str:
     policy.check_device(CUDA)
     holder = torch.nn.ModuleDict(
         {
@@ -147,6 +190,16 @@ def placements_agree(folder: Path, mode: str) -> str:
     return f"same bits in 5 placements; left {left} bytes; predicted/allocated MiB {memory}"
 
 
+def text_encoder(folder: Path, mode: str) -> str:
+    """The latents with the text encoder in `mode`, from those with it in bf16."""
+    latents = []
+    for chosen in ("none", mode):
+        options = LoadOptions("int8", text_encoder_quantization=chosen, prompt_cache=False)
+        A2VPipeline.open(ensure_miniature(folder), device="cuda", options=options).run(request(folder, chosen))
+        latents.append(load_file(folder / f"{chosen}.safetensors")["stage_1"])
+    return f"stage 1 differs by {relative(latents[1], latents[0]):.4f} from a bf16 text encoder's"
+
+
 def _with(plan: object, placements: dict[str, Placement]) -> object:
     from dataclasses import replace
 
@@ -176,6 +229,78 @@ def bus() -> str:
     return f"registered {size / ours / 1e9:.1f} GB/s, torch's pinned {size / theirs / 1e9:.1f} GB/s"
 
 
+class Copies:
+    """A source whose parts lie in pinned memory already."""
+
+    def __init__(self, buffers: list[HostBuffer]) -> None:
+        self._buffers = buffers
+
+    def fetch(self, index: int, flat: torch.Tensor) -> None:
+        flat.copy_(self._buffers[index].flat, non_blocking=True)
+
+    def release(self) -> None:
+        pass
+
+
+def streaming() -> str:
+    """Blocks that pass through slots with nothing to compute, against plain copies of the same bytes."""
+    size, count, sweeps = 400 * 2**20, 8, 5
+    buffers = [HostBuffer(size, pinned=True) for _ in range(count)]
+    blocks = torch.nn.ModuleList(torch.nn.Module() for _ in range(count))
+    for block in blocks:
+        block.register_buffer("bytes", torch.empty(size, dtype=torch.uint8, device="meta"))
+    parts = [Part(blocks, [f"{index}.bytes"]) for index in range(count)]
+    stream = BlockStream(list(blocks), parts, Copies(buffers), frozenset(), CUDA)
+    target = torch.empty(size, dtype=torch.uint8, device=CUDA)
+    plain = timed(lambda: [target.copy_(buffer.flat, non_blocking=True) for buffer in buffers], 3)
+
+    def sweep() -> None:
+        stream.begin(sweeps)
+        for _ in range(sweeps):
+            for _ in stream.sweep():
+                pass
+
+    streamed = timed(sweep, 2) / sweeps
+    stream.close()
+    for buffer in buffers:
+        buffer.release()
+    rates = [count * size / seconds / 1e9 for seconds in (streamed, plain)]
+    assert rates[0] >= 0.85 * rates[1], rates
+    return f"{rates[0]:.1f} GB/s through slots, {rates[1]:.1f} GB/s by plain copies: {rates[0] / rates[1]:.0%}"
+
+
+HOG = """
+import sys, torch
+free = torch.cuda.mem_get_info()[0]
+held = torch.empty(free - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def crowded_out(folder: Path) -> str:
+    """Another process takes the memory in the middle of a run, and gives it back."""
+    pipeline = A2VPipeline.open(ensure_miniature(folder), device="cuda", options=LoadOptions("int8"))
+    hog = None
+    try:
+        for event in pipeline.generate(request(folder, "crowded")):
+            if hog is None and getattr(event, "step", 0) and event.phase == "stage_1":
+                command = [sys.executable, "-c", HOG, str(4 * 2**20)]
+                hog = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                assert hog.stdout is not None
+                assert hog.stdout.readline() == b"held\n"
+                torch.cuda.empty_cache()
+        said = "nothing went wrong: no more memory was needed"
+    except OutOfMemory as error:
+        said = str(error)
+    finally:
+        if hog is not None:
+            hog.communicate()
+    assert "pid" in said, said
+    pipeline.run(request(folder, "again"))
+    return f"{said} Afterwards it works."
+
+
 def main() -> int:
     faulthandler.dump_traceback_later(200, exit=True)
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, capability {torch.cuda.get_device_capability()}")
@@ -183,6 +308,7 @@ def main() -> int:
         folder = Path(name)
         check("reader", lambda: reader(folder))
         check("bus", bus)
+        check("kernels", kernels_agree)
         for mode in MODES:
             try:
                 QuantizationPolicy.from_mode(mode).check_device(CUDA)
@@ -190,9 +316,14 @@ def main() -> int:
                 say(f"{mode:<34} skipped: {error}")
                 continue
             check(f"convert {mode}", lambda mode=mode: same_bits_on_both_devices(mode))
-            check(f"multiply {mode}", lambda mode=mode: multiplies(mode))
+            check(f"multiply {mode}", lambda mode=mode: multiplies(QuantizationPolicy.from_mode(mode)))
+        check("multiply int8 x int8", lambda: multiplies(QuantizationPolicy.int8(int8_mm=True)))
+        check("streaming", streaming)
+        check("crowded out", lambda: crowded_out(folder))
         for mode in sys.argv[1:] or ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
             check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
+        for mode in ("int4", "bnb-nf4"):
+            check(f"text encoder {mode}", lambda mode=mode: text_encoder(folder, mode))
     say(f"{len(failures)} failed: {', '.join(failures)}" if failures else "all passed")
     return bool(failures)
 

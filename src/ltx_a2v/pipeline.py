@@ -41,7 +41,7 @@ from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.output_file import check_output_file, check_overwrites_nothing, write_whole
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
-from ltx_a2v.residency.budget import Budget, gib, memory_holders
+from ltx_a2v.residency.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.residency.plan import Plan
@@ -186,14 +186,14 @@ class A2VPipeline:
         plan = self._plan(fitted, self._options.budget)
         yield from map(Notice, plan.notes)
         try:
-            yield from self._attempt(fitted, plan)
+            yield from self._attempt(fitted, plan, plan.budget)
             return
         except torch.OutOfMemoryError:
             self.release("host")  # what the failed attempt held goes with its traceback
         try:
-            plan = self._plan(fitted, Budget("auto", headroom=2 * self._options.budget.headroom))
-            yield Notice(f"{self._device} ran out of memory; trying again within {gib(plan.budget or 0)}.")
-            yield from self._attempt(fitted, plan)
+            smaller = self._smaller_plan(fitted, plan)
+            yield Notice(f"{self._device} ran out of memory; trying again within {gib(smaller.budget or 0)}.")
+            yield from self._attempt(fitted, smaller, plan.budget)
         except (torch.OutOfMemoryError, BudgetTooSmall) as error:
             self.release()
             holders = memory_holders(self._device)
@@ -203,16 +203,25 @@ class A2VPipeline:
             ) from error
 
     def _plan(self, fitted: _Fitted, budget: Budget) -> Plan:
-        ours = torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
-        return self._networks.plan(fitted.shape, budget.resolve(self._device, ours), self._options.keep)
+        return self._networks.plan(fitted.shape, budget.resolve(self._device, self._reserved()), self._options.keep)
 
-    def _attempt(self, fitted: _Fitted, plan: Plan) -> Iterator[Event]:
-        """On a CPU, a ledger stands in for the device and keeps the budget."""
+    def _smaller_plan(self, fitted: _Fitted, failed: Plan) -> Plan:
+        """For what is free now, with twice the headroom, and in any case less than what failed: by a tenth where that
+        can be had."""
+        roomy = Budget("auto", headroom=2 * self._options.budget.headroom).resolve(self._device, self._reserved())
+        less = max(int(0.9 * (failed.budget or failed.peak)), self._networks.smallest_budget(fitted.shape))
+        return self._networks.plan(fitted.shape, less if roomy is None else min(less, roomy), self._options.keep)
+
+    def _reserved(self) -> int:
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
+    def _attempt(self, fitted: _Fitted, plan: Plan, limit: int | None) -> Iterator[Event]:
+        """Within `limit` bytes of the device. On a CPU, a ledger stands in for it and keeps the limit."""
         self._networks.placements = plan.placements
-        limited = self._device.type == "cpu" and plan.budget is not None
-        ledger = Ledger(plan.budget) if limited else None
+        ledger = Ledger(limit) if self._device.type == "cpu" and limit is not None else None
         events = self._generate(fitted, plan, PhaseLog(self._device, ledger))
-        return events if ledger is None else ledger.during(events)
+        with capped(self._device, limit):
+            yield from events if ledger is None else ledger.during(events)
 
     def _generate(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> Iterator[Event]:
         request = fitted.request

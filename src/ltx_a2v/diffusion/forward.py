@@ -23,15 +23,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.transformer_ltx2 import apply_split_rotary_emb
 from torch import Tensor, nn
 
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
+from ltx_a2v.kernels import add_gated, gate_heads, modulate, norm_and_modulate, norm_and_rotate
+from ltx_a2v.kernels.pointwise import Rope
 
-Rope = tuple[Tensor, Tensor]
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values, [rows, heads, tokens, head size]."""
+_Adaln = tuple[Tensor, ...]
+"""Shift, scale and gate, [1, t, 1, dim]."""
 
 
 @dataclass(frozen=True)
@@ -142,68 +144,70 @@ class StageForward:
         rows = _Rows()
         last = len(self._transformer.transformer_blocks) - 1
         for index, block in enumerate(self._blocks()):
-            video = self._video_self_attention(block, index, rows, video, modulation)
+            for_video = _table(block.scale_shift_table, modulation.video)
+            for_audio = _table(block.audio_scale_shift_table, modulation.audio)
+            video = self._video_self_attention(block, index, rows, video, for_video[0:3])
             if index == 0 and Pass.NEGATIVE in self._passes:
                 video = rows.part(Pass.NEGATIVE, video)
-            video = self._video_text_attention(block, rows, video, modulation)
-            audio = self._audio_self_attention(block, audio, modulation)
-            audio = rows.follow(self._audio_text_attention(block, index, audio, modulation))
+            video = self._video_text_attention(block, rows, video, for_video[6:9], modulation)
+            audio = self._audio_self_attention(block, audio, for_audio[0:3])
+            audio = rows.follow(self._audio_text_attention(block, index, audio, for_audio[6:9], modulation))
             if index == 0 and Pass.ISOLATED in self._passes:
                 video = rows.part(Pass.ISOLATED, video)
             video, audio = self._cross_attention(block, rows, video, audio, modulation, audio_used=index < last)
-            video = self._feed_forward(block.ff, block.norm3, block.scale_shift_table, modulation.video, video)
+            video = self._feed_forward(block.ff, block.norm3, video, for_video[3:6])
             if index < last:
-                audio = self._feed_forward(
-                    block.audio_ff, block.audio_norm3, block.audio_scale_shift_table, modulation.audio, audio
-                )
+                audio = self._feed_forward(block.audio_ff, block.audio_norm3, audio, for_audio[3:6])
         velocity = self._each_row(lambda x: _output(self._transformer, x, modulation.output), video)
         return {kind: velocity[i : i + 1] for i, kind in enumerate(rows.kinds)}
 
-    def _video_self_attention(
-        self, block: Any, index: int, rows: _Rows, video: Tensor, modulation: _Modulation
-    ) -> Tensor:
-        shift, scale, gate = _table(block.scale_shift_table, modulation.video)[0:3]
-        normed = _modulate(block.norm1(video), scale, shift)
+    def _video_self_attention(self, block: Any, index: int, rows: _Rows, video: Tensor, adaln: _Adaln) -> Tensor:
+        shift, scale, gate = adaln
+        normed = norm_and_modulate(block.norm1, video, scale, shift)
         if index not in self._perturbed_blocks:
-            return video + _gate(self._each_row(lambda x: _attend(block.attn1, x, x, self._ropes.video), normed), gate)
+            attended = self._each_row(lambda x: _attend(block.attn1, x, x, self._ropes.video), normed)
+            return add_gated(video, attended, gate)
         if Pass.PERTURBED in rows.kinds:
             attending, valued = normed[:-1], normed[-1:]
         else:
             attending, valued = normed, normed[rows.positive]
             video = rows.part(Pass.PERTURBED, video)
         attended = self._each_row(lambda x: _attend(block.attn1, x, x, self._ropes.video), attending)
-        return video + _gate(torch.cat([attended, _values_only(block.attn1, valued)]), gate)
+        return add_gated(video, torch.cat([attended, _values_only(block.attn1, valued)]), gate)
 
-    def _video_text_attention(self, block: Any, rows: _Rows, video: Tensor, modulation: _Modulation) -> Tensor:
-        shift, scale, gate = _table(block.scale_shift_table, modulation.video)[6:9]
+    def _video_text_attention(
+        self, block: Any, rows: _Rows, video: Tensor, adaln: _Adaln, modulation: _Modulation
+    ) -> Tensor:
+        shift, scale, gate = adaln
         text_shift, text_scale = _table(block.prompt_scale_shift_table, modulation.video_text)
         texts = [
-            _key_value(block.attn2, _modulate(text, text_scale, text_shift))
+            _key_value(block.attn2, modulate(text, text_scale, text_shift))
             for text in (self._texts.split(1) if self._exact else [self._texts])
         ]
         key, value = (torch.cat(parts) for parts in zip(*texts, strict=True))
-        normed = _modulate(block.norm2(video), scale, shift)
+        normed = norm_and_modulate(block.norm2, video, scale, shift)
         attended = self._each_row(
             lambda x, k, v: _query(block.attn2, x, (k, v)), normed, key[rows.texts], value[rows.texts]
         )
-        return video + _gate(attended, gate)
+        return add_gated(video, attended, gate)
 
-    def _audio_self_attention(self, block: Any, audio: Tensor, modulation: _Modulation) -> Tensor:
-        shift, scale, gate = _table(block.audio_scale_shift_table, modulation.audio)[0:3]
-        normed = _modulate(block.audio_norm1(audio), scale, shift)
-        return audio + _gate(
-            self._each_row(lambda x: _attend(block.audio_attn1, x, x, self._ropes.audio), normed), gate
-        )
+    def _audio_self_attention(self, block: Any, audio: Tensor, adaln: _Adaln) -> Tensor:
+        shift, scale, gate = adaln
+        normed = norm_and_modulate(block.audio_norm1, audio, scale, shift)
+        attended = self._each_row(lambda x: _attend(block.audio_attn1, x, x, self._ropes.audio), normed)
+        return add_gated(audio, attended, gate)
 
-    def _audio_text_attention(self, block: Any, index: int, audio: Tensor, modulation: _Modulation) -> Tensor:
-        shift, scale, gate = _table(block.audio_scale_shift_table, modulation.audio)[6:9]
+    def _audio_text_attention(
+        self, block: Any, index: int, audio: Tensor, adaln: _Adaln, modulation: _Modulation
+    ) -> Tensor:
+        shift, scale, gate = adaln
         if index not in self._audio_text:
             text_shift, text_scale = _table(block.audio_prompt_scale_shift_table, modulation.audio_text)
-            text = _modulate(self._inputs.audio_text, text_scale, text_shift)
+            text = modulate(self._inputs.audio_text, text_scale, text_shift)
             self._audio_text[index] = _key_value(block.audio_attn2, text)
         key_value = self._audio_text[index]
-        normed = _modulate(block.audio_norm2(audio), scale, shift)
-        return audio + _gate(self._each_row(lambda x: _query(block.audio_attn2, x, key_value), normed), gate)
+        normed = norm_and_modulate(block.audio_norm2, audio, scale, shift)
+        return add_gated(audio, self._each_row(lambda x: _query(block.audio_attn2, x, key_value), normed), gate)
 
     def _cross_attention(
         self, block: Any, rows: _Rows, video: Tensor, audio: Tensor, modulation: _Modulation, audio_used: bool
@@ -215,27 +219,26 @@ class StageForward:
         (v_gate,) = _table(v_table[4:], modulation.video_gate)
         (a_gate,) = _table(a_table[4:], modulation.audio_gate)
 
-        coupled = video[rows.with_audio]
-        normed_video, normed_audio = block.audio_to_video_norm(coupled), block.video_to_audio_norm(audio)
+        alone, coupled = video[: rows.with_audio.start], video[rows.with_audio]
         to_video = self._each_row(
             lambda x, a: _attend(block.audio_to_video_attn, x, a, self._ropes.video_cross, self._ropes.audio_cross),
-            _modulate(normed_video, v_scale, v_shift),
-            _as_rows(_modulate(normed_audio, a_scale, a_shift), coupled),
+            norm_and_modulate(block.audio_to_video_norm, coupled, v_scale, v_shift),
+            _as_rows(norm_and_modulate(block.video_to_audio_norm, audio, a_scale, a_shift), coupled),
         )
-        alone = video[: video.shape[0] - coupled.shape[0]]
-        video = torch.cat([alone, coupled + _gate(to_video, v_gate)])
+        coupled_after = add_gated(coupled, to_video, v_gate)
+        video = torch.cat([alone, coupled_after]) if len(alone) else coupled_after
         if not audio_used:
             return video, audio
         to_audio = self._each_row(
             lambda x, v: _attend(block.video_to_audio_attn, x, v, self._ropes.audio_cross, self._ropes.video_cross),
-            _as_rows(_modulate(normed_audio, a_scale_back, a_shift_back), coupled),
-            _modulate(normed_video, v_scale_back, v_shift_back),
+            _as_rows(norm_and_modulate(block.video_to_audio_norm, audio, a_scale_back, a_shift_back), coupled),
+            norm_and_modulate(block.audio_to_video_norm, coupled, v_scale_back, v_shift_back),
         )
-        return video, audio + _gate(to_audio, a_gate)
+        return video, add_gated(audio, to_audio, a_gate)
 
-    def _feed_forward(self, layer: nn.Module, norm: nn.Module, table: Tensor, modulation: Tensor, x: Tensor) -> Tensor:
-        shift, scale, gate = _table(table, modulation)[3:6]
-        return x + _gate(self._each_row(layer, _modulate(norm(x), scale, shift)), gate)
+    def _feed_forward(self, layer: nn.Module, norm: nn.Module, x: Tensor, adaln: _Adaln) -> Tensor:
+        shift, scale, gate = adaln
+        return add_gated(x, self._each_row(layer, norm_and_modulate(norm, x, scale, shift)), gate)
 
     def _each_row(self, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         if not self._exact or rows[0].shape[0] == 1:
@@ -287,15 +290,6 @@ def _table(table: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.unsqueeze(2) for part in (table + values.unflatten(2, table.shape)).unbind(2))
 
 
-def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """[rows, tokens, dim]; scale and shift [1, t, 1, dim] hold for tokens / t tokens each."""
-    return (x.unflatten(1, (scale.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
-
-
-def _gate(x: Tensor, gate: Tensor) -> Tensor:
-    return (x.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
-
-
 def _as_rows(audio: Tensor, video: Tensor) -> Tensor:
     """Before the first video-to-audio attention all rows share one audio."""
     return audio.expand(video.shape[0], -1, -1)
@@ -306,13 +300,12 @@ def _attend(attn: Any, x: Tensor, source: Tensor, rope: Rope, source_rope: Rope 
 
 
 def _key_value(attn: Any, source: Tensor, rope: Rope | None = None) -> KeyValue:
-    key, value = attn.norm_k(attn.to_k(source)), attn.to_v(source)
-    return _heads(attn, key if rope is None else _rotate(key, rope)), _heads(attn, value)
+    key = _norm(attn.norm_k, attn.to_k(source), rope)
+    return _heads(attn, key), _heads(attn, attn.to_v(source))
 
 
 def _query(attn: Any, x: Tensor, key_value: KeyValue, rope: Rope | None = None) -> Tensor:
-    query = attn.norm_q(attn.to_q(x))
-    query = _heads(attn, query if rope is None else _rotate(query, rope))
+    query = _heads(attn, _norm(attn.norm_q, attn.to_q(x), rope))
     key, value = (t.expand(query.shape[0], -1, -1, -1) for t in key_value)
     return _project_out(attn, _attention(query, key, value).transpose(1, 2), x)
 
@@ -329,20 +322,17 @@ def _values_only(attn: Any, x: Tensor) -> Tensor:
 
 def _project_out(attn: Any, heads: Tensor, x: Tensor) -> Tensor:
     """Gate each head of [rows, tokens, heads, head size] by what `x` says, and project."""
-    gates = 2.0 * torch.sigmoid(attn.to_gate_logits(x))
-    return attn.to_out[0]((heads * gates.unsqueeze(-1)).flatten(2))
+    return attn.to_out[0](gate_heads(heads, attn.to_gate_logits(x)))
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:
     return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
 
 
-def _rotate(x: Tensor, rope: Rope) -> Tensor:
-    cos, sin = rope
-    rows = x.shape[0]
-    return apply_split_rotary_emb(x, (cos.expand(rows, -1, -1, -1), sin.expand(rows, -1, -1, -1)))
+def _norm(norm: nn.Module, x: Tensor, rope: Rope | None) -> Tensor:
+    return norm(x) if rope is None else norm_and_rotate(norm, x, rope)
 
 
 def _output(transformer: Any, x: Tensor, embedded: Tensor) -> Tensor:
     shift, scale = (part.unsqueeze(2) for part in (transformer.scale_shift_table + embedded.unsqueeze(2)).unbind(2))
-    return transformer.proj_out(_modulate(transformer.norm_out(x), scale, shift))
+    return transformer.proj_out(modulate(transformer.norm_out(x), scale, shift))

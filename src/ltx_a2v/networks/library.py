@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.kernels import planned_for
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
@@ -25,7 +26,7 @@ from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
-from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan, smallest_budget
 from ltx_a2v.residency.recipe import Recipe
 
 
@@ -120,9 +121,16 @@ class Networks:
         """Raises `BudgetTooSmall`."""
         if shape not in self._needs:
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
-            self._needs[shape] = measure_needs(self.files, self._recipes, self._modules, shape, self.dtype, workspaces)
+            with planned_for(self.device):
+                self._needs[shape] = measure_needs(
+                    self.files, self._recipes, self._modules, shape, self.dtype, workspaces
+                )
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
+
+    def smallest_budget(self, shape: Shape) -> int:
+        """Of a shape that has been planned for."""
+        return smallest_budget(self._sizes, self._needs[shape])
 
     def probe(self, shape: Shape) -> Speeds:
         """Seconds of work on the device; needs what a step with one block resident needs."""

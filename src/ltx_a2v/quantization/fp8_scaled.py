@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scale_rows_
+from ltx_a2v.kernels import upcast_rows
+from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scaled_linear
 
 E4M3_MAX = 448.0
 
@@ -24,7 +24,7 @@ def _quantize_rows(rows: Tensor) -> dict[str, Tensor]:
 class Fp8ScaledLinear(StoredLinear):
     summary = "The bytes of fp8-cast with less error."
     stored = "e4m3 and a float32 scale per output row"
-    multiplied = "upcast in forward, the product scaled"
+    multiplied = "upcast in forward, with its scale"
 
     weight_scale: Tensor
 
@@ -33,10 +33,7 @@ class Fp8ScaledLinear(StoredLinear):
         return e4m3_by_row(weight)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight.float() * self.weight_scale[:, None]).to(dtype)
+        return upcast_rows(self.weight, self.weight_scale, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        # e4m3 is exact in bf16 and a row's scale commutes with the sum over it, so the weight is never rounded again:
-        # error on N(0, 1) inputs in bf16 0.0019, against 0.0021 with a weight scaled in bf16, and no pass over it.
-        products = F.linear(input, self.weight.to(input.dtype))
-        return scale_rows_(products, self.weight_scale, self.bias)
+        return scaled_linear(input, self.weight, self.weight_scale, self.bias)

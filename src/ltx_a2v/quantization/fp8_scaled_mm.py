@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidMode
+from ltx_a2v.kernels import quantize_rows
 from ltx_a2v.quantization.fp8_scaled import E4M3_MAX, Fp8ScaledLinear
 from ltx_a2v.quantization.linear import scale_rows_
 
@@ -26,8 +27,7 @@ class Fp8ScaledMMLinear(Fp8ScaledLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         tokens = input.reshape(-1, self.in_features)  # [M, in]
-        scale = activation_scale(tokens, per_token=takes_row_scales(input.device))
-        products = fp8_matmul(to_e4m3(tokens, scale), self.weight, scale, self.weight_scale, self.bias, input.dtype)
+        products = fp8_matmul(*quantize_tokens(tokens), self.weight, self.weight_scale, self.bias, input.dtype)
         return products.view(*input.shape[:-1], self.out_features)
 
     @classmethod
@@ -45,21 +45,22 @@ def takes_row_scales(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= ROW_WISE
 
 
-def activation_scale(tokens: Tensor, *, per_token: bool) -> Tensor:
-    """float32 [M, 1] or scalar: the largest magnitude over 448; never 0, so that zeros stay zeros."""
-    low, high = tokens.aminmax(dim=1, keepdim=True) if per_token else tokens.aminmax()
-    return (torch.maximum(-low, high).float() * (1 / E4M3_MAX)).clamp(min=1e-30)
+def quantize_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 [M, in] and float32 scales, [M, 1] or, where the device takes no more than one, scalar."""
+    if takes_row_scales(tokens.device):
+        return quantize_rows(tokens, E4M3_MAX, torch.float8_e4m3fn)
+    quantized, scale = quantize_rows(tokens.reshape(1, -1), E4M3_MAX, torch.float8_e4m3fn)
+    return quantized.view(tokens.shape), scale.view(())
 
 
 def to_e4m3(tokens: Tensor, scale: Tensor) -> Tensor:
-    """Divided in float32 and kept in the tokens' dtype: bf16 rounds far finer than e4m3, at half the memory."""
+    """By a fixed scale, which lets a value past 448, where a cast alone would give NaN."""
     scaled = torch.div(tokens, scale, out=torch.empty_like(tokens))
-    # Only a fixed scale (of a prequantized file) lets a value past 448, where the cast would give NaN.
     return scaled.clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def fp8_matmul(
-    tokens: Tensor, weight: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+    tokens: Tensor, token_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """`dtype` [M, out] from e4m3 `tokens` [M, in] and `weight` [out, in].
 

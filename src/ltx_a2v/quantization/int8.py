@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scale_rows_
+from ltx_a2v.kernels import quantize_rows, upcast_rows
+from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scale_rows_, scaled_linear
 
 INT8_MAX = 127
 
@@ -24,7 +24,7 @@ def _quantize_rows(rows: Tensor) -> dict[str, Tensor]:
 class Int8Linear(StoredLinear):
     summary = "The bytes of fp8 with about a quarter of its error."
     stored = "int8 and a float32 scale per output row"
-    multiplied = "upcast in forward, the product scaled"
+    multiplied = "upcast in forward, with its scale"
 
     weight_scale: Tensor
 
@@ -33,12 +33,10 @@ class Int8Linear(StoredLinear):
         return int8_by_row(weight)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight.float() * self.weight_scale[:, None]).to(dtype)
+        return upcast_rows(self.weight, self.weight_scale, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        # int8 is exact in bf16; the scale goes to the product for the reasons given in fp8_scaled.
-        products = F.linear(input, self.weight.to(input.dtype))
-        return scale_rows_(products, self.weight_scale, self.bias)
+        return scaled_linear(input, self.weight, self.weight_scale, self.bias)
 
 
 class Int8MMLinear(Int8Linear):
@@ -50,8 +48,7 @@ class Int8MMLinear(Int8Linear):
         tokens = input.reshape(-1, self.in_features)  # [M, in]
         if not _kernel_takes(tokens, self.weight):
             return super().forward(input)
-        scale = row_scales(tokens, INT8_MAX)[:, None]
-        quantized = torch.div(tokens, scale).round_().to(torch.int8)
+        quantized, scale = quantize_rows(tokens, INT8_MAX, torch.int8)
         sums = torch._int_mm(quantized, self.weight.t())  # int32 [M, out]
         products = torch.mul(sums, scale, out=torch.empty_like(sums, dtype=input.dtype))
         return scale_rows_(products, self.weight_scale, self.bias).view(*input.shape[:-1], self.out_features)

@@ -16,6 +16,9 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltx_a2v.kernels import fused_on, upcast_rows
 
 CHUNK_ELEMENTS = 2**24
 """Weights are quantized this many elements at a time: 64 MiB per float32 temporary (a text projection has 770 M)."""
@@ -110,6 +113,19 @@ def row_scales(rows: Tensor, largest: float) -> Tensor:
     low, high = rows.aminmax(dim=1)
     amax = torch.maximum(-low, high).float()
     return torch.where(amax > 0, amax * (1 / largest), 1.0)
+
+
+def scaled_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """`input` [..., in] times an int8 or e4m3 `weight` [out, in] with its float32 `scale` ([out] or one).
+
+    Both are exact in bf16 and a row's scale commutes with the sum over it, so the plain way scales the product, and the
+    weight is never rounded again. On a GPU that pass over the product costs half of what the multiplication does (0.37
+    instead of 0.25 ms for 4992 x 4096 x 4096 on an H100), so there the weight is scaled while it is upcast, with the
+    error of its rounding to bf16: 0.0016, beside 0.008 of int8.
+    """
+    if fused_on(input):
+        return F.linear(input, upcast_rows(weight, scale, input.dtype), bias)
+    return scale_rows_(F.linear(input, weight.to(input.dtype)), scale, bias)
 
 
 def scale_rows_(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,18 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.kernels import upcast_rows
 from ltx_a2v.quantization.fp8_scaled import E4M3_MAX
-from ltx_a2v.quantization.fp8_scaled_mm import (
-    Fp8ScaledMMLinear,
-    activation_scale,
-    fp8_matmul,
-    takes_row_scales,
-    to_e4m3,
-)
-from ltx_a2v.quantization.linear import StoredLinear, reassign, row_scales, scale_rows_
+from ltx_a2v.quantization.fp8_scaled_mm import Fp8ScaledMMLinear, fp8_matmul, quantize_tokens, to_e4m3
+from ltx_a2v.quantization.linear import StoredLinear, reassign, row_scales, scaled_linear
 
 TensorInfo = tuple[torch.dtype, Sequence[int]]
 
@@ -29,7 +23,7 @@ TensorInfo = tuple[torch.dtype, Sequence[int]]
 class PrequantizedLinear(StoredLinear):
     summary = "What an fp8 checkpoint brings; recognised from the file."
     stored = "e4m3 and a float32 scale per layer, as in the file"
-    multiplied = "upcast in forward, the product scaled"
+    multiplied = "upcast in forward, with its scale"
 
     weight_scale: Tensor
     input_scale: Tensor | None
@@ -41,11 +35,10 @@ class PrequantizedLinear(StoredLinear):
         return {"weight": (weight / scale).to(torch.float8_e4m3fn), "weight_scale": scale}
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        return (self.weight.float() * self.weight_scale).to(dtype)
+        return upcast_rows(self.weight, self.weight_scale, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        products = F.linear(input, self.weight.to(input.dtype))
-        return scale_rows_(products, self.weight_scale, self.bias)
+        return scaled_linear(input, self.weight, self.weight_scale, self.bias)
 
 
 class PrequantizedMMLinear(PrequantizedLinear):
@@ -53,11 +46,13 @@ class PrequantizedMMLinear(PrequantizedLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         tokens = input.reshape(-1, self.in_features)  # [M, in]
-        scale, weight_scale = self.input_scale, self.weight_scale
-        if scale is None:
-            scale = activation_scale(tokens, per_token=takes_row_scales(input.device))
+        weight_scale = self.weight_scale
+        if self.input_scale is not None:
+            quantized, scale = to_e4m3(tokens, self.input_scale), self.input_scale
+        else:
+            quantized, scale = quantize_tokens(tokens)
             weight_scale = weight_scale.expand(self.out_features).contiguous()
-        products = fp8_matmul(to_e4m3(tokens, scale), self.weight, scale, weight_scale, self.bias, input.dtype)
+        products = fp8_matmul(quantized, scale, self.weight, weight_scale, self.bias, input.dtype)
         return products.view(*input.shape[:-1], self.out_features)
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,21 @@ class Budget:
         if not 0 < share <= 1:
             raise InvalidRequest(f"--vram-budget {self.text!r}: give more than 0% and at most 100%.")
         return share
+
+
+@contextmanager
+def capped(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Meanwhile the allocator takes no more than `limit` bytes from a GPU: before it would, it gives back what it keeps
+    for later. Tensors alone within a budget are not enough; at 6 GiB, 6.81 were reserved for them (H100)."""
+    if device.type != "cuda" or limit is None:
+        yield
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(min(limit / total_memory(device), 1.0), index)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
 def parse_bytes(text: str, flag: str) -> int:

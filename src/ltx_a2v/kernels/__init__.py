@@ -1,0 +1,31 @@
+"""The element-wise work between matrix products, in one pass over memory each.
+
+Every function has two forms. The plain one, in torch, is the definition: CPUs run it, and in float32 its bits are the
+reference's. On NVIDIA GPUs in bfloat16 a Triton kernel does the same in float32 registers and rounds once. Without it
+the GPU waits for the CPU: a block of the real shapes launched about 600 operations, 9 ms to issue and 6.6 ms to
+compute (H100).
+"""
+
+from ltx_a2v.kernels.dispatch import fused_on, planned_for, problem
+from ltx_a2v.kernels.pointwise import (
+    add_gated,
+    gate_heads,
+    modulate,
+    norm_and_modulate,
+    norm_and_rotate,
+    quantize_rows,
+    upcast_rows,
+)
+
+__all__ = [
+    "add_gated",
+    "fused_on",
+    "gate_heads",
+    "modulate",
+    "norm_and_modulate",
+    "norm_and_rotate",
+    "planned_for",
+    "problem",
+    "quantize_rows",
+    "upcast_rows",
+]

@@ -1,0 +1,64 @@
+"""Which form of a kernel a tensor takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SWITCH = "LTX_A2V_FUSED"
+"""An environment variable: `0` leaves everything to torch, to compare."""
+CAPABILITY = (8, 9)
+"""The oldest GPUs whose Triton reads e4m3 (Ada); older ones take the plain forms."""
+
+_planned: ContextVar[bool] = ContextVar("_planned", default=False)
+
+
+def fused_on(x: Tensor) -> bool:
+    """Whether `x` goes through a Triton kernel; on `meta`, whether it would on the device that is planned for."""
+    if x.is_meta:
+        return x.dtype == torch.bfloat16 and _planned.get()
+    return fused(x.device, x.dtype)
+
+
+def fused(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype == torch.bfloat16 and problem(device) is None
+
+
+@contextmanager
+def planned_for(device: torch.device) -> Iterator[None]:
+    """Tensors on `meta` take meanwhile what they would take on `device`."""
+    token = _planned.set(fused(device, torch.bfloat16))
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+@cache
+def problem(device: torch.device) -> str | None:
+    """Why the kernels cannot be used on a GPU, in a few words; None where they can. Compiles one to know."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < CAPABILITY:
+        return f"compute capability {'.'.join(map(str, capability))} is below {'.'.join(map(str, CAPABILITY))}"
+    try:
+        x = torch.zeros(1, 1, 16, dtype=torch.bfloat16, device=device)
+        triton_kernels().add_gated(x, x, x[:, :, None])
+    except Exception as error:  # no Triton, no C compiler, no Python headers: as many kinds as machines
+        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return None
+
+
+def triton_kernels() -> Any:
+    """Imported late: Triton is no part of torch for CPUs."""
+    from ltx_a2v.kernels import triton_kernels
+
+    return triton_kernels

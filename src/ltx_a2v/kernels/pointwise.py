@@ -1,0 +1,86 @@
+"""The functions in their plain form, and where they hand over to Triton.
+
+Shapes: video and audio tokens are [rows, tokens, dim]. A modulation is [1, t, 1, dim] and holds for tokens / t tokens
+each: t is the number of latent frames, or 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_ltx2 import apply_split_rotary_emb
+from torch import Tensor
+
+from ltx_a2v.kernels.dispatch import fused, fused_on, triton_kernels
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines, [1, heads, tokens, head size / 2]."""
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x (1 + scale) + shift"""
+    if fused_on(x):
+        return _made(x) if x.is_meta else triton_kernels().modulate(x, scale, shift, eps=None)
+    return (x.unflatten(1, (scale.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+
+
+def norm_and_modulate(norm: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`modulate` of what `norm`, an RMS norm without weights, makes of `x`."""
+    if fused_on(x):
+        return _made(x) if x.is_meta else triton_kernels().modulate(x, scale, shift, eps=norm.eps)
+    return modulate(norm(x), scale, shift)
+
+
+def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
+    """x + change gate"""
+    if fused_on(x):
+        return _made(x) if x.is_meta else triton_kernels().add_gated(x, change, gate)
+    return x + (change.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
+
+
+def norm_and_rotate(norm: Any, x: Tensor, rope: Rope) -> Tensor:
+    """RMS norm over all heads with its weight, then the rotary embedding: [rows, tokens, heads * size]."""
+    if fused_on(x):
+        return _made(x) if x.is_meta else triton_kernels().norm_and_rotate(x, norm.weight, norm.eps, *rope)
+    rows = x.shape[0]
+    return apply_split_rotary_emb(norm(x), tuple(table.expand(rows, -1, -1, -1) for table in rope))
+
+
+def gate_heads(heads: Tensor, logits: Tensor) -> Tensor:
+    """Each head of [rows, tokens, heads, size] times 2 sigmoid of its logit [rows, tokens, heads], side by side."""
+    if fused_on(heads):
+        return _made(heads).flatten(2) if heads.is_meta else triton_kernels().gate_heads(heads, logits)
+    return (heads * (2.0 * torch.sigmoid(logits)).unsqueeze(-1)).flatten(2)
+
+
+def upcast_rows(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 or e4m3 [out, in] times the float32 `scale` ([out] or one), rounded once to `dtype`."""
+    if fused(weight.device, dtype):
+        return triton_kernels().upcast_rows(weight, scale)
+    if weight.is_meta:
+        return torch.empty_like(weight, dtype=dtype)
+    return (weight.float() * scale.view(-1, 1)).to(dtype)
+
+
+def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[M, in] -> `dtype` (int8 or e4m3) [M, in] and float32 scales [M, 1], which map each row's largest magnitude to
+    `largest`; a row of zeros stays one."""
+    if fused_on(tokens) and not tokens.is_meta:
+        return triton_kernels().quantize_rows(tokens, largest, dtype)
+    low, high = tokens.aminmax(dim=1, keepdim=True)
+    scale = (torch.maximum(-low, high).float() * (1 / largest)).clamp(min=TINY)
+    # Divided in float32 and kept in the tokens' dtype: bf16 rounds far finer than 8 bits, at half the memory.
+    scaled = torch.div(tokens, scale, out=torch.empty_like(tokens))
+    if not dtype.is_floating_point:
+        scaled = scaled.round_()
+    return scaled.clamp_(-largest, largest).to(dtype), scale
+
+
+TINY = 1e-30
+"""The scale of a row of zeros."""
+
+
+def _made(x: Tensor) -> Tensor:
+    """On `meta`, where memory is measured: a kernel takes its output and nothing else."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -1,0 +1,255 @@
+"""The functions of `pointwise` as Triton kernels: one program per token, or per row of a weight.
+
+All of them read bfloat16 (or 8 bits), compute in float32 and write once. Triton takes annotations for code, so the
+kernels' arguments have none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # a product and a sum rounded once; unset, Triton warns
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+COLUMNS = 2048
+"""Of a weight's row that one program converts."""
+ROUND = tl.constexpr(12582912.0)
+"""1.5 * 2**23: what is added to it and taken off again has been rounded to an integer, halves to even."""
+
+
+_COUNTS = ["tokens", "frame_tokens"]
+"""Arguments for whose values no variant of a kernel is compiled: every size of video has others."""
+_compiled: dict[tuple[object, ...], Any] = {}
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float | None) -> Tensor:
+    """With `eps`, of x normalised by its root mean square."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    rows, tokens, dim = x.shape
+    frames = tokens, tokens // scale.shape[1], _frame_stride(scale), _frame_stride(shift)
+    constants = {"NORM": eps is not None, "BLOCK": triton.next_power_of_2(dim)}
+    _launch(_modulate, (rows * tokens, 1, 1), 8, (x, scale, shift, out, *frames, dim, eps or 0.0), constants)
+    return out
+
+
+def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
+    x, change = x.contiguous(), change.contiguous()
+    out = torch.empty_like(x)
+    rows, tokens, dim = x.shape
+    frames = tokens, tokens // gate.shape[1], _frame_stride(gate)
+    constants = {"BLOCK": triton.next_power_of_2(dim)}
+    _launch(_add_gated, (rows * tokens, 1, 1), 8, (x, change, gate, out, *frames, dim), constants)
+    return out
+
+
+def norm_and_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+    x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+    out = torch.empty_like(x)
+    rows, tokens, dim = x.shape
+    constants = {"HALF": cos.shape[3], "BLOCK": triton.next_power_of_2(dim // 2)}
+    _launch(_norm_and_rotate, (rows * tokens, 1, 1), 8, (x, weight, cos, sin, out, tokens, dim, eps), constants)
+    return out
+
+
+def gate_heads(heads: Tensor, logits: Tensor) -> Tensor:
+    rows, tokens, count, size = heads.shape
+    assert heads.stride(3) == 1
+    out = torch.empty((rows, tokens, count * size), dtype=heads.dtype, device=heads.device)
+    arguments = (heads, logits.contiguous(), out, tokens, *heads.stride()[:3], count)
+    constants = {"SIZE": size, "BLOCK": triton.next_power_of_2(count * size)}
+    _launch(_gate_heads, (rows * tokens, 1, 1), 8, arguments, constants)
+    return out
+
+
+def upcast_rows(weight: Tensor, scale: Tensor) -> Tensor:
+    rows, columns = weight.shape
+    out = torch.empty((rows, columns), dtype=torch.bfloat16, device=weight.device)
+    grid = rows, triton.cdiv(columns, COLUMNS), 1
+    _launch(_upcast_rows, grid, 4, (weight, scale, out, columns, int(scale.numel() > 1)), {"BLOCK": COLUMNS})
+    return out
+
+
+def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    tokens = tokens.contiguous()
+    count, columns = tokens.shape
+    out = torch.empty((count, columns), dtype=dtype, device=tokens.device)
+    scale = torch.empty((count, 1), dtype=torch.float32, device=tokens.device)
+    constants = {"ROUNDED": not dtype.is_floating_point, "BLOCK": triton.next_power_of_2(columns)}
+    _launch(_quantize_rows, (count, 1, 1), 8, (tokens, out, scale, columns, largest, 1 / largest), constants)
+    return out, scale
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, int, int], warps: int, arguments: tuple[Any, ...], constants: dict[str, int]
+) -> None:
+    """What was compiled for such arguments is launched at once. Triton's own way to find it took about 40 microseconds,
+    four times what a kernel takes (H100)."""
+    facts = ((a.dtype, a.data_ptr() % 16) if isinstance(a, Tensor) else a for a in arguments)
+    key = (id(kernel), arguments[0].device, *facts, *constants.values())
+    compiled = _compiled.get(key)
+    if compiled is not None:
+        compiled[grid](*arguments, *constants.values())
+        return
+    compiled = kernel[grid](*arguments, **constants, num_warps=warps)
+    if compiled is not None:  # which the interpreter has nothing of
+        _compiled[key] = compiled
+
+
+def _frame_stride(modulation: Tensor) -> int:
+    """Of [1, t, 1, dim], from one latent frame to the next."""
+    assert modulation.stride(3) == 1
+    return modulation.stride(1) if modulation.shape[1] > 1 else 0
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def _modulate(
+    x,
+    scale,
+    shift,
+    out,
+    tokens,
+    frame_tokens,
+    scale_stride,
+    shift_stride,
+    dim,
+    eps,
+    NORM: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    frame = (row % tokens) // frame_tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    value = tl.load(x + row * dim + column, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        value = value * tl.rsqrt(tl.sum(value * value, axis=0) / dim + eps)
+    by = tl.load(scale + frame * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
+    to = tl.load(shift + frame * shift_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * dim + column, (value * (1.0 + by) + to).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit(do_not_specialize=_COUNTS)
+def _add_gated(
+    x,
+    change,
+    gate,
+    out,
+    tokens,
+    frame_tokens,
+    gate_stride,
+    dim,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    frame = (row % tokens) // frame_tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < dim
+    value = tl.load(x + row * dim + column, mask=inside, other=0.0).to(tl.float32)
+    added = tl.load(change + row * dim + column, mask=inside, other=0.0).to(tl.float32)
+    by = tl.load(gate + frame * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * dim + column, (value + added * by).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit(do_not_specialize=_COUNTS[:1])
+def _norm_and_rotate(
+    x,
+    weight,
+    cos,
+    sin,
+    out,
+    tokens,
+    dim,
+    eps,
+    HALF: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    token = row % tokens
+    pair = tl.arange(0, BLOCK)  # of one head's first half with its second
+    inside = pair < dim // 2
+    head, place = pair // HALF, pair % HALF
+    first = head * 2 * HALF + place
+    second = first + HALF
+    a = tl.load(x + row * dim + first, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(x + row * dim + second, mask=inside, other=0.0).to(tl.float32)
+    norm = tl.rsqrt((tl.sum(a * a, axis=0) + tl.sum(b * b, axis=0)) / dim + eps)
+    a = a * norm * tl.load(weight + first, mask=inside, other=0.0).to(tl.float32)
+    b = b * norm * tl.load(weight + second, mask=inside, other=0.0).to(tl.float32)
+    angle = (head * tokens + token) * HALF + place
+    c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * dim + first, (a * c - b * s).to(tl.bfloat16), mask=inside)
+    tl.store(out + row * dim + second, (b * c + a * s).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit(do_not_specialize=_COUNTS[:1])
+def _gate_heads(
+    heads,
+    logits,
+    out,
+    tokens,
+    row_stride,
+    token_stride,
+    head_stride,
+    count,
+    SIZE: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    program = tl.program_id(0).to(tl.int64)
+    row, token = program // tokens, program % tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < count * SIZE
+    head, place = column // SIZE, column % SIZE
+    source = heads + row * row_stride + token * token_stride + head * head_stride + place
+    value = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    logit = tl.load(logits + program * count + head, mask=inside, other=0.0).to(tl.float32)
+    gated = value * (2.0 / (1.0 + tl.exp(-logit)))
+    tl.store(out + program * count * SIZE + column, gated.to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def _upcast_rows(
+    weight,
+    scale,
+    out,
+    columns,
+    scale_stride,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    by = tl.load(scale + row * scale_stride)
+    value = tl.load(weight + row * columns + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * columns + column, (value * by).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def _quantize_rows(
+    tokens,
+    out,
+    scale,
+    columns,
+    largest,
+    per_largest,
+    ROUNDED: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < columns
+    value = tl.load(tokens + row * columns + column, mask=inside, other=0.0).to(tl.float32)
+    by = tl.maximum(tl.max(tl.abs(value), axis=0) * per_largest, 1e-30)
+    value = value / by
+    if ROUNDED:
+        value = (value + ROUND) - ROUND
+    value = tl.minimum(tl.maximum(value, -largest), largest)
+    tl.store(out + row * columns + column, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(scale + row, by)

@@ -1,0 +1,66 @@
+"""Run by `test_pointwise.py` in a process of its own, where Triton interprets kernels on the CPU.
+
+The interpreter cuts bfloat16 and e4m3 off where a GPU rounds: errors are up to twice a GPU's.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.normalization import RMSNorm
+from torch import Tensor
+
+from ltx_a2v.kernels import pointwise, triton_kernels
+
+ROWS, FRAMES, TOKENS, HEADS, SIZE = 3, 4, 12, 4, 12
+DIM = HEADS * SIZE
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).bfloat16()
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("frames", [1, FRAMES])
+def test_modulations(frames: int) -> None:
+    x = drawn(ROWS, TOKENS, DIM)
+    scale, shift, gate = (part.unsqueeze(2) for part in drawn(1, frames, 3, DIM).unbind(2))
+    wide = x.float(), scale.float(), shift.float()
+    norm = RMSNorm(DIM, 1e-6, False)
+    assert error(triton_kernels.modulate(x, scale, shift, None), pointwise.modulate(*wide)) < 0.006
+    assert error(triton_kernels.modulate(x, scale, shift, 1e-6), pointwise.norm_and_modulate(norm, *wide)) < 0.006
+    added = triton_kernels.add_gated(x, x.flip(0), gate)
+    assert error(added, pointwise.add_gated(x.float(), x.flip(0).float(), gate.float())) < 0.006
+
+
+@torch.no_grad()
+def test_rotation() -> None:
+    x, norm, angle = drawn(ROWS, TOKENS, DIM), torch.nn.RMSNorm(DIM, eps=1e-6), torch.randn(1, HEADS, TOKENS, SIZE // 2)
+    norm.weight.copy_(drawn(DIM))
+    rope = angle.cos(), angle.sin()
+    rotated = triton_kernels.norm_and_rotate(x, norm.weight.bfloat16(), norm.eps, *rope)
+    assert error(rotated, pointwise.norm_and_rotate(norm, x.float(), rope)) < 0.006
+
+
+def test_heads_in_either_memory_layout() -> None:
+    logits = drawn(ROWS, TOKENS, HEADS)
+    for heads in (drawn(ROWS, TOKENS, HEADS, SIZE), drawn(ROWS, HEADS, TOKENS, SIZE).transpose(1, 2)):
+        gated = triton_kernels.gate_heads(heads, logits)
+        assert error(gated, pointwise.gate_heads(heads.float(), logits.float())) < 0.006
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("columns", [50, triton_kernels.COLUMNS + 30])
+def test_rows_of_8_bits(dtype: torch.dtype, columns: int) -> None:
+    largest = 127 if dtype == torch.int8 else 448.0
+    tokens = drawn(7, columns)
+    tokens[3] = 0
+    stored, scale = triton_kernels.quantize_rows(tokens, largest, dtype)
+    expected, expected_scale = pointwise.quantize_rows(tokens.float(), largest, dtype)
+    assert torch.equal(scale, expected_scale)
+    assert error(stored, expected.float()) < (1e-6 if dtype == torch.int8 else 0.08)
+    for by in (scale[:, 0].contiguous(), scale[0, 0]):
+        assert error(triton_kernels.upcast_rows(stored, by), stored.float() * by.view(-1, 1)) < 0.006
