@@ -1,17 +1,21 @@
 """A model of the real shapes with random weights: 48 blocks, 22 billion parameters, Gemma 3 12B; about 78 GB.
 
 For measuring size and speed where the real files cannot be had. `python scripts/full_size_model.py FOLDER [FOLDER_2]`
-puts the text encoder and the LoRA into the second folder.
+puts the text encoder and the LoRA into the second folder. With `--headers-only` the files have their headers and sizes
+but take no room on the disk, in seconds: enough for `ltx-a2v plan --device cpu --model-dir FOLDER`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -22,7 +26,7 @@ from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.model_files import GemmaFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
+from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec, header_of
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 
 TRANSFORMER = miniature.REAL_TRANSFORMER
@@ -73,15 +77,17 @@ GEMMA = miniature.GEMMA | {
 LORA_RANK = 384
 
 
-def write_full_size(folder: Path, other: Path) -> ModelPaths:
+def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> ModelPaths:
+    write = _write_header if headers_only else _write_random
     for place in (folder, other):
         place.mkdir(parents=True, exist_ok=True)
     config = ModelConfig("2.3.0", TRANSFORMER, VIDEO_VAE, miniature.AUDIO_VAE)
     gemma = other / "gemma"
-    shutil.copytree(_tokenizer_folder(other), gemma, dirs_exist_ok=True)
+    _copy_tokenizer(gemma)
     (gemma / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": GEMMA}))
     files = GemmaFiles(gemma, GEMMA, {})
-    _write(gemma / "model.safetensors", [(KeyMap((("language_model.model.", ""),)), text.build_gemma(files), "")], {})
+    encoder = text.build_gemma(files)
+    write(gemma / "model.safetensors", _shapes((KeyMap((("language_model.model.", ""),)), encoder, "")), {})
     denoiser = transformer.build_transformer(config)
     vae = keys.video_vae(config.vae_stages)
     metadata = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
@@ -91,52 +97,58 @@ def write_full_size(folder: Path, other: Path) -> ModelPaths:
         folder / "ltx-2.3-random-spatial-upscaler-x2.safetensors",
         gemma,
     )
-    _write(
+    write(
         paths.checkpoint,
-        [
+        _shapes(
             (keys.TRANSFORMER, denoiser, ""),
             (keys.CONNECTORS, text.build_connectors(config, 49), ""),
             (vae, video_vae.build_video_encoder(config), ""),
             (vae, video_vae.build_video_decoder(config).decoder, "decoder."),
             (keys.AUDIO_ENCODER, audio_vae.build_audio_encoder(config), ""),
-        ],
+        ),
         {"model_version": "2.3.0", "config": json.dumps(metadata)},
     )
     arguments = {**UPSAMPLER, "use_rational_resampler": False}
     for name in ("spatial_scale", "rational_resampler"):
         del arguments[name]
     small = upsampler.build_upsampler(arguments)
-    _write(paths.spatial_upsampler, [(keys.UPSAMPLER, small, "")], {"config": json.dumps(UPSAMPLER)})
-    _write_lora(paths.distilled_lora, transformer.linear_shapes(denoiser))
+    write(paths.spatial_upsampler, _shapes((keys.UPSAMPLER, small, "")), {"config": json.dumps(UPSAMPLER)})
+    write(paths.distilled_lora, _lora_shapes(transformer.linear_shapes(denoiser)), {})
     return paths
 
 
-def _tokenizer_folder(place: Path) -> Path:
-    small = place / "miniature"
-    miniature.make_miniature(small)
-    for file in small.glob("**/*.safetensors"):
-        file.unlink()
-    return small / "gemma-miniature"
+def _copy_tokenizer(gemma: Path) -> None:
+    """The miniature's, without its weights."""
+    with TemporaryDirectory() as small:
+        source = miniature.ensure_miniature(Path(small)).gemma_root
+        shutil.copytree(source, gemma, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
 
 
-def _write(path: Path, networks: list[tuple[KeyMap, nn.Module, str]], metadata: Mapping[str, str]) -> None:
-    """Modules with their names in the file's maps, each after a prefix."""
-    specs = {
+def _shapes(*networks: tuple[KeyMap, nn.Module, str]) -> dict[str, tuple[int, ...]]:
+    """By name in the file: modules with their maps, each after a prefix."""
+    return {
         key_map.to_file(prefix + name): tuple(tensor.shape)
         for key_map, module, prefix in networks
         for name, tensor in module.state_dict().items()
     }
-    _write_random(path, specs, metadata)
 
 
-def _write_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    specs: dict[str, tuple[int, ...]] = {}
-    for layer, (outputs, inputs) in shapes.items():
+def _lora_shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (outputs, inputs) in layers.items():
         if "transformer_blocks" in layer and "to_gate_logits" not in layer:
             name = keys.LORA.to_file(layer)
-            specs[f"{name}.lora_A.weight"] = (LORA_RANK, inputs)
-            specs[f"{name}.lora_B.weight"] = (outputs, LORA_RANK)
-    _write_random(path, specs, {})
+            shapes[f"{name}.lora_A.weight"] = (LORA_RANK, inputs)
+            shapes[f"{name}.lora_B.weight"] = (outputs, LORA_RANK)
+    return shapes
+
+
+def _write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
+    """The weights are a hole in the file: they read as zeros."""
+    specs = [TensorSpec(name, torch.bfloat16, shape) for name, shape in shapes.items()]
+    header = header_of(specs, metadata)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + sum(spec.nbytes for spec in specs))
 
 
 def _write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
@@ -159,5 +171,14 @@ def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
         yield spec.name, values + 1 if leaf == "std-of-means" or (leaf == "weight" and len(spec.shape) == 1) else values
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("other", type=Path, nargs="?", help="for the text encoder and the LoRA")
+    parser.add_argument("--headers-only", action="store_true", help="no weights: enough for `ltx-a2v plan`")
+    arguments = parser.parse_args()
+    write_full_size(arguments.folder, arguments.other or arguments.folder, arguments.headers_only)
+
+
 if __name__ == "__main__":
-    write_full_size(Path(sys.argv[1]), Path(sys.argv[-1]))
+    main()

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO
 
 from pydantic import BaseModel
 
-from ltx_a2v.errors import A2VError, InvalidModel, InvalidRequest
+from ltx_a2v.errors import A2VError, BudgetTooSmall, InvalidModel, InvalidRequest
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.request import GenerationRequest, Guidance
 from ltx_a2v.serving.settings import add_serve_arguments, settings_from
@@ -25,8 +25,8 @@ from ltx_a2v.settings import Settings, cache_dir
 from ltx_a2v.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 
 DTYPES = ("bfloat16", "float32")
-PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate")
-"""What the memory of a request depends on."""
+PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps")
+"""What the memory of a request depends on, and how long it takes."""
 QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
 
@@ -86,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_loading_arguments(plan)
     plan.add_argument("--modes", default="", metavar="MODES", help="compare several modes, as int8,fp8-cast")
     plan.add_argument("--coexist", metavar="BYTES", help="what other services need of the GPU, as 30GiB")
-    plan.add_argument("--measure", action="store_true", help="measure disk and bus, and say how long copies take")
+    plan.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure this machine for some seconds, and predict how long a video takes",
+    )
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.set_defaults(command=_plan)
 
@@ -297,29 +301,36 @@ def _plan(arguments: argparse.Namespace) -> int:
     import torch
 
     from ltx_a2v.pipeline import A2VPipeline
-    from ltx_a2v.plan_report import LADDER, measure_speeds, print_table, try_budget
-    from ltx_a2v.residency.budget import Budget, gib, parse_bytes, total_memory
+    from ltx_a2v.plan_report import LADDER, best, print_table, try_budget
+    from ltx_a2v.residency.budget import Budget, beside
 
     options = _load_options(arguments)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16
     ladder: tuple[str, ...] = LADDER if arguments.vram_budget == "auto" else (arguments.vram_budget,)
-    rows = []
+    rows, speeds = [], {}
     for mode in [m.strip() for m in arguments.modes.split(",") if m.strip()] or [options.transformer_quantization]:
         chosen = replace(options, transformer_quantization=mode)
         pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=chosen)
         if arguments.coexist:
-            left = total_memory(pipeline.device) - parse_bytes(arguments.coexist, "--coexist")
-            ladder = (gib(max(left - options.budget.headroom, 0)),)
+            ladder = (beside(arguments.coexist, pipeline.device, options.budget.headroom),)
+        name = mode or "as the file"
+        predict = None
+        if arguments.measure:
+            measured = speeds[name] = pipeline.measure(request)
+            predict = lambda plan, p=pipeline, s=measured: p.predict(request, plan, s)  # noqa: E731
         for budget in ladder:
             make = lambda p=pipeline, b=budget: p.plan_for(request, Budget(b))  # noqa: E731
-            rows.append(try_budget(mode or "as the file", budget, make))
-    speeds = measure_speeds(paths.checkpoint, pipeline.device) if arguments.measure else None
+            rows.append(try_budget(name, budget, make, predict))
     if arguments.json:
-        _print(json.dumps([row.as_json(speeds) for row in rows]) + "\n")
+        _print(json.dumps([row.as_json() for row in rows]) + "\n")
     else:
         with _stdout():
             print_table(rows, speeds, f"{request.width}x{request.height}, {request.num_frames} frames")
-    return 0
+        chosen_row = best(rows) if arguments.coexist else None
+        if chosen_row is not None:
+            mode = f" --transformer-quantization {chosen_row.mode}" * bool(arguments.modes)
+            _print(f"Beside {arguments.coexist} of others: --vram-budget {chosen_row.budget}{mode}\n")
+    return 0 if best(rows) else BudgetTooSmall.exit_code
 
 
 def _demo(arguments: argparse.Namespace) -> int:

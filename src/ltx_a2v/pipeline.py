@@ -32,6 +32,8 @@ from ltx_a2v.media.video import VideoWriter, check_output
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.library import Networks
 from ltx_a2v.networks.needs import Shape
+from ltx_a2v.networks.prediction import Prediction
+from ltx_a2v.networks.probe import Speeds
 from ltx_a2v.networks.prompts import PromptEncoder
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
@@ -144,6 +146,16 @@ class A2VPipeline:
         """The plan for a size, number of frames and guidance, within another budget; looks at no input file."""
         return self._plan(self._sized(request, int(request.num_frames)), budget)
 
+    def measure(self, request: GenerationRequest) -> Speeds:
+        """How fast this machine reads, copies and computes what such a request needs: takes seconds."""
+        return self._networks.probe(self._sized(request, int(request.num_frames)).shape)
+
+    def predict(self, request: GenerationRequest, plan: Plan, speeds: Speeds) -> Prediction:
+        """How long the request would take within `plan`, with prompts that are not yet known."""
+        guidance = self._sized(request, int(request.num_frames)).guidance
+        texts = 1 + (Pass.NEGATIVE in passes_of(guidance))
+        return self._networks.predict(plan, speeds, request.num_inference_steps, texts)
+
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest | None = None) -> Plan:
         """Bring the weights to where the plan for such requests, or for ones of the default size, keeps them."""
@@ -172,6 +184,7 @@ class A2VPipeline:
         """With a smaller plan where the device could not hold the first."""
         fitted = self._fit(request)
         plan = self._plan(fitted, self._options.budget)
+        yield from map(Notice, plan.notes)
         try:
             yield from self._attempt(fitted, plan, plan.budget)
             return
@@ -196,7 +209,7 @@ class A2VPipeline:
         """For what is free now, with twice the headroom, and in any case less than what failed: by a tenth where that
         can be had."""
         roomy = Budget("auto", headroom=2 * self._options.budget.headroom).resolve(self._device, self._reserved())
-        less = max(int(0.9 * (failed.budget or failed.peak)), self._networks.smallest_budget(fitted.shape))
+        less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
         return self._networks.plan(fitted.shape, less if roomy is None else min(less, roomy), self._options.keep)
 
     def _reserved(self) -> int:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from ltx_a2v.errors import BudgetTooSmall
-from ltx_a2v.residency.budget import GIB, gib
+from ltx_a2v.networks.prediction import Prediction
+from ltx_a2v.networks.probe import Speeds
+from ltx_a2v.residency.budget import GIB, at_least, gib
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.plan import Plan
 
 LADDER = ("5GiB", "8GiB", "12GiB", "16GiB", "24GiB", "32GiB", "48GiB", "unlimited")
-PROBE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,9 @@ class Row:
     budget: str
     plan: Plan | None
     refusal: str = ""
+    prediction: Prediction | None = None
 
-    def as_json(self, speeds: Speeds | None) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         if self.plan is None:
             return {"mode": self.mode, "budget": self.budget, "fits": False, "why": self.refusal}
         plan = self.plan
@@ -39,33 +39,23 @@ class Row:
             "peak_gib": round(plan.peak / GIB, 3),
             "host_gib": round(plan.host_bytes / GIB, 3),
             "bus_gib_per_step": round(plan.bus_bytes_per_step / GIB, 3),
+            "smallest_budget_gib": round(plan.smallest / GIB, 3),
             "phases": {phase.name: round(phase.peak / GIB, 3) for phase in plan.phases},
             "networks": {name: where(placement) for name, placement in plan.placements.items()},
+            "notes": list(plan.notes),
         }
-        if speeds is not None:
-            row["transfer_seconds_per_step"] = round(speeds.per_step(plan), 3)
+        if self.prediction is not None:
+            predicted = {name: round(value, 3) for name, value in asdict(self.prediction).items()}
+            row["seconds"] = predicted | {"total": round(self.prediction.total, 3)}
         return row
 
 
-@dataclass(frozen=True)
-class Speeds:
-    """Bytes per second on this machine, as measured; the bus only where there is a GPU."""
-
-    disk: float
-    bus: float | None
-
-    def per_step(self, plan: Plan) -> float:
-        """Seconds that the streamed weights of one step of stage 1 are under way; computing hides what it can."""
-        from_file = plan.placements["transformer"].home == "file"
-        speed = self.disk if from_file or self.bus is None else self.bus
-        return plan.bus_bytes_per_step / speed
-
-
-def try_budget(mode: str, budget: str, make: Any) -> Row:
+def try_budget(mode: str, budget: str, make: Callable[[], Plan], predict: Callable[[Plan], Prediction] | None) -> Row:
     try:
-        return Row(mode, budget, make())
+        plan = make()
     except BudgetTooSmall as error:
         return Row(mode, budget, None, str(error))
+    return Row(mode, budget, plan, "", predict(plan) if predict else None)
 
 
 def where(placement: Placement) -> str:
@@ -74,50 +64,90 @@ def where(placement: Placement) -> str:
     return f"{placement.resident_blocks} blocks resident, others from {placement.home}"
 
 
-def print_table(rows: list[Row], speeds: Speeds | None, title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    columns = ["mode", "budget", "peak", "host memory", "over the bus per step", "transformer"]
-    for column in columns + (["transfer per step"] if speeds else []):
+def print_table(rows: list[Row], speeds: Mapping[str, Speeds], title: str) -> None:
+    """One line per plan; below them what some plans have in common, and what was measured."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("mode", "budget"):
         table.add_column(column)
+    for column in ("peak", "host", "per step", "resident", *(("step", "step 2", "video") if speeds else ())):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        if row.plan is None:
-            table.add_row(row.mode, row.budget, "-", "-", "-", row.refusal, *(["-"] if speeds else []))
-            continue
-        plan = row.plan
-        table.add_row(
-            row.mode,
-            row.budget,
-            gib(plan.peak),
-            gib(plan.host_bytes),
-            gib(plan.bus_bytes_per_step),
-            where(plan.placements["transformer"]),
-            *([f"{speeds.per_step(plan):.2f} s"] if speeds else []),
+        table.add_row(row.mode, row.budget, *_cells(row))
+    console = Console()
+    console.print(table)
+    for line in _explained(rows, speeds):
+        console.print(line, highlight=False)
+
+
+def _cells(row: Row) -> list[str]:
+    plan, prediction = row.plan, row.prediction
+    if plan is None:
+        return ["too small"]
+    resident = plan.placements["transformer"].resident_blocks
+    cells = [_in_gib(plan.peak), _in_gib(plan.host_bytes), _in_gib(plan.bus_bytes_per_step)]
+    cells.append("all" if resident is None else str(resident))
+    if prediction is not None:
+        cells += [f"{prediction.step_1:.2f}", f"{prediction.step_2:.2f}", f"{prediction.total:.0f}"]
+    return cells
+
+
+def _in_gib(count: int) -> str:
+    return f"{count / GIB:.2f}" if count else "-"
+
+
+def best(rows: list[Row]) -> Row | None:
+    """The fastest where that was measured, else what copies least; of equals the first."""
+    fitting = [row for row in rows if row.plan is not None]
+    return min(fitting, key=_cost, default=None)
+
+
+def _cost(row: Row) -> float:
+    if row.prediction is not None:
+        return row.prediction.total
+    return float(row.plan.bus_bytes_per_step) if row.plan is not None else 0.0
+
+
+def _explained(rows: list[Row], speeds: Mapping[str, Speeds]) -> Iterator[str]:
+    yield (
+        "In GiB, peak: device memory; host: copies of weights in host memory; per step: what each step of stage 1 "
+        "copies to the device. resident: the transformer's blocks that stay there. A mode's video has the same bytes "
+        "in all its rows."
+    )
+    if speeds:
+        yield "In seconds, step and step 2: one step of either stage; video: all of a generation, from nothing loaded."
+    for mode, plan in {row.mode: row.plan for row in rows if row.plan is not None}.items():
+        largest = max(plan.phases, key=lambda phase: phase.activations)
+        yield (
+            f"{mode}: the smallest budget at this size is {at_least(plan.smallest)}; computing takes most in "
+            f"{largest.name}, {gib(largest.activations)} besides weights."
         )
-    Console().print(table)
+    for row in rows:
+        if row.refusal:
+            yield f"{row.mode}, {row.budget}: {row.refusal}"
+    for note, plans in _shared_notes(rows).items():
+        yield f"{', '.join(plans)}: {note}"
+    for mode, speed in speeds.items():
+        yield f"{mode}: {_said(speed)}"
 
 
-def measure_speeds(checkpoint: Path, device: torch.device) -> Speeds:
-    """Read the beginning of the checkpoint, past the page cache where the system allows it, and copy to the device."""
-    return Speeds(_disk_speed(checkpoint), _bus_speed(device) if device.type == "cuda" else None)
+def _shared_notes(rows: list[Row]) -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.plan.notes if row.plan else ():
+            notes.setdefault(note, []).append(f"{row.mode} {row.budget}")
+    return notes
 
 
-def _disk_speed(path: Path) -> float:
-    size = min(PROBE_BYTES, path.stat().st_size)
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
-        started, done = time.perf_counter(), 0
-        while done < size:
-            done += len(file.read(min(2**24, size - done)))
-    return size / (time.perf_counter() - started)
+def _said(speeds: Speeds) -> str:
+    sample = "one block and a piece of the decoder"
+    sample += ", on fewer frames than the video has" if speeds.extrapolated else ", at full size"
+    copies = "run beside computing" if speeds.overlaps else "and computing take turns"
+    return (
+        f"measured here: reading {_rate(speeds.read)}, copying to the device {_rate(speeds.copy)}, {sample}. "
+        f"Estimated from that: steps, decoding and the text encoder; copies {copies}. Left out: the encoders of "
+        "picture and sound, the upsampler and writing the file."
+    )
 
 
-def _bus_speed(device: torch.device) -> float:
-    source = torch.empty(PROBE_BYTES, dtype=torch.uint8, pin_memory=True)
-    target = torch.empty(PROBE_BYTES, dtype=torch.uint8, device=device)
-    target.copy_(source)
-    torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(4):
-        target.copy_(source, non_blocking=True)
-    torch.cuda.synchronize(device)
-    return 4 * PROBE_BYTES / (time.perf_counter() - started)
+def _rate(bytes_per_second: float) -> str:
+    return f"{bytes_per_second / 1e9:.2f} GB/s"

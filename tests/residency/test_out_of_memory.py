@@ -46,7 +46,7 @@ def test_tried_again_with_a_smaller_plan(
     *events, done = pipeline.generate(small_request)
     first, second = plans
     assert second.budget is not None
-    assert second.budget <= (first.budget or first.peak)  # a miniature has little to stream
+    assert second.budget == max(int(0.9 * (first.budget or first.peak)), first.smallest)
     assert second.peak <= second.budget
     assert isinstance(done, Done)
     assert any(isinstance(e, Notice) and "trying again" in e.message for e in events)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidRequest
-from ltx_a2v.residency.budget import Budget
+from ltx_a2v.residency.budget import Budget, at_least, parse_bytes
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.plan import PhaseNeed, Sizes, make_plan, smallest_budget
 from ltx_a2v.residency.stream import spread
@@ -105,3 +105,31 @@ def test_nonsense_budgets(text: str) -> None:
 def test_no_limit_on_a_cpu() -> None:
     assert Budget("auto").resolve(torch.device("cpu")) is None
     assert Budget("unlimited").resolve(torch.device("cpu")) is None
+
+
+def test_what_no_smaller_video_changes_is_not_advised() -> None:
+    needs = [PhaseNeed("connectors", ("connectors",), 3 * 2**30), PhaseNeed("stage_1", ("transformer",), 2**30)]
+    model = {"connectors": Sizes(0), "transformer": Sizes(0)}
+    with pytest.raises(BudgetTooSmall, match=r"at any size; the smallest budget that works is 3\.00 GiB") as error:
+        make_plan(model, needs, 2**30 // 2, 10**12)
+    assert "--width" not in str(error.value)
+
+
+@given(st.integers(1, 2**36))
+def test_an_amount_rounded_up_is_enough_when_it_is_given(count: int) -> None:
+    assert count <= parse_bytes(at_least(count), "--vram-budget") <= count * 1.5 + 2**20
+
+
+def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() -> None:
+    gib = 2**30
+    model = {"transformer": Sizes(gib, (gib,) * 7), "distilled": Sizes(0, (gib,) * 2)}
+    needs = [PhaseNeed("stage_1", ("transformer",), 0), PhaseNeed("stage_2", ("transformer", "distilled"), 0)]
+    short = make_plan(model, needs, 6 * gib, host_available=9 * gib)
+    assert short.placements["transformer"].home == "file"
+    assert "10.00 GiB of at least 12.50 GiB that should be available, and 9.00 GiB are" in short.notes[0]
+    partly = make_plan(model, needs, 6 * gib, host_available=10 * gib)
+    assert partly.placements["transformer"].home == "host"  # swept most often
+    assert partly.placements["distilled"].home == "file"
+    enough = make_plan(model, needs, 6 * gib, host_available=13 * gib)
+    assert {enough.placements[name].home for name in model} == {"host"}
+    assert not enough.notes

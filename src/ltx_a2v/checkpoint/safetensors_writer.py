@@ -48,7 +48,7 @@ class SafetensorsWriter:
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._specs = specs
-        self._header = _header(specs, metadata)
+        self._header = header_of(specs, metadata)
         self._written = 0
         self._file: BinaryIO
 
@@ -119,7 +119,7 @@ class SafetensorsWriter:
         return InvalidOutput(f"{self._path} cannot be written: {os.strerror(error.errno or 0)}; nothing was kept.")
 
 
-def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+def header_of(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
     content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for spec in specs:

@@ -29,8 +29,9 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.empty(up), requires_grad=False)  # [out, rank], strength included
 
     def add(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """In place: at full size the sum is as large as all else that a feed-forward makes."""
         narrow = F.linear(inputs[0], self.down).flatten(0, -2)  # [tokens, rank]
-        return torch.addmm(output.flatten(0, -2), narrow, self.up.t()).view_as(output)
+        return output.flatten(0, -2).addmm_(narrow, self.up.t()).view_as(output)
 
 
 class Adapters(nn.Module):

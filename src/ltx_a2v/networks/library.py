@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import usable_config
@@ -18,13 +18,15 @@ from ltx_a2v.kernels import planned_for
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.adapters import adapters_recipe
 from ltx_a2v.networks.needs import WORKSPACES, Shape, measure_needs, sizes_of
+from ltx_a2v.networks.prediction import Prediction, predict
+from ltx_a2v.networks.probe import Speeds, probe
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
-from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, Sizes, make_plan, smallest_budget
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan, smallest_budget
 from ltx_a2v.residency.recipe import Recipe
 
 
@@ -57,9 +59,9 @@ class Networks:
             "distilled": files.distilled_lora,
         }
         self._recipes = self._make_recipes()
-        self._check()
+        self._modules = self._checked_modules()
         self._networks = {name: Network(recipe, device) for name, recipe in self._recipes.items()}
-        self._sizes: dict[str, Sizes] = {}
+        self._sizes = {name: sizes_of(recipe, self._modules[name]) for name, recipe in self._recipes.items()}
         self._needs: dict[Shape, list[PhaseNeed]] = {}
 
     def _make_recipes(self) -> dict[str, Recipe]:
@@ -99,33 +101,43 @@ class Networks:
             **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in self._loras.items()},
         }
 
-    def _check(self) -> None:
+    def _checked_modules(self) -> dict[str, nn.Module]:
+        """Every network on `meta`, to plan with: nothing is ever loaded into these."""
         files = self.files
         described_by = {"text_encoder": files.gemma.root / "config.json", "upsampler": files.paths.spatial_upsampler}
+        modules = {}
         for name, recipe in self._recipes.items():
             if name not in self._loras:
                 with usable_config(described_by.get(name, files.paths.checkpoint)):
-                    recipe.check()
-        shapes = transformer.linear_shapes(transformer.build_transformer(files.config))
+                    modules[name] = recipe.check()
+        shapes = transformer.linear_shapes(modules["transformer"])
         for name, lora in self._loras.items():
             lora.check_fits(shapes)
-            self._recipes[name].check()
+            modules[name] = self._recipes[name].check()
         text.check_tokenizer(files.gemma)
+        return modules
 
     def plan(self, shape: Shape, budget: int | None, keep: Keep) -> Plan:
         """Raises `BudgetTooSmall`."""
         if shape not in self._needs:
-            modules = {name: recipe.build() for name, recipe in self._recipes.items()}
-            self._sizes = {name: sizes_of(recipe, modules[name]) for name, recipe in self._recipes.items()}
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
             with planned_for(self.device):
-                self._needs[shape] = measure_needs(self.files, self._recipes, modules, shape, self.dtype, workspaces)
+                self._needs[shape] = measure_needs(
+                    self.files, self._recipes, self._modules, shape, self.dtype, workspaces
+                )
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 
     def smallest_budget(self, shape: Shape) -> int:
         """Of a shape that has been planned for."""
         return smallest_budget(self._sizes, self._needs[shape])
+
+    def probe(self, shape: Shape) -> Speeds:
+        """Seconds of work on the device; needs what a step with one block resident needs."""
+        return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
+
+    def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
+        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""

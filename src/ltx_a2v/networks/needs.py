@@ -20,7 +20,7 @@ from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.networks import audio_vae, text
-from ltx_a2v.networks.video_vae import Tiling, decode_pieces
+from ltx_a2v.networks.video_vae import Tiling, decode_pieces, levels
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.plan import PhaseNeed, Sizes
@@ -105,9 +105,10 @@ def measure_needs(
     def decode() -> object:
         grid = shape.grid(1)
         latent = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
-        for frames in decode_pieces(modules["video_decoder"], latent, Tiling()):
-            last = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return last
+        for piece in decode_pieces(modules["video_decoder"], latent, Tiling()):
+            levels(piece[0, :, 0])
+            del piece
+        return latent
 
     def stage(scale: int, guidance: Guidance, adapters: tuple[str, ...]) -> Tensor:
         return _run_stage(modules, files, shape, scale, guidance, adapters, dtype)

@@ -134,13 +134,15 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
 def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
     """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last."""
     for piece in decode_pieces(decoder, latent, tiling):
-        yield to_8_bit(piece)
+        frames = to_8_bit(piece)
+        del piece  # before the next is made
+        yield frames
 
 
 def decode_pieces(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
     """Decode [1, 128, F', H', W'] and yield [1, 3, n, H, W] in float32, first to last.
 
-    Only one tile and the frames shared by two temporal tiles are held.
+    Only one piece, a tile of it and the frames shared by two pieces are held.
     """
     tail: Tensor | None = None
     pieces = tiling.temporal(latent.shape[2])
@@ -148,44 +150,61 @@ def decode_pieces(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iter
         frames = _decode_plane(decoder, latent[:, :, piece.start : piece.stop], tiling)
         if tail is not None:
             fade = torch.arange(tail.shape[2], device=tail.device) / tail.shape[2]
-            frames = _blend(tail, frames, fade, axis=2)
+            _fade_in(tail, frames.narrow(2, 0, tail.shape[2]), fade, axis=2)
         shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
         keep = frames.shape[2] - shared
         tail = frames[:, :, keep:].clone() if shared else None
         yield frames[:, :, :keep]
+        del frames
 
 
 def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:
     """All tiles of one temporal piece, put together: [1, 3, n, H, W] in float32."""
     height, width = latent.shape[3:]
+    rows, columns = (tiling.spatial(length, max(height, width)) for length in (height, width))
     plane: Tensor | None = None
-    for row in tiling.spatial(height, max(height, width)):
-        strip: Tensor | None = None
-        for column in tiling.spatial(width, max(height, width)):
+    for row in rows:
+        above: Tensor | None = None
+        for column in columns:
             tile = decoder(latent[..., row.start : row.stop, column.start : column.stop]).float()
-            strip = tile if strip is None else _join(strip, tile, column.before * SPATIAL_FACTOR, axis=4)
-        assert strip is not None
-        plane = strip if plane is None else _join(plane, strip, row.before * SPATIAL_FACTOR, axis=3)
+            if len(rows) == len(columns) == 1:
+                return tile
+            if plane is None:
+                plane = tile.new_empty(*tile.shape[:3], height * SPATIAL_FACTOR, width * SPATIAL_FACTOR)
+            strip = plane.narrow(3, row.start * SPATIAL_FACTOR, tile.shape[3])
+            if above is None:
+                above = strip.narrow(3, 0, row.before * SPATIAL_FACTOR).clone()
+            _put(strip, tile, column)
+            del tile  # before the next is made
+        assert above is not None
+        _fade_in(above, strip.narrow(3, 0, above.shape[3]), _fade(above.shape[3], above.device), axis=3)
     assert plane is not None
     return plane
 
 
-def _join(first: Tensor, second: Tensor, shared: int, axis: int) -> Tensor:
-    kept = first.shape[axis] - shared
-    fade = torch.arange(1, shared + 1, device=first.device) / (shared + 1)
-    blended = _blend(first.narrow(axis, kept, shared), second, fade, axis)
-    return torch.cat([first.narrow(axis, 0, kept), blended], dim=axis)
+def _put(strip: Tensor, tile: Tensor, column: Span) -> None:
+    """Into its place, blended with what its neighbour before has put there."""
+    place = strip.narrow(4, column.start * SPATIAL_FACTOR, tile.shape[4])
+    shared = column.before * SPATIAL_FACTOR
+    _fade_in(place.narrow(4, 0, shared), tile.narrow(4, 0, shared), _fade(shared, tile.device), axis=4)
+    place.copy_(tile)
 
 
-def _blend(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> Tensor:
-    """Fade from `edge` into the beginning of `following`, which shows the same; `fade` is the weight of the latter."""
-    shared = edge.shape[axis]
+def _fade(shared: int, device: torch.device) -> Tensor:
+    return torch.arange(1, shared + 1, device=device) / (shared + 1)
+
+
+def _fade_in(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> None:
+    """Fade from `edge` into `following`, which shows the same, in place; `fade` is the weight of the latter."""
     weights = fade.view([-1 if i == axis else 1 for i in range(edge.ndim)])
-    blended = torch.lerp(edge, following.narrow(axis, 0, shared), weights)
-    return torch.cat([blended, following.narrow(axis, shared, following.shape[axis] - shared)], dim=axis)
+    torch.lerp(edge, following, weights, out=following)
 
 
 def to_8_bit(frames: Tensor) -> Tensor:
-    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] on the CPU."""
-    levels = ((frames[0].float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return levels.permute(1, 2, 3, 0).contiguous().cpu()
+    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] on the CPU, with one frame's temporaries."""
+    return torch.stack([levels(frame).cpu() for frame in frames[0].unbind(1)])
+
+
+def levels(frame: Tensor) -> Tensor:
+    """[3, H, W] in [-1, 1] -> uint8 [H, W, 3]."""
+    return ((frame.float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous()

@@ -11,7 +11,7 @@ plain dtypes: a block can be laid out as bytes from a model on `meta`, streamed,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeVar
 
 import torch
@@ -65,10 +65,23 @@ def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
     parameters = dict(layer.named_parameters(recurse=False))
     layer.__class__ = format
     for name, parameter in parameters.items():
-        for stored_name, tensor in format.store(name, parameter.detach()).items():
+        for stored_name, tensor in _stored(format, name, parameter.detach()).items():
             layer.register_parameter(stored_name, nn.Parameter(tensor, requires_grad=False))
     assert isinstance(layer, format)
     return layer
+
+
+def _stored(format: Format, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+    """On `meta` asked once for all layers that are alike."""
+    if not tensor.is_meta:
+        return format.store(name, tensor)
+    key = format, name, tensor.shape, tensor.dtype
+    if key not in _layouts:
+        _layouts[key] = format.store(name, tensor)
+    return _layouts[key]
+
+
+_layouts: dict[tuple[Format, str, torch.Size, torch.dtype], Mapping[str, Tensor]] = {}
 
 
 def by_rows(quantize_rows: Callable[[Tensor], dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:

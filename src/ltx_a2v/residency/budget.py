@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,10 +71,22 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
 
 def parse_bytes(text: str, flag: str) -> int:
     """`"12GiB"` -> 12 * 2**30, `"8G"` -> 8 * 10**9. Raises `InvalidRequest`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower(), re.ASCII)
     if not found or float(found[1]) == 0:
         raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 60%, auto or unlimited.")
     return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def beside(others: str, device: torch.device, headroom: int) -> str:
+    """The budget that is left where other services need `others` of the device's memory; raises `InvalidRequest`."""
+    total, needed = total_memory(device), parse_bytes(others, "--coexist")
+    left = total - needed - headroom
+    if left <= 0:
+        raise InvalidRequest(
+            f"--coexist {others}: beside that and {gib(headroom)} of headroom nothing is left of this device's "
+            f"{gib(total)}; give what the others need of it."
+        )
+    return f"{left / GIB:.2f}GiB"
 
 
 def total_memory(device: torch.device) -> int:
@@ -92,6 +105,12 @@ def host_memory_total() -> int:
 def _meminfo(field: str) -> int:
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(found[1]) * 1024 if found else 0
+
+
+def at_least(count: int) -> str:
+    """As `gib`, rounded up: a budget of that much is enough."""
+    unit, name, digits = (GIB, "GiB", 2) if count >= GIB / 10 else (2**20, "MiB", 1)
+    return f"{math.ceil(count / unit * 10**digits) / 10**digits:.{digits}f} {name}"
 
 
 def gib(count: int) -> str:

@@ -52,15 +52,16 @@ class Part:
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
         self._places: dict[str, tuple[dict[str, Tensor | None], str, bool]] = {}
-        state = module.state_dict()
+        tensors: dict[str, Tensor] = {}
         for name in names:
             owner_name, _, leaf = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             parameters: dict[str, Tensor | None] = owner._parameters  # type: ignore[assignment]
             is_parameter = leaf in parameters
             self._places[name] = (parameters if is_parameter else owner._buffers, leaf, is_parameter)
-        self.layout = Layout.of((name, state[name]) for name in self._places)
-        self._empty = self.bindable({name: state[name] for name in self._places})
+            tensors[name] = owner.get_parameter(leaf) if is_parameter else owner.get_buffer(leaf)
+        self.layout = Layout.of(tensors.items())
+        self._empty = self.bindable(tensors)
 
     def bindable(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         return {

@@ -12,11 +12,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ltx_a2v.errors import BudgetTooSmall
-from ltx_a2v.residency.budget import gib
+from ltx_a2v.residency.budget import at_least, gib
 from ltx_a2v.residency.network import Placement
-from ltx_a2v.residency.stream import DEFAULT_SLOTS
+from ltx_a2v.residency.stream import DEFAULT_SLOTS, spread
 
 Keep = Literal["device", "host", "nothing"]
+HOST_SHARE = 0.8
+"""Of the host's available memory, what copies of weights may take."""
+OF_ANY_SIZE = ("text_encoder", "connectors")
+"""Phases that take the same for every video."""
+DENOISING = ("transformer", "distilled")
+"""Swept at every step; the transformer's are the most."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,27 @@ class Sizes:
         return self.rest + sum(self.blocks)
 
     def on_device(self, placement: Placement) -> int:
-        """While it is used. Blocks are alike, up to a few that are kept in bf16: the largest are counted."""
-        count = len(self.blocks)
-        resident = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
-        streamed = count - resident
-        largest = max(self.blocks, default=0)
-        return (
-            self.rest
-            + sum(sorted(self.blocks)[-resident:] if resident else ())
-            + (min(placement.slots, streamed) * largest if streamed else 0)
-        )
+        """While it is used."""
+        resident, streamed = self._divided(placement)
+        slots = min(placement.slots, len(streamed)) * max(streamed, default=0)
+        return self.rest + sum(resident) + slots
+
+    def at_most(self, placement: Placement) -> int:
+        """The same where blocks are alike, else no less, and more the more blocks are resident: what plans go by."""
+        resident, streamed = (len(blocks) for blocks in self._divided(placement))
+        slots = min(placement.slots, streamed) * max(self.blocks, default=0)
+        return self.rest + sum(sorted(self.blocks)[streamed:] if resident else ()) + slots
 
     def streamed(self, placement: Placement) -> int:
         """Bytes over the bus per sweep."""
+        return sum(self._divided(placement)[1])
+
+    def _divided(self, placement: Placement) -> tuple[list[int], list[int]]:
+        """Resident and streamed blocks."""
         count = len(self.blocks)
-        resident = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
-        return sum(sorted(self.blocks)[: count - resident])
+        wanted = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
+        resident = spread(count, wanted)
+        return [self.blocks[i] for i in sorted(resident)], [b for i, b in enumerate(self.blocks) if i not in resident]
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,10 @@ class Plan:
     """Weights that cross the bus in each step of stage 1."""
     keep: Keep = "nothing"
     notes: tuple[str, ...] = field(default=())
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By phase, what it has on the device."""
+    smallest: int = 0
+    """The smallest budget that works."""
 
     @property
     def peak(self) -> int:
@@ -99,6 +114,8 @@ def make_plan(
     `keep` is where weights may stay between requests; "device" falls back to "host" where not everything fits at once,
     and "host" to "nothing" where host memory is short.
     """
+    networks = {need.name: need.networks for need in needs}
+    smallest = smallest_budget(sizes, needs)
     everything = sum(size.total for size in sizes.values())
     most = max(need.activations for need in needs)
     if keep == "device" and budget is not None and everything + most > budget:
@@ -106,21 +123,22 @@ def make_plan(
     if keep == "device":
         placements = {name: Placement("device") for name in sizes}
         phases = tuple(PhasePlan(need.name, everything, need.activations) for need in needs)
-        return Plan(budget, placements, phases, 0, 0, keep)
+        return Plan(budget, placements, phases, 0, 0, keep, (), networks, smallest)
     placements = _fit(sizes, needs, budget, advice)
-    placements = _choose_homes(placements, sizes, host_available, keep)
+    placements, notes = _choose_homes(placements, sizes, host_available, keep)
     phases = tuple(
         PhasePlan(n.name, sum(sizes[name].on_device(placements[name]) for name in n.networks), n.activations)
         for n in needs
     )
     host = sum(sizes[name].total for name, placement in placements.items() if placement.home == "host")
-    bus = sum(sizes[name].streamed(placements[name]) for name in _networks_of(needs, "stage_1"))
-    return Plan(budget, placements, phases, host, bus, "host" if keep == "host" and host else "nothing")
+    bus = sum(sizes[name].streamed(placements[name]) for name in networks.get("stage_1", ()))
+    kept: Keep = "host" if keep == "host" and host else "nothing"
+    return Plan(budget, placements, phases, host, bus, kept, notes, networks, smallest)
 
 
 def smallest_budget(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed]) -> int:
-    streamed = {name: _with_blocks(sizes[name], 0) for name in sizes}
-    return max(_peak(sizes, streamed, need) for need in needs)
+    leanest = {name: _leanest(size) for name, size in sizes.items()}
+    return max(_peak(sizes, leanest, need) for need in needs)
 
 
 def _fit(
@@ -140,26 +158,40 @@ def _fit(
                 break
             placements[name] = _reduce(sizes, placements, need, name, budget)
         if _peak(sizes, placements, need) > budget:
-            smallest = smallest_budget(sizes, needs)
-            raise BudgetTooSmall(
-                f"A VRAM budget of {gib(budget)} cannot hold this: {need.name} needs "
-                f"{gib(_peak(sizes, placements, need))} with all blocks streamed; the smallest budget that works is "
-                f"{gib(smallest)}, or {advice}."
-            )
+            raise _too_small(sizes, needs, budget, advice)
     return placements
+
+
+def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int, advice: str) -> BudgetTooSmall:
+    """Says what would do, and what makes it that much."""
+    leanest = {name: _leanest(size) for name, size in sizes.items()}
+    largest = max(needs, key=lambda need: _peak(sizes, leanest, need))
+    of_any_size = largest.name in OF_ANY_SIZE
+    return BudgetTooSmall(
+        f"A VRAM budget of {gib(budget)} cannot hold this: {largest.name} needs "
+        f"{at_least(_peak(sizes, leanest, largest))} with all blocks streamed{', at any size' * of_any_size}; "
+        f"the smallest budget that works is {at_least(smallest_budget(sizes, needs))}"
+        f"{'' if of_any_size else f', or {advice}'}."
+    )
 
 
 def _reduce(
     sizes: Mapping[str, Sizes], placements: dict[str, Placement], need: PhaseNeed, name: str, budget: int
 ) -> Placement:
-    """The most resident blocks with which the phase fits, or none."""
+    """The most resident blocks with which the phase fits, or what takes least."""
     count = len(sizes[name].blocks)
     current = placements[name].resident_blocks
     for resident in range(count if current is None else current, -1, -1):
         candidate = _with_blocks(sizes[name], resident)
         if _peak(sizes, {**placements, name: candidate}, need) <= budget:
             return candidate
-    return _with_blocks(sizes[name], 0)
+    return _leanest(sizes[name])
+
+
+def _leanest(size: Sizes) -> Placement:
+    """All blocks streamed, unless they are so few or so unlike that the slots would take more than they do."""
+    streamed, resident = _with_blocks(size, 0), Placement(resident_blocks=None)
+    return min(streamed, resident, key=size.at_most)
 
 
 def _with_blocks(size: Sizes, resident: int) -> Placement:
@@ -168,26 +200,32 @@ def _with_blocks(size: Sizes, resident: int) -> Placement:
 
 
 def _peak(sizes: Mapping[str, Sizes], placements: Mapping[str, Placement], need: PhaseNeed) -> int:
-    return need.activations + sum(sizes[name].on_device(placements[name]) for name in need.networks)
+    return need.activations + sum(sizes[name].at_most(placements[name]) for name in need.networks)
 
 
 def _choose_homes(
     placements: dict[str, Placement], sizes: Mapping[str, Sizes], host_available: int, keep: Keep
-) -> dict[str, Placement]:
+) -> tuple[dict[str, Placement], tuple[str, ...]]:
     """Host copies for what is swept again and again, and with keep="host" for everything, while host memory lasts.
 
-    A fifth of it is left to the page cache and to others.
+    A fifth of it is left to the page cache and to others. What is swept and has no place there is said in a note.
     """
-    left = int(host_available * 0.8)
+    left = int(host_available * HOST_SHARE)
     homes = dict(placements)
-    order = sorted(placements, key=lambda name: (name not in ("transformer", "distilled"), sizes[name].total))
-    for name in order:
-        swept = bool(sizes[name].streamed(placements[name]))
-        if (keep == "host" or swept) and sizes[name].total <= left:
+    others = sorted(placements.keys() - set(DENOISING), key=lambda name: sizes[name].total)
+    for name in [*(name for name in DENOISING if name in placements), *others]:
+        wanted = keep == "host" or sizes[name].streamed(placements[name])
+        if wanted and sizes[name].total <= left:
             left -= sizes[name].total
             homes[name] = replace(placements[name], home="host")
-    return homes
+    swept = [name for name in DENOISING if name in placements and sizes[name].streamed(placements[name])]
+    if all(homes[name].home == "host" for name in swept):
+        return homes, ()
+    return homes, (_short_of_host(sum(sizes[name].total for name in swept), host_available),)
 
 
-def _networks_of(needs: Sequence[PhaseNeed], name: str) -> tuple[str, ...]:
-    return next((need.networks for need in needs if need.name == name), ())
+def _short_of_host(wanted: int, available: int) -> str:
+    return (
+        f"Host memory is short: blocks come from the file at every step, since their copy would take {gib(wanted)} of "
+        f"at least {gib(int(wanted / HOST_SHARE))} that should be available, and {gib(available)} are."
+    )

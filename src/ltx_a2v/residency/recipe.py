@@ -48,15 +48,24 @@ class Recipe:
     key_map: KeyMap = AS_IN_FILE
 
     def build(self) -> nn.Module:
-        module = nn.Module.to(self.make(), self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
+        return self._as_stored(self.make())
+
+    def check(self) -> nn.Module:
+        """As `build`. Raises `InvalidModel` unless the file has exactly this network's tensors."""
+        module = self.make()
+        in_file = {} if self.already_converted else module.state_dict()
+        module = self._as_stored(module)
+        check_entries(self.name, in_file or module.state_dict(), self.entries, self.key_map)
+        return module
+
+    def on_device(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if not name.startswith(self.left_out or ("\0",))]
+
+    def _as_stored(self, module: nn.Module) -> nn.Module:
+        module = nn.Module.to(module, self.dtype)  # diffusers' own `to` warns of what does not concern `meta`
         if self.apply is not None:
             self.apply(module)
         return module
-
-    def check(self) -> None:
-        """Raises `InvalidModel` unless the file has exactly this network's tensors."""
-        module = self.build() if self.already_converted else self.make()
-        check_entries(self.name, module.state_dict(), self.entries, self.key_map)
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, on `device`, one after the other."""
@@ -91,13 +100,24 @@ def split(recipe: Recipe, module: nn.Module) -> tuple[LoadedPart, list[LoadedPar
         for i, block in enumerate(module.get_submodule(list_name).children()):
             prefixes.append(f"{list_name}.{i}.")
             blocks.append(block)
-    stored = [name for name in module.state_dict() if not name.startswith(recipe.left_out or ("\0",))]
-    sources = [name for name in recipe.entries if not name.startswith(recipe.left_out or ("\0",))]
+
+    def by_block(names: Iterable[str]) -> dict[str | None, list[str]]:
+        """None for what is in no block."""
+        found: dict[str | None, list[str]] = {}
+        for name in recipe.on_device(names):
+            prefix = next((p for p in _prefixes_of(name) if p in known), None)
+            found.setdefault(prefix, []).append(name)
+        return found
+
+    known = frozenset(prefixes)
+    stored, sources = by_block(module.state_dict()), by_block(recipe.entries)
 
     def part(prefix: str | None) -> LoadedPart:
-        def belongs(name: str) -> bool:
-            return name.startswith(prefix) if prefix else not name.startswith(tuple(prefixes) or ("\0",))
-
-        return LoadedPart(Part(module, filter(belongs, stored)), tuple(filter(belongs, sources)))
+        return LoadedPart(Part(module, stored.get(prefix, ())), tuple(sources.get(prefix, ())))
 
     return part(None), [part(prefix) for prefix in prefixes], blocks
+
+
+def _prefixes_of(name: str) -> Iterator[str]:
+    """`a.b.c` -> `a.`, `a.b.`"""
+    return (name[: i + 1] for i, letter in enumerate(name) if letter == ".")

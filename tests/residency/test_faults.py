@@ -1,0 +1,113 @@
+"""Reads that fail in the middle of a sweep: a clear error, nothing left behind, and the next request works."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltx_a2v import A2VPipeline, ModelPaths
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
+from ltx_a2v.errors import InvalidModel
+from ltx_a2v.options import LoadOptions
+from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.network import Loaded, Network, Placement
+from tests.residency.test_stream import Recording, make
+
+BLOCKS = 4
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_any_copy_may_fail(count: int, slots: int, sweeps: int, data: st.DataObject) -> None:
+    resident = data.draw(st.sets(st.integers(0, count - 1), max_size=count - 1))
+    copies = (count - len(resident)) * sweeps
+    source = Recording(fails_at=data.draw(st.integers(0, copies - 1)))
+    with Ledger() as ledger:
+        stream = make(count, resident, slots, source)
+        held = ledger.live  # the resident blocks and the slots
+        assert held == (len(resident) + min(slots, count - len(resident))) * 8 * 8 * 4
+        with pytest.raises(InvalidModel, match="the file ended"):
+            _sweep(stream, sweeps)
+        source.fails_at = None
+        source.fetched.clear()
+        _sweep(stream, sweeps)
+        assert len(source.fetched) == copies
+        stream.close()
+        assert ledger.live == len(resident) * 8 * 8 * 4
+
+
+def _sweep(stream: object, sweeps: int) -> None:
+    stream.begin(sweeps)  # type: ignore[attr-defined]
+    for _ in range(sweeps):
+        for index, block in enumerate(stream.sweep()):  # type: ignore[attr-defined]
+            assert torch.equal(block.weight, torch.full((8, 8), float(index)))
+
+
+@pytest.fixture
+def copied(model: ModelPaths, tmp_path: Path) -> ModelPaths:
+    """A checkpoint of one's own, to be cut."""
+    path = tmp_path / "ltx-2.3.safetensors"
+    path.write_bytes(model.checkpoint.read_bytes())
+    return replace(model, checkpoint=path)
+
+
+@pytest.mark.parametrize("home", ["file", "host"])
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_a_file_that_ends_within_any_block(copied: ModelPaths, block: int, home: str) -> None:
+    network = _transformer(copied)
+    whole = copied.checkpoint.read_bytes()
+    entries = SafetensorsFile.open(copied.checkpoint).tensors
+    name = f"model.diffusion_model.transformer_blocks.{block}.attn1.to_q.weight"
+    reference = _first_values(network, Placement(home, 0))
+    network.release()
+
+    with Ledger() as ledger:
+        message = _cut_while_used(network, Placement(home, 0), copied.checkpoint, entries[name].offset + 1)
+        assert "ended at" in message
+        network.release()
+        gc.collect()
+        assert ledger.live == 0
+    assert not network.on_device
+    assert network.host_bytes == 0
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read-tensors", "block-copies"))]
+    copied.checkpoint.write_bytes(whole)
+    assert _first_values(network, Placement(home, 0)) == reference
+    network.release()
+
+
+def _transformer(paths: ModelPaths) -> Network:
+    pipeline = A2VPipeline.open(paths, device="cpu", options=LoadOptions("int8", prompt_cache=False))
+    return pipeline._networks._networks["transformer"]
+
+
+def _cut_while_used(network: Network, placement: Placement, path: Path, size: int) -> str:
+    """The error's message; its traceback, which holds what was on the device, ends with this function."""
+    try:
+        with network.use(placement) as loaded:
+            os.truncate(path, size)
+            loaded.begin(2)
+            for _ in range(2):
+                list(_use(loaded))
+    except InvalidModel as error:
+        return str(error)
+    raise AssertionError("the file was cut and nobody noticed")
+
+
+def _use(loaded: Loaded) -> Iterator[float]:
+    for block in loaded.stream.sweep():
+        yield float(block.attn1.to_q.weight_scale[0])
+
+
+def _first_values(network: Network, placement: Placement) -> list[float]:
+    with network.use(placement) as loaded:
+        loaded.begin(1)
+        return list(_use(loaded))
