@@ -26,7 +26,7 @@ from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.budget import host_memory_available
 from ltx_a2v.residency.network import Loaded, Network, Placement
-from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan, smallest_budget
+from ltx_a2v.residency.plan import Keep, PhaseNeed, Plan, make_plan
 from ltx_a2v.residency.recipe import Recipe
 
 
@@ -127,17 +127,6 @@ class Networks:
                 )
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
-
-    def smallest_budget(self, shape: Shape) -> int:
-        """Of a shape that has been planned for."""
-        return smallest_budget(self._sizes, self._needs[shape])
-
-    def probe(self, shape: Shape) -> Speeds:
-        """Seconds of work on the device; needs what a step with one block resident needs."""
-        return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
-
-    def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""
