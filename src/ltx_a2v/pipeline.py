@@ -42,7 +42,7 @@ from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.budget import Budget, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
-from ltx_a2v.residency.plan import Plan
+from ltx_a2v.residency.plan import Keep, Plan
 
 USUAL_FRAMES = 97
 """Of a request that is prepared for before it is known: four seconds."""
@@ -97,6 +97,8 @@ class A2VPipeline:
         self._device = networks.device
         self._dtype = networks.dtype
         self._options = networks.options
+        self.keep: Keep = networks.options.keep
+        """Where weights may stay between requests; may be changed between two of them."""
 
     @classmethod
     def open(
@@ -190,7 +192,7 @@ class A2VPipeline:
 
     def _plan(self, fitted: _Fitted, budget: Budget) -> Plan:
         ours = torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
-        return self._networks.plan(fitted.shape, budget.resolve(self._device, ours), self._options.keep)
+        return self._networks.plan(fitted.shape, budget.resolve(self._device, ours), self.keep)
 
     def _attempt(self, fitted: _Fitted, plan: Plan) -> Iterator[Event]:
         """On a CPU, a ledger stands in for the device and keeps the budget."""

@@ -21,7 +21,7 @@ FIELDS = {"prompt": "A robot speaks.", "width": 128, "height": 64, "num_frames":
 def real(model: ModelPaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ["--checkpoint-path", model.checkpoint, "--distilled-lora-path", model.distilled_lora]
     flags += ["--spatial-upsampler-path", model.spatial_upsampler, "--gemma-root", model.gemma_root]
-    environment = {"LTX_A2V_ENGINE": "ltx_a2v.serving.engine:open_pipeline", "OMP_NUM_THREADS": "2"}
+    environment = {"LTX_A2V_ENGINE": "ltx_a2v.opening:open_pipeline", "OMP_NUM_THREADS": "2"}
     folder = tmp_path_factory.mktemp("real")
     server = Server(folder, *map(str, flags), "--input-dir", str(ROOT / "examples"), environment=environment)
     yield server

@@ -197,7 +197,8 @@ def _residency(service: Service) -> APIRouter:
 
     @routes.get("/ps")
     def loaded_models() -> api.LoadedModels:
-        if not scheduler.is_loaded:
+        """What holds device memory: the model while it is loaded, or while a job uses it."""
+        if not (scheduler.is_loaded or scheduler.running):
             return api.LoadedModels(models=[])
         name, held = service.settings.model_id, service.device_bytes(service.gpu())
         size = service.settings.model_bytes
