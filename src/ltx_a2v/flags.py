@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 
 from ltx_a2v.settings import Settings
 
+ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG, --no-flag is LTX_A2V_FLAG=0"
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
@@ -21,7 +23,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: type[Settin
 
     A flag that is not given is absent from the namespace, so that the environment speaks.
     """
-    group = parser.add_argument_group(title, "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG")
+    group = parser.add_argument_group(title, ENVIRONMENT)
     for name in inspect.get_annotations(settings):
         field = settings.model_fields.get(name)
         if field is not None and _extra(field).get("flag") is not False:

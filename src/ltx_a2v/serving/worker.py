@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -234,6 +235,7 @@ def _device_bytes() -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
     logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
     prepare_libraries()
     os.dup2(2, 1)  # what libraries print goes to the log
