@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,17 +16,19 @@ from typing import Any, NoReturn, TextIO
 
 from pydantic import BaseModel
 
-from ltx_a2v.errors import A2VError, BudgetTooSmall, InvalidModel, InvalidRequest
+from ltx_a2v.errors import A2VError, BudgetTooSmall
 from ltx_a2v.events import Done, Event, GenerationResult
+from ltx_a2v.flags import add_setting_arguments, settings_from
+from ltx_a2v.libraries import prepare_libraries
+from ltx_a2v.model_settings import QUANTIZATION_MODES, ModelSettings
 from ltx_a2v.request import GenerationRequest, Guidance
-from ltx_a2v.serving.settings import add_serve_arguments, settings_from
-from ltx_a2v.settings import Settings, cache_dir
+from ltx_a2v.serving.settings import ServerSettings
+from ltx_a2v.settings import cache_dir
 from ltx_a2v.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 
-DTYPES = ("bfloat16", "float32")
+MODEL_TITLE = "model, device and loading"
 PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps")
 """What the memory of a request depends on, and how long it takes."""
-QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ltx-a2v", description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     generate = commands.add_parser("generate", help="make one video")
-    _add_model_arguments(generate)
     _add_field_arguments(generate, GenerationRequest, "request")
     _add_field_arguments(generate, Guidance, "guidance")
-    _add_device_arguments(generate)
-    _add_loading_arguments(generate)
+    add_setting_arguments(generate, ModelSettings, MODEL_TITLE)
     _add_report_argument(generate)
     generate.set_defaults(command=_generate)
 
@@ -63,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "--output-path", type=Path, required=True, help="the .safetensors file to write; one that is there is replaced"
     )
-    _add_keep_argument(quantize)
+    quantize.add_argument(
+        "--keep-bf16-blocks",
+        default="",
+        metavar="BLOCKS",
+        help=ModelSettings.model_fields["keep_bf16_blocks"].description,
+    )
     quantize.add_argument("--device", help="where to compute: cuda, cuda:1 or cpu (default: a GPU where there is one)")
     quantize.add_argument(
         "--report",
@@ -75,15 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     quantize.set_defaults(command=_quantize)
 
     serve = commands.add_parser("serve", help="take requests over HTTP, and give the GPU back in between")
-    add_serve_arguments(serve)
+    add_setting_arguments(serve, ModelSettings, MODEL_TITLE)
+    add_setting_arguments(serve, ServerSettings, "server")
     serve.set_defaults(command=_serve)
 
     plan = commands.add_parser("plan", help="what fits in how much memory, before anything is loaded")
-    _add_model_arguments(plan)
     _add_field_arguments(plan, GenerationRequest, "request", only=PLANNED_FIELDS)
     _add_field_arguments(plan, Guidance, "guidance")
-    _add_device_arguments(plan)
-    _add_loading_arguments(plan)
+    add_setting_arguments(plan, ModelSettings, MODEL_TITLE)
     plan.add_argument("--modes", default="", metavar="MODES", help="compare several modes, as int8,fp8-cast")
     plan.add_argument("--coexist", metavar="BYTES", help="what other services need of the GPU, as 30GiB")
     plan.add_argument(
@@ -117,22 +120,6 @@ class _Parser(argparse.ArgumentParser):
             _print(self.format_help())
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model files")
-    group.add_argument(
-        "--model-dir", type=_path, help="folder in which the files below are found by name; also LTX_A2V_MODEL_DIR"
-    )
-    group.add_argument("--checkpoint-path", type=_path, help="ltx-2.3-22b-dev.safetensors")
-    group.add_argument("--distilled-lora-path", type=_path, help="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
-    group.add_argument("--spatial-upsampler-path", type=_path, help="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
-    group.add_argument("--gemma-root", type=_path, help="folder gemma-3-12b-it-qat-q4_0-unquantized")
-
-
-def _path(given: str) -> Path | None:
-    """Nothing, as an unset variable gives, is not the current folder."""
-    return Path(given) if given else None
-
-
 def _add_field_arguments(
     parser: argparse.ArgumentParser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()
 ) -> None:
@@ -157,106 +144,25 @@ def _shown(default: Any) -> str:
     return default if len(str(default)) < 60 else f"{str(default)[:50]} ..."
 
 
-def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("device")
-    group.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
-    group.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on the CPU")
-    group.add_argument(
-        "--vram-budget",
-        default="auto",
-        metavar="BUDGET",
-        help="12GiB, 60%%, auto (what is free now) or unlimited (default: auto)",
-    )
-    group.add_argument(
-        "--vram-headroom", default="1GiB", metavar="BYTES", help="what auto leaves to others (default: 1GiB)"
-    )
-
-
-def _add_loading_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("loading")
-    group.add_argument(
-        "--transformer-quantization",
-        metavar="MODE",
-        help=f"how the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES} "
-        "(default: as the checkpoint is)",
-    )
-    group.add_argument(
-        "--text-encoder-quantization",
-        default="none",
-        metavar="MODE",
-        help="how the text encoder's weights are stored: none, int4 (what they were trained for) or bnb-nf4 "
-        "(default: none)",
-    )
-    group.add_argument(
-        "--no-prompt-cache", action="store_true", help="encode every prompt anew, and keep nothing of it on disk"
-    )
-    _add_keep_argument(group)
-    group.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH[:STRENGTH]",
-        help="a style LoRA for both stages; repeatable",
-    )
-    group.add_argument(
-        "--exact-passes", action="store_true", help="compute every guidance pass on its own: slower, to compare"
-    )
-
-
-def _add_keep_argument(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--keep-bf16-blocks", default="", metavar="BLOCKS", help="blocks left in bf16, as 0,43-47")
-
-
-def _load_options(arguments: argparse.Namespace) -> Any:
-    from ltx_a2v.options import LoadOptions
-    from ltx_a2v.quantization import parse_blocks
-    from ltx_a2v.residency.budget import Budget, parse_bytes
-
-    return LoadOptions(
-        transformer_quantization=arguments.transformer_quantization,
-        keep_bf16_blocks=parse_blocks(arguments.keep_bf16_blocks),
-        text_encoder_quantization=arguments.text_encoder_quantization,
-        prompt_cache=not arguments.no_prompt_cache,
-        loras=tuple(_style_lora(given) for given in arguments.lora),
-        exact_passes=arguments.exact_passes,
-        budget=Budget(arguments.vram_budget, parse_bytes(arguments.vram_headroom, "--vram-headroom")),
-    )
-
-
-def _style_lora(given: str) -> Any:
-    from ltx_a2v.options import StyleLora
-
-    path, separator, strength = given.rpartition(":")
-    if not separator or os.path.exists(given):  # noqa: PTH110  Path's raises for names that are too long
-        return StyleLora(Path(given))
-    try:
-        return StyleLora(Path(path), float(strength))
-    except ValueError:
-        raise InvalidRequest(f"--lora {given!r}: {strength!r} is no strength; write PATH or PATH:0.8.") from None
-
-
 def _add_report_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", choices=("text", "json"), default="text", help="what to print when done")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     request = GenerationRequest(**_fields(arguments, "request"), guidance=Guidance(**_fields(arguments, "guidance")))
-    paths = _model_paths(arguments)
-    _quiet_libraries()
+    settings = settings_from(arguments, ModelSettings)
+    _ = settings.model_paths  # found, or told what is missing, before anything heavy is imported
+    prepare_libraries()
 
     with importing():
-        import torch
+        from ltx_a2v.opening import open_pipeline
 
-        from ltx_a2v.pipeline import A2VPipeline
-
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=_load_options(arguments))
-    _print_report(_watch(pipeline.generate(request)), arguments.report)
+    _print_report(_watch(open_pipeline(settings).generate(request)), arguments.report)
     return 0
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
-    _quiet_libraries()
+    prepare_libraries()
 
     from ltx_a2v.pipeline import choose_device
     from ltx_a2v.quantization import parse_blocks
@@ -283,36 +189,31 @@ def _quantize(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from ltx_a2v.serving.main import serve
 
-    return serve(settings_from(arguments))
+    return serve(settings_from(arguments, ServerSettings))
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     request = GenerationRequest(
         prompt="",
         audio=Path(),
         **{"num_frames": 97} | _fields(arguments, "request"),
         guidance=Guidance(**_fields(arguments, "guidance")),
     )
-    paths = _model_paths(arguments)
-    _quiet_libraries()
+    settings = settings_from(arguments, ModelSettings)
+    prepare_libraries()
 
-    import torch
-
-    from ltx_a2v.pipeline import A2VPipeline
+    from ltx_a2v.opening import open_pipeline
     from ltx_a2v.plan_report import LADDER, best, print_table, try_budget
     from ltx_a2v.residency.budget import Budget, beside
 
-    options = _load_options(arguments)
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else torch.bfloat16
-    ladder: tuple[str, ...] = LADDER if arguments.vram_budget == "auto" else (arguments.vram_budget,)
+    settings.dtype = settings.dtype or "bfloat16"
+    ladder: tuple[str, ...] = LADDER if settings.vram_budget == "auto" else (settings.vram_budget,)
     rows, speeds = [], {}
-    for mode in [m.strip() for m in arguments.modes.split(",") if m.strip()] or [options.transformer_quantization]:
-        chosen = replace(options, transformer_quantization=mode)
-        pipeline = A2VPipeline.open(paths, device=arguments.device, dtype=dtype, options=chosen)
+    for mode in [m.strip() for m in arguments.modes.split(",") if m.strip()] or [settings.transformer_quantization]:
+        settings.transformer_quantization = mode
+        pipeline = open_pipeline(settings)
         if arguments.coexist:
-            ladder = (beside(arguments.coexist, pipeline.device, options.budget.headroom),)
+            ladder = (beside(arguments.coexist, pipeline.device, settings.budget.headroom),)
         name = mode or "as the file"
         predict = None
         if arguments.measure:
@@ -344,7 +245,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         height=256,
         num_inference_steps=8,
     )
-    _quiet_libraries()
+    prepare_libraries()
 
     with importing():
         from ltx_a2v.miniature import ensure_miniature
@@ -366,26 +267,6 @@ def _examples() -> Path:
 def _fields(arguments: argparse.Namespace, title: str) -> dict[str, Any]:
     given = vars(arguments).items()
     return {name.removeprefix(f"{title}."): value for name, value in given if name.startswith(f"{title}.")}
-
-
-def _model_paths(arguments: argparse.Namespace) -> Any:
-    from ltx_a2v.checkpoint.paths import ModelPaths
-
-    given = {
-        "checkpoint": arguments.checkpoint_path,
-        "distilled_lora": arguments.distilled_lora_path,
-        "spatial_upsampler": arguments.spatial_upsampler_path,
-        "gemma_root": arguments.gemma_root,
-    }
-    if all(given.values()):
-        return ModelPaths(**given)
-    model_dir = arguments.model_dir or Settings().model_dir
-    if model_dir is None:
-        raise InvalidModel(
-            "No model files were given: use --model-dir (or LTX_A2V_MODEL_DIR), or --checkpoint-path, "
-            "--distilled-lora-path, --spatial-upsampler-path and --gemma-root; `ltx-a2v demo` needs none."
-        )
-    return ModelPaths.discover(model_dir, **given)
 
 
 def _watch(events: Generator[Event]) -> GenerationResult:
@@ -455,16 +336,6 @@ def _stdout() -> Iterator[TextIO]:
 def _say(message: str) -> None:
     with suppress(OSError, AttributeError):  # a closed stderr is None
         sys.stderr.write(message + "\n")
-
-
-def _quiet_libraries() -> None:
-    """Their advice about training and downloads is not for our users."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # phases need blocks of other sizes than the phase before; without this their remains stay reserved
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it wherever it is installed
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
-from ltx_a2v.residency.plan import Plan
+from ltx_a2v.residency.plan import Keep, Plan
 
 USUAL_FRAMES = 97
 """Of a request that is prepared for before it is known: four seconds."""
@@ -99,6 +99,8 @@ class A2VPipeline:
         self._device = networks.device
         self._dtype = networks.dtype
         self._options = networks.options
+        self.keep: Keep = networks.options.keep
+        """Where weights may stay between requests; may be changed between two of them."""
 
     @classmethod
     def open(
@@ -203,14 +205,14 @@ class A2VPipeline:
             ) from error
 
     def _plan(self, fitted: _Fitted, budget: Budget) -> Plan:
-        return self._networks.plan(fitted.shape, budget.resolve(self._device, self._reserved()), self._options.keep)
+        return self._networks.plan(fitted.shape, budget.resolve(self._device, self._reserved()), self.keep)
 
     def _smaller_plan(self, fitted: _Fitted, failed: Plan) -> Plan:
         """For what is free now, with twice the headroom, and in any case less than what failed: by a tenth where that
         can be had."""
         roomy = Budget("auto", headroom=2 * self._options.budget.headroom).resolve(self._device, self._reserved())
         less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
-        return self._networks.plan(fitted.shape, less if roomy is None else min(less, roomy), self._options.keep)
+        return self._networks.plan(fitted.shape, less if roomy is None else min(less, roomy), self.keep)
 
     def _reserved(self) -> int:
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0

@@ -1,7 +1,7 @@
 """Every default, once.
 
 `GenerationDefaults` are a property of the model's generation and are chosen by the checkpoint's `model_version`;
-`Settings` come from the environment (prefix `LTX_A2V_`).
+`Settings` come from flags and from the environment (prefix `LTX_A2V_`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import field_validator
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ltx_a2v.errors import InvalidRequest
 
 SPATIAL_FACTOR = 32
 """Pixels per latent cell, each way (the video VAE: patches of 4, three halvings)."""
@@ -89,13 +92,20 @@ def cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """What the environment says."""
+    """What flags say first and the environment second. Raises `InvalidRequest`, which names the flag."""
 
     model_config = SettingsConfigDict(env_prefix="LTX_A2V_", env_ignore_empty=True, extra="ignore")
 
-    model_dir: Path | None = None
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            complaint = error.errors()[0]
+            name = self.flag(str(complaint["loc"][0])) if complaint["loc"] else "The settings"
+            message = complaint["msg"].removeprefix("Value error, ")
+            raise InvalidRequest(f"{name} {complaint['input']!r}: {message}.") from None
 
-    @field_validator("model_dir")
     @classmethod
-    def _of_this_user(cls, path: Path | None) -> Path | None:
-        return path and path.expanduser()
+    def flag(cls, name: str) -> str:
+        """`--no-standby` for a switch that is on by default."""
+        return ("--no-" if cls.model_fields[name].default is True else "--") + name.replace("_", "-")

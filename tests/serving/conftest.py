@@ -32,10 +32,9 @@ class Server:
         self.folder = folder
         self.lines: list[str] = []
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "ltx_a2v.serving.main", "--port", str(port), "--device", "cpu"]
+        command = [sys.executable, "-m", "ltx_a2v", "serve", "--port", str(port), "--device", "cpu"]
         command += ["--output-dir", str(folder / "outputs"), *flags]
-        defaults = {"LTX_A2V_ENGINE": "tests.serving.fakes:open_pipeline", "PYTHONPATH": str(ROOT)}
-        variables = {**os.environ, **defaults, **(environment or {})}
+        variables = {**os.environ, **fake_engine(folder), **(environment or {})}
         self.process = subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -90,6 +89,17 @@ class Server:
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
+
+
+def fake_engine(folder: Path) -> dict[str, str]:
+    """Environment of a server whose model is four empty files, of which the fake pipeline reads none."""
+    model = folder / "model"
+    (model / "gemma").mkdir(parents=True, exist_ok=True)
+    for name in ("ltx-2.3-fake", "distilled-lora", "spatial-upscaler-x2", "gemma/model"):
+        (model / f"{name}.safetensors").write_bytes(b"x" * 10)
+    (model / "gemma" / "config.json").write_text("{}")
+    engine = "tests.serving.fakes:open_pipeline"
+    return {"LTX_A2V_ENGINE": engine, "LTX_A2V_MODEL_DIR": str(model), "PYTHONPATH": str(ROOT)}
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:

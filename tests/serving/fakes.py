@@ -9,20 +9,20 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.model_settings import ModelSettings
 from ltx_a2v.request import GenerationRequest, fit_num_frames
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
 STEP_SECONDS = 0.002
 
 
-def open_pipeline(settings: dict[str, Any]) -> FakePipeline:
+def open_pipeline(settings: ModelSettings) -> FakePipeline:
     print("a library prints this on standard output")
     return FakePipeline()
 
@@ -30,6 +30,9 @@ def open_pipeline(settings: dict[str, Any]) -> FakePipeline:
 class FakePipeline:
     """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`,
     `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
+
+    keep = "nothing"
+    device = "cpu"
 
     def plan(self, request: GenerationRequest) -> object:
         if "no-room" in request.prompt and not _exists(request.prompt):

@@ -69,6 +69,7 @@ def test_a_stopped_server_puts_the_running_job_back(start: Start) -> None:
     running, waiting = first.create("slow=0.05"), first.create(num_frames=9)
     wait_for(lambda: first.get(running["id"])["phase"] == "stage_1")
     pid = first.worker_pid()
+    os.kill(pid, signal.SIGTERM)  # as service managers do, which signal the whole group
     assert first.stop(signal.SIGTERM) == 0
     assert not is_running(pid)
     second = start()

@@ -18,7 +18,7 @@ HEAVY = ("torch", "av", "numpy", "PIL", "diffusers", "transformers")
 
 
 def test_never_imports_torch() -> None:
-    code = f"import sys, ltx_a2v.serving.main; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, ltx_a2v.cli, ltx_a2v.serving.main; print([name for name in {HEAVY} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -38,7 +38,7 @@ def test_log_lines(start: Start) -> None:
     job = server.make()
     expected = [
         r"\[server\] A2V listening on http://127\.0\.0\.1:\d+",
-        r"\[load\] ltx-a2v seconds=\d+\.\d\d",
+        r"\[load\] ltx-2\.3-fake seconds=\d+\.\d\d",
         r"\[timing\] encode_prompt=\d+\.\d\ds",
         r"\[cuda\] after stage_1: allocated=1\.50GiB reserved=2\.00GiB",
         rf"\[job\] completed id={job['id']} .*",

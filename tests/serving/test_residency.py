@@ -14,7 +14,7 @@ from ltx_a2v.serving.jobs import JobStore, new_job_id
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.scheduler import Scheduler
 from ltx_a2v.serving.settings import ServerSettings
-from tests.serving.conftest import ROOT, Server, data_url, is_running, wait_for, wav
+from tests.serving.conftest import Server, data_url, fake_engine, is_running, wait_for, wav
 
 Start = Callable[..., Server]
 
@@ -32,13 +32,29 @@ def test_after_the_keep_alive_the_worker_is_gone(start: Start) -> None:
     wait_for(lambda: server.worker_state() == "standby")
 
 
-def test_cold_start_keeps_the_model_while_jobs_wait_and_no_longer(start: Start) -> None:
+def test_cold_start_loads_nothing_ahead_and_keeps_the_process_while_jobs_wait(start: Start) -> None:
     server = start("--cold-start")
     jobs = [server.create(num_frames=9) for _ in range(3)]
     assert [server.wait(job["id"])["status"] for job in jobs] == ["completed"] * 3
     wait_for(lambda: server.worker_state() == "standby")
-    assert sum(line.startswith("[load]") for line in server.lines) == 1
+    assert not any(line.startswith("[load]") for line in server.lines)
     assert sum(line.startswith("[unload]") for line in server.lines) == 1
+
+
+def test_a_job_says_whether_the_model_is_kept(start: Start) -> None:
+    server = start("--cold-start")
+    kept = server.make(keep_alive="5m")
+    assert "load" in kept["result"]["phases"]
+    assert [model["name"] for model in server.client.get("/api/ps").json()["models"]] == ["ltx-2.3-fake"]
+    assert "load" not in server.make(keep_alive="0")["result"]["phases"]
+    wait_for(lambda: server.client.get("/api/ps").json() == {"models": []}, 5)
+    assert "load" not in server.make()["result"]["phases"]
+
+
+def test_what_was_loaded_by_hand_stays_after_a_cold_start(start: Start) -> None:
+    server = start("--cold-start")
+    assert server.client.post("/api/load").json() == {"status": "loaded"}
+    assert server.client.get("/api/ps").json()["models"][0]["expires_at"] is not None
 
 
 def test_no_standby_starts_no_process_before_it_is_needed(start: Start) -> None:
@@ -53,7 +69,7 @@ def test_load_and_unload_by_hand(start: Start) -> None:
     server = start("--persistent")
     assert server.client.post("/api/load").json() == {"status": "loaded"}
     model = server.client.get("/api/ps").json()["models"][0]
-    assert (model["name"], model["expires_at"]) == ("ltx-a2v", None)
+    assert (model["name"], model["expires_at"]) == ("ltx-2.3-fake", None)
     pid = server.worker_pid()
     assert server.client.post("/api/unload").json() == {"status": "unloaded"}
     assert not is_running(pid)
@@ -101,9 +117,7 @@ class Bench:
     """A scheduler with a real worker process and a turned clock."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
-        self.settings = ServerSettings(
-            output_dir=folder, device="cpu", engine="tests.serving.fakes:open_pipeline", **settings
-        )
+        self.settings = ServerSettings(output_dir=folder, device="cpu", **settings)
         folders = Folders(folder, folder / "state")
         folders.create()
         (folder / "audio").write_bytes(wav())
@@ -139,7 +153,8 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, value in fake_engine(tmp_path).items():
+        monkeypatch.setenv(name, value)
     return lambda **settings: Bench(tmp_path, **settings)
 
 

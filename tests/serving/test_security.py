@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ltx_a2v.cli import main
 from ltx_a2v.errors import InvalidInput
-from ltx_a2v.serving.main import main
 from ltx_a2v.serving.security import check_bind
 from ltx_a2v.serving.settings import ServerSettings
 from tests.serving.conftest import Server, wav
@@ -65,10 +65,8 @@ def test_an_open_address_needs_a_key(host: str) -> None:
 
 
 def test_refusing_to_start_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["--host", "0.0.0.0", "--output-dir", str(tmp_path)])
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err.startswith("ltx-a2v serve: --host 0.0.0.0 can be reached by others")
+    assert main(["serve", "--host", "0.0.0.0", "--output-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("ltx-a2v: --host 0.0.0.0 can be reached by others")
 
 
 @pytest.mark.parametrize(

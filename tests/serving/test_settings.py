@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from ltx_a2v.amounts import parse_bytes, parse_duration
+from ltx_a2v.cli import build_parser
 from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
-from ltx_a2v.serving.durations import parse_bytes, parse_duration
-from ltx_a2v.serving.settings import KeepOutputs, ServerSettings, add_serve_arguments, settings_from
+from ltx_a2v.flags import settings_from
+from ltx_a2v.model_settings import ModelSettings
+from ltx_a2v.residency.budget import Budget
+from ltx_a2v.serving.settings import KeepOutputs, ServerSettings
+from tests.serving.conftest import fake_engine
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_no_spans_of_time(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "amount"), [("50GB", 50 * 10**9), ("1.5 GiB", 3 * 2**29), ("1000", 1000)])
 def test_bytes(text: str, amount: int) -> None:
-    assert parse_bytes(text) == amount
+    assert parse_bytes(text, "--x") == amount
 
 
 @pytest.mark.parametrize(
@@ -59,9 +64,7 @@ def test_what_is_kept(text: str, keep: KeepOutputs) -> None:
 
 
 def parsed(*flags: str) -> ServerSettings:
-    parser = argparse.ArgumentParser()
-    add_serve_arguments(parser)
-    return settings_from(parser.parse_args(flags))
+    return settings_from(build_parser().parse_args(["serve", *flags]), ServerSettings)
 
 
 def test_flags_speak_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +74,53 @@ def test_flags_speak_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (parsed("--port", "5").port, parsed("--cold-start").keep_alive_seconds) == (5, 0)
     assert parsed("--persistent").keep_alive_seconds == math.inf
     assert parsed("--no-standby").standby is False
+
+
+@pytest.mark.parametrize("command", ["generate", "plan", "serve"])
+def test_one_set_of_loading_flags(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    required = {"generate": ["--prompt", "p", "--audio", "a.wav"]}.get(command, [])
+    flags = ["--dtype", "float32", "--vram-budget", "12GiB", "--vram-headroom", "2GiB", "--keep-bf16-blocks", "0,3-4"]
+    flags += ["--lora", "a.safetensors", "--lora", "b.safetensors:0.5", "--no-prompt-cache", "--exact-passes"]
+    flags += ["--transformer-quantization", "int8", "--text-encoder-quantization", "int4"]
+    monkeypatch.setenv("LTX_A2V_VRAM_HEADROOM", "3GiB")
+    monkeypatch.setenv("LTX_A2V_DEVICE", "cpu")
+    settings = settings_from(build_parser().parse_args([command, *required, *flags]), ModelSettings)
+    assert settings.model_dump(exclude_defaults=True) == {
+        "device": "cpu",
+        "dtype": "float32",
+        "vram_budget": "12GiB",
+        "vram_headroom": "2GiB",
+        "keep_bf16_blocks": "0,3-4",
+        "lora": ("a.safetensors", "b.safetensors:0.5"),
+        "prompt_cache": False,
+        "exact_passes": True,
+        "transformer_quantization": "int8",
+        "text_encoder_quantization": "int4",
+    }
+    assert settings.budget == Budget("12GiB", 2 * 2**30)
+
+
+def test_the_worker_loads_as_the_settings_say(tmp_path: Path) -> None:
+    """The server's settings pass through JSON to the process that opens the pipeline."""
+    asked = parsed(
+        "--model-dir",
+        fake_engine(tmp_path)["LTX_A2V_MODEL_DIR"],
+        "--lora",
+        "a:0.5",
+        "--no-prompt-cache",
+        "--dtype",
+        "float32",
+    )
+    told = ModelSettings(**json.loads(json.dumps(asked.for_worker())))
+    left_out = {"model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root"}
+    fields = set(ModelSettings.model_fields) - left_out
+    assert told.model_dump(include=fields) == asked.model_dump(include=fields)
+    assert told.model_paths == asked.model_paths
+
+
+def test_several_loras_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTX_A2V_LORA", "a.safetensors:0.8,b.safetensors")
+    assert parsed().lora == ("a.safetensors:0.8", "b.safetensors")
 
 
 def test_every_flag_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +140,7 @@ def test_every_flag_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["--keep-alive", "soon"], "'soon' is not a span of time"),
         (["--keep-outputs", "9 lives"], "is not a span of time"),
         (["--max-queue", "0"], "--max-queue '0'"),
+        (["--keep-outputs", "0GB"], "--keep-outputs '0GB'"),
     ],
 )
 def test_mistakes_are_named_by_their_flag(flags: list[str], words: str) -> None:
@@ -106,3 +157,7 @@ def test_what_cannot_start(tmp_path: Path) -> None:
         parsed().check()
     with pytest.raises(InvalidInput, match="is not a folder"):
         parsed("--input-dir", str(tmp_path / "nowhere"), "--model-dir", str(tmp_path)).check()
+    with pytest.raises(InvalidRequest, match="--vram-budget 'much' is no amount"):
+        parsed("--vram-budget", "much").check()
+    with pytest.raises(InvalidRequest, match="--vram-headroom 'some' is no amount"):
+        parsed("--vram-headroom", "some").check()

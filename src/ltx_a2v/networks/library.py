@@ -128,6 +128,13 @@ class Networks:
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
 
+    def probe(self, shape: Shape) -> Speeds:
+        """Seconds of work on the device; needs what a step with one block resident needs."""
+        return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
+
+    def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
+        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
+
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""
         for name, placement in self.placements.items():

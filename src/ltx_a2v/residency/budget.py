@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
+from ltx_a2v.amounts import parse_bytes
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.settings import VRAM_HEADROOM
 
+if TYPE_CHECKING:  # the server's HTTP process checks budgets, and never imports torch
+    import torch
+
 GIB = 2**30
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.text not in ("auto", "unlimited") and not self.text.endswith("%"):
-            parse_bytes(self.text, "--vram-budget")
+            parse_bytes(self.text, "--vram-budget", ", 60%, auto, unlimited")
         elif self.text.endswith("%"):
             self._share()
 
@@ -39,6 +41,8 @@ class Budget:
         if self.text == "unlimited" or (self.text == "auto" and device.type != "cuda"):
             return None
         if self.text == "auto":
+            import torch
+
             return max(torch.cuda.mem_get_info(device)[0] + ours - self.headroom, 0)
         if self.text.endswith("%"):
             return int(total_memory(device) * self._share())
@@ -61,20 +65,14 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
     if device.type != "cuda" or limit is None:
         yield
         return
+    import torch
+
     index = torch.cuda.current_device() if device.index is None else device.index
     torch.cuda.set_per_process_memory_fraction(min(limit / total_memory(device), 1.0), index)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, index)
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """`"12GiB"` -> 12 * 2**30, `"8G"` -> 8 * 10**9. Raises `InvalidRequest`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower(), re.ASCII)
-    if not found or float(found[1]) == 0:
-        raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 60%, auto or unlimited.")
-    return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
 def beside(others: str, device: torch.device, headroom: int) -> str:
@@ -91,7 +89,11 @@ def beside(others: str, device: torch.device, headroom: int) -> str:
 
 def total_memory(device: torch.device) -> int:
     """Of the GPU; of the host where a CPU stands in for one."""
-    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else host_memory_total()
+    if device.type != "cuda":
+        return host_memory_total()
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[1])
 
 
 def host_memory_available() -> int:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from ltx_a2v.amounts import parse_duration
 from ltx_a2v.errors import InvalidRequest, TooLarge
 from ltx_a2v.request import GenerationRequest, Guidance, flag_of, nearest_num_frames
-from ltx_a2v.serving.durations import parse_duration
 from ltx_a2v.serving.settings import ServerSettings
 
 DATA_URL_EXAMPLE = "data:audio/wav;base64,UklGRg=="

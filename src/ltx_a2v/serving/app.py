@@ -34,6 +34,7 @@ from ltx_a2v.serving.settings import PRESETS
 
 STATIC = Path(str(files("ltx_a2v.serving") / "static"))
 SSE_PING_SECONDS = 15.0
+PROBES = ("/health", "/ready", "/metrics")
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -197,7 +198,8 @@ def _residency(service: Service) -> APIRouter:
 
     @routes.get("/ps")
     def loaded_models() -> api.LoadedModels:
-        if not scheduler.is_loaded:
+        """What holds device memory: the model while it is loaded, or while a job uses it."""
+        if not (scheduler.is_loaded or scheduler.running):
             return api.LoadedModels(models=[])
         name, held = service.settings.model_id, service.device_bytes(service.gpu())
         size = service.settings.model_bytes
@@ -344,13 +346,13 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 class RequestLog:
-    """`[http] POST /generate 400`, one line per request that changes something or fails."""
+    """`[http] POST /generate 400`, one line per request that changes something or fails; not those of a monitor."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in PROBES:
             return await self._app(scope, receive, send)
         began = time.monotonic()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes. `ours` is None where the driver does not say (processes in other namespaces)."""
+    """Bytes. `ours` is None where the driver does not say (a MIG slice, processes in other namespaces)."""
 
     total: int
     free: int
@@ -18,32 +18,50 @@ class GpuMemory:
     ours: int | None
 
 
-def read_memory(device: str, worker_pid: int | None) -> GpuMemory | None:
+def read_memory(device: str | None, worker_pid: int | None) -> GpuMemory | None:
     """None on a machine without an NVIDIA GPU, or when the device is the CPU."""
-    nvml = _nvml()
-    if nvml is None or not device.startswith("cuda"):
+    nvml = None if device == "cpu" else _nvml()
+    if nvml is None:
         return None
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(_index(device))
+        handle = _handle(nvml, int((device or "cuda").partition(":")[2] or 0))
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:
+        return None
+    return GpuMemory(memory.total, memory.free, memory.used, _held_by(nvml, handle, worker_pid))
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    """Of torch's device with that index, among those that `CUDA_VISIBLE_DEVICES` names by index or UUID, if it is set.
+
+    Raises `NVMLError` where there is none.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return nvml.nvmlDeviceGetHandleByIndex(index)
+    names = [name.strip() for name in visible.split(",")]
+    name = names[index] if index < len(names) else ""
+    if name.isdecimal():
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
+    if name.startswith("GPU-"):  # CUDA takes the beginning of a UUID as well, the driver does not
+        name = next((uuid for uuid in _uuids(nvml) if uuid.startswith(name)), name)
+    return nvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def _uuids(nvml: Any) -> list[str]:
+    handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+
+
+def _held_by(nvml: Any, handle: Any, pid: int | None) -> int | None:
+    if pid is None:
+        return 0
+    try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
         return None
-    return GpuMemory(memory.total, memory.free, memory.used, _bytes_of(processes, worker_pid))
-
-
-def _bytes_of(processes: list[Any], pid: int | None) -> int | None:
-    if pid is None:
-        return 0
     held = [process.usedGpuMemory for process in processes if process.pid == pid]
     return sum(held) if held and None not in held else None
-
-
-def _index(device: str) -> int:
-    """The driver's index of torch's device, which `CUDA_VISIBLE_DEVICES` may have renumbered."""
-    index = int(device.partition(":")[2] or 0)
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip().isdigit()]
-    return int(visible[index]) if index < len(visible) else index
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from ltx_a2v.errors import A2VError, InvalidInput
+from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.app import build_app
 from ltx_a2v.serving.folders import Folders
@@ -24,7 +23,7 @@ from ltx_a2v.serving.retention import sweep_for_ever
 from ltx_a2v.serving.scheduler import Scheduler
 from ltx_a2v.serving.security import check_bind
 from ltx_a2v.serving.service import Service
-from ltx_a2v.serving.settings import ServerSettings, add_serve_arguments, settings_from
+from ltx_a2v.serving.settings import ServerSettings
 
 DRAIN_SECONDS = 3
 
@@ -114,17 +113,3 @@ def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
             raise InvalidInput(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
         listener.listen(2048)
         yield listener
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python -m ltx_a2v.serving.main`, the same as `ltx-a2v serve`."""
-    parser = argparse.ArgumentParser(prog="ltx-a2v serve", description="Serve audio-to-video over HTTP.")
-    add_serve_arguments(parser)
-    try:
-        return serve(settings_from(parser.parse_args(argv)))
-    except A2VError as error:
-        parser.exit(error.exit_code, f"{parser.prog}: {error}\n")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -40,9 +40,9 @@ class Estimates:
     def learn_load(self, seconds: float) -> None:
         self.phases["load"] = seconds
 
-    def for_job(self, steps: int, loaded: bool) -> dict[str, float]:
+    def for_job(self, steps: int, loads_first: bool) -> dict[str, float]:
         expected = {**self.phases, "stage_1": self.phases.get("stage_1", 0.0) * steps / self.steps}
-        if loaded:
+        if not loads_first:
             del expected["load"]
         return expected
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ltx_a2v.serving.durations import NEVER
+from ltx_a2v.amounts import NEVER
 from ltx_a2v.serving.folders import Folders
 from ltx_a2v.serving.jobs import Job, JobStore
 from ltx_a2v.serving.logs import say

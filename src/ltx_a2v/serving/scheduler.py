@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ltx_a2v.amounts import NEVER, parse_duration
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, Conflict, Unavailable, WorkerFailed
-from ltx_a2v.serving.durations import NEVER, parse_duration
 from ltx_a2v.serving.folders import Folders
 from ltx_a2v.serving.jobs import MAX_ATTEMPTS, Job, JobStore
 from ltx_a2v.serving.logs import say
@@ -146,7 +146,7 @@ class Scheduler:
         if not self.worker.ready.is_set():
             return "starting"
         if self.running is not None:
-            return "busy" if self.worker.loaded else "loading"
+            return "loading" if self.running.progress.phase == "load" else "busy"
         if self.worker.loaded:
             return "idle"
         return "broken" if self.worker.problem else "standby"
@@ -177,6 +177,8 @@ class Scheduler:
         self._unload_wanted = False
         self.wake()
         await asyncio.shield(self._load_wanted)
+        if keep_alive is None and self._settings.keep_alive_seconds == 0:  # who loads by hand wants it loaded
+            keep_alive = ServerSettings.model_fields["keep_alive"].default
         self._keep_model(keep_alive)
         self.wake()
 
@@ -214,7 +216,8 @@ class Scheduler:
             await self._clock.wait(self._wake, max(0.0, self.expires_at - self._clock.now()))
 
     async def _work(self, job: Job) -> None:
-        expected = self._estimates.for_job(job.request["num_inference_steps"], self.is_loaded)
+        loads_first = not self.is_loaded and self._seconds_kept(job.keep_alive) > 0
+        expected = self._estimates.for_job(job.request["num_inference_steps"], loads_first)
         self.running = Running(job, Progress(expected, self._clock.now()))
         self.expires_at = NEVER
         self.changes.publish_all()  # queue positions moved
@@ -251,12 +254,13 @@ class Scheduler:
     async def _run_on_worker(self, running: Running) -> dict[str, Any]:
         job = running.job
         worker = await self._ready_worker(running.cancelled)
+        keep = self._seconds_kept(job.keep_alive) > 0
         if not worker.loaded:
             self._metrics.cold_starts.inc()
         folder = await asyncio.to_thread(self._folders.new_work, job.id, job.attempts)
         if running.cancelled.is_set():
             raise Cancelled("The job was cancelled.")
-        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()))
+        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), keep=keep)
         while True:
             message = await self._receive(worker, running)
             match message["say"]:
@@ -290,7 +294,7 @@ class Scheduler:
     async def _settle(self, job: Job, error: A2VError) -> None:
         """Record why a job has no result, and part with a worker that cannot be trusted any more."""
         worker = self.worker
-        if worker is not None and (worker.dead or taints_worker(error) or (not worker.loaded and worker.used)):
+        if worker is not None and (worker.dead or taints_worker(error)):
             await self._retire_worker()
         await asyncio.to_thread(self._folders.remove_work, job.id, job.attempts)
         if isinstance(error, Cancelled):
@@ -335,7 +339,7 @@ class Scheduler:
         if worker.problem:
             say("worker", f"the model cannot be opened: {worker.problem}", level=40)
         elif not worker.dead:
-            say("worker", "stands by", pid=worker.pid)
+            say("worker", "stands by", pid=worker.pid, device=worker.device)
 
     async def _fresh_worker(self) -> WorkerClient:
         await self._retire_worker()
@@ -382,8 +386,12 @@ class Scheduler:
         self._unload_wanted = False
 
     def _keep_model(self, keep_alive: str | None) -> None:
-        seconds = self._settings.keep_alive_seconds if keep_alive is None else parse_duration(keep_alive)
-        self.expires_at = self._clock.now() + seconds if self.is_loaded else NEVER
+        """From now on. A worker that worked and holds no model has no reason to stay."""
+        seconds = self._seconds_kept(keep_alive) if self.is_loaded else 0.0
+        self.expires_at = self._clock.now() + seconds if self.worker is not None and self.worker.used else NEVER
+
+    def _seconds_kept(self, keep_alive: str | None) -> float:
+        return self._settings.keep_alive_seconds if keep_alive is None else parse_duration(keep_alive)
 
     def _cancel_running(self, running: Running) -> None:
         running.cancelled.set()

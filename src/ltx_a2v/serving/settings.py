@@ -1,22 +1,19 @@
-"""Every setting of the server, once: flag of `serve`, environment variable (`LTX_A2V_…`), default and help text."""
+"""What the server is told besides its model: flag of `serve`, environment variable, default and help text, once."""
 
 from __future__ import annotations
 
-import argparse
-import types
-import typing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, SecretStr, field_validator
 
+from ltx_a2v.amounts import NEVER, parse_bytes, parse_duration
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
-from ltx_a2v.serving.durations import NEVER, parse_bytes, parse_duration
-from ltx_a2v.settings import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS, Settings
+from ltx_a2v.errors import InvalidInput, InvalidModel
+from ltx_a2v.model_settings import ModelSettings
+from ltx_a2v.settings import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 
 MIB = 2**20
 
@@ -32,7 +29,7 @@ PRESETS: dict[str, dict[str, int]] = {
 """What the page offers."""
 
 
-class ServerSettings(Settings):
+class ServerSettings(ModelSettings):
     """What `serve` was told, by its flags first and the environment second."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -41,18 +38,7 @@ class ServerSettings(Settings):
     insecure: bool = Field(False, description="Allow an address that others can reach without an API key.")
     allowed_hosts: str = Field("", description="More host names (comma-separated) that requests may be addressed to.")
 
-    checkpoint_path: Path | None = Field(None, description="The model: ltx-2.3-….safetensors.")
-    distilled_lora_path: Path | None = Field(None, description="The distilled LoRA of stage 2.")
-    spatial_upsampler_path: Path | None = Field(None, description="The x2 latent upsampler.")
-    gemma_root: Path | None = Field(None, description="Folder of the Gemma 3 text encoder.")
-    model_dir: Path | None = Field(None, description="Folder in which the model files are found by what they hold.")
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
-    device: str = Field("cuda", description="Device to work on: cuda, cuda:1, cpu.")
-    transformer_quantization: str | None = Field(None, description="How the transformer's weights are stored.")
-    text_encoder_quantization: str | None = Field(None, description="How the text encoder's weights are stored.")
-    vram_budget: str | None = Field(
-        None, description="Most device memory to use, such as 12GiB; default: what is free."
-    )
 
     output_dir: Path = Field(Path("outputs"), description="Folder for finished videos, one folder per job.")
     state_dir: Path | None = Field(None, description="Folder for jobs and uploads; default: .state in --output-dir.")
@@ -78,19 +64,10 @@ class ServerSettings(Settings):
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
-        "ltx_a2v.serving.engine:open_pipeline",
-        description="What the worker opens the pipeline with.",
+        "ltx_a2v.opening:open_pipeline",
+        description="What the worker opens the pipeline with: module:function of `ModelSettings`.",
         json_schema_extra={"flag": False},
     )
-
-    def __init__(self, **given: Any) -> None:
-        try:
-            super().__init__(**given)
-        except ValidationError as error:
-            complaint = error.errors()[0]
-            flag = _flag(str(complaint["loc"][0])) if complaint["loc"] else "The settings"
-            message = complaint["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(f"{flag} {complaint['input']!r}: {message}.") from None
 
     @field_validator("keep_alive", "vram_wait", "cancel_grace", "body_timeout")
     @classmethod
@@ -115,37 +92,20 @@ class ServerSettings(Settings):
         return NEVER if self.persistent else parse_duration(self.keep_alive)
 
     @cached_property
-    def model_paths(self) -> ModelPaths | None:
-        """Raises `InvalidModel` where files are missing; None only for an engine that needs none."""
-        given = {
-            "checkpoint": self.checkpoint_path,
-            "distilled_lora": self.distilled_lora_path,
-            "spatial_upsampler": self.spatial_upsampler_path,
-            "gemma_root": self.gemma_root,
-        }
-        if all(given.values()):
-            return ModelPaths(**{name: path for name, path in given.items() if path is not None})
-        if self.model_dir is not None:
-            return ModelPaths.discover(self.model_dir, **given)
-        if self.engine != ServerSettings.model_fields["engine"].default:
-            return None
-        raise InvalidModel(
-            "No model files were given: use --model-dir (or LTX_A2V_MODEL_DIR), or --checkpoint-path, "
-            "--distilled-lora-path, --spatial-upsampler-path and --gemma-root."
-        )
+    def found_paths(self) -> ModelPaths:
+        """Looked for once."""
+        return self.model_paths
 
     @property
     def model_id(self) -> str:
-        return self.model_name or (self.model_paths.checkpoint.stem if self.model_paths else "ltx-a2v")
+        return self.model_name or self.found_paths.checkpoint.stem
 
     @cached_property
     def model_bytes(self) -> int:
         """Size of the model's files."""
-        if self.model_paths is None:
-            return 0
-        folder = self.model_paths.gemma_root.glob("*.safetensors")
-        single = (self.model_paths.checkpoint, self.model_paths.distilled_lora, self.model_paths.spatial_upsampler)
-        return sum(path.stat().st_size for path in (*single, *folder))
+        paths = self.found_paths
+        single = (paths.checkpoint, paths.distilled_lora, paths.spatial_upsampler)
+        return sum(path.stat().st_size for path in (*single, *paths.gemma_root.glob("*.safetensors")))
 
     def check(self) -> None:
         """Raises `InvalidInput` where the server cannot start with these settings."""
@@ -154,23 +114,22 @@ class ServerSettings(Settings):
         for name in ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root"):
             path = getattr(self, name)
             if path is not None and not path.exists():
-                raise InvalidModel(f"{_flag(name)} {path} does not exist.")
+                raise InvalidModel(f"{self.flag(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"--input-dir {self.input_dir} is not a folder.")
-        _ = self.model_paths  # found, or told what is missing
+        _ = self.budget, self.found_paths  # readable and found, or told what is wrong
 
     def for_worker(self) -> dict[str, Any]:
-        """The part that the worker needs, as JSON."""
-        names = {
-            "device",
-            "transformer_quantization",
-            "text_encoder_quantization",
-            "vram_budget",
-            "max_image_pixels",
-            "max_audio_seconds",
+        """The part that the worker needs, as JSON: `ModelSettings` with the files that were found, and limits."""
+        paths = self.found_paths
+        found = {
+            "checkpoint_path": paths.checkpoint,
+            "distilled_lora_path": paths.distilled_lora,
+            "spatial_upsampler_path": paths.spatial_upsampler,
+            "gemma_root": paths.gemma_root,
         }
-        paths = asdict(self.model_paths) if self.model_paths else {}
-        return {**self.model_dump(mode="json", include=names), "paths": {name: str(p) for name, p in paths.items()}}
+        names = {*ModelSettings.model_fields, "max_image_pixels", "max_audio_seconds"}
+        return {**self.model_dump(mode="json", include=names), **{name: str(path) for name, path in found.items()}}
 
 
 @dataclass(frozen=True)
@@ -188,43 +147,7 @@ class KeepOutputs:
         seconds, total = NEVER, None
         for part in text.split("/"):
             if part.strip().upper().endswith("B"):
-                total = parse_bytes(part)
+                total = parse_bytes(part, "--keep-outputs")
             else:
                 seconds = parse_duration(part)
         return cls(seconds, total)
-
-
-def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag per field. A flag that is not given is absent from the namespace, so that the environment speaks."""
-    for name, field in ServerSettings.model_fields.items():
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("flag") is False:
-            continue
-        parser.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, **_argument(field))
-
-
-def settings_from(arguments: argparse.Namespace) -> ServerSettings:
-    given = {name: value for name, value in vars(arguments).items() if name in ServerSettings.model_fields}
-    return ServerSettings(**given)
-
-
-def _flag(name: str) -> str:
-    """`--no-standby` for a switch that is on by default."""
-    field = ServerSettings.model_fields[name]
-    return ("--no-" if field.default is True else "--") + name.replace("_", "-")
-
-
-def _argument(field: FieldInfo) -> dict[str, Any]:
-    text = (field.description or "").replace("%", "%%")
-    if field.annotation is bool:
-        return {"action": "store_false" if field.default is True else "store_true", "help": text}
-    if field.default not in (None, ""):
-        text += f" Default: {field.default}."
-    choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else None
-    return {"help": text, "choices": choices, "metavar": None if choices else _metavar(field.annotation)}
-
-
-def _metavar(annotation: Any) -> str:
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if Path in kinds:
-        return "PATH"
-    return "N" if kinds[0] in (int, float) else "TEXT"

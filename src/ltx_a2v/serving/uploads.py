@@ -20,9 +20,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from ltx_a2v.amounts import parse_duration
 from ltx_a2v.errors import Forbidden, InvalidRequest, TooLarge
 from ltx_a2v.serving.api_models import FILE_FIELDS, parse_form, parse_json
-from ltx_a2v.serving.durations import parse_duration
 from ltx_a2v.serving.settings import MIB, ServerSettings
 
 MAX_FIELDS = 64

@@ -1,14 +1,15 @@
 """The process that owns the GPU: `python -m ltx_a2v.serving.worker FD`.
 
 It talks JSON, one message a line, over the socket with that number; standard output belongs to no one, so libraries may
-print. The first message names the engine, a function `module:function` of the settings that returns a `Pipeline`.
+print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
 Importing the engine's module is what takes seconds; a worker that has done it says "standby" and holds no GPU memory.
 
-    server -> worker    start {engine, settings} · run {job, request, folder} · load · cancel {job} · exit
-    worker -> server    standby · event {job, …} · done {job, result} · failed {job, code, message} · cancelled {job}
-                        loaded · load_failed {code, message}
+    server -> worker    start {engine, settings} · run {job, request, folder, keep} · load · cancel {job} · exit
+    worker -> server    standby {device, problem} · event {job, …} · done {job, result} · failed {job, code, message}
+                        cancelled {job} · loaded · load_failed {code, message}
 
-When the server dies, the socket ends and the worker exits at once, whatever it does.
+A job whose weights are to be kept (`keep`) loads them all first; any other lets each phase load what it needs and give
+it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
 """
 
 from __future__ import annotations
@@ -18,22 +19,28 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory
 from ltx_a2v.events import Done, Event, GenerationResult
+from ltx_a2v.libraries import prepare_libraries
+from ltx_a2v.model_settings import ModelSettings
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.folders import RESULT, THUMBNAIL, VIDEO
 from ltx_a2v.serving.inputs import Limits, check_inputs
+
+if TYPE_CHECKING:
+    from ltx_a2v.residency.plan import Keep
 
 THUMBNAIL_SIZE = (512, 512)
 
@@ -44,9 +51,13 @@ log = logging.getLogger(__name__)
 class Pipeline(Protocol):
     """What the worker needs of `A2VPipeline`."""
 
+    keep: Keep
+
+    @property
+    def device(self) -> object: ...
     def plan(self, request: GenerationRequest) -> object: ...
-    def prepare(self, request: GenerationRequest | None = None) -> None: ...
-    def generate(self, request: GenerationRequest) -> Iterator[Event]: ...
+    def prepare(self, request: GenerationRequest | None = None) -> object: ...
+    def generate(self, request: GenerationRequest) -> Generator[Event]: ...
 
 
 class Channel:
@@ -89,19 +100,21 @@ class Worker:
         start = self._channel.inbox.get()
         module, _, function = start["engine"].partition(":")
         engine = importlib.import_module(module)
-        self._open = lambda: cast(Pipeline, getattr(engine, function)(start["settings"]))
+        settings = ModelSettings(**start["settings"])
+        self._open = lambda: cast(Pipeline, getattr(engine, function)(settings))
         self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
-        self._channel.send("standby", problem=self._problem())
+        problem = self._problem()
+        self._channel.send("standby", problem=problem, device=str(self._pipeline.device) if self._pipeline else None)
         while (message := self._channel.inbox.get())["do"] != "exit":
             if message["do"] == "load":
                 self._answer_load()
             else:
-                self._answer_run(message["job"], message["request"], Path(message["folder"]))
+                self._answer_run(message["job"], message["request"], Path(message["folder"]), message["keep"])
 
     def _problem(self) -> str | None:
         """Why the model cannot be opened, which reads its headers only; a job that comes meets it again."""
         try:
-            self._pipeline = self._open()
+            self._opened()
         except Exception as error:
             return str(_described(error)["message"])
         return None
@@ -114,9 +127,9 @@ class Worker:
         else:
             self._channel.send("loaded", device_bytes=_device_bytes())
 
-    def _answer_run(self, job: str, fields: dict[str, Any], folder: Path) -> None:
+    def _answer_run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> None:
         try:
-            result = self._run(job, fields, folder)
+            result = self._run(job, fields, folder, keep)
         except Cancelled:
             self._channel.send("cancelled", job=job)
         except Exception as error:
@@ -124,12 +137,15 @@ class Worker:
         else:
             self._channel.send("done", job=job, result=result, device_bytes=_device_bytes())
 
-    def _run(self, job: str, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> dict[str, Any]:
         self._channel.raise_if_cancelled(job)
         began = time.monotonic()
         request = GenerationRequest(**fields, output_path=folder / VIDEO)
         check_inputs(request, self._limits)
-        load_seconds = self._load(request, job)
+        if keep or self._loaded:
+            load_seconds = self._load(request, job)
+        else:
+            self._opened().keep, load_seconds = "nothing", {}
         report = self._generate(job, request).as_json()
         report["elapsed_seconds"] = round(time.monotonic() - began, 3)  # with the load, as the client waits for it
         report["phases"] = {**load_seconds, **report["phases"]}
@@ -141,7 +157,8 @@ class Worker:
 
     def _load(self, request: GenerationRequest | None, job: str | None) -> dict[str, float]:
         """Seconds by phase: none where the model was loaded already."""
-        pipeline = self._pipeline = self._pipeline or self._open()
+        pipeline = self._opened()
+        pipeline.keep = "device"
         if request is not None:
             pipeline.plan(request)
         if self._loaded:
@@ -157,10 +174,14 @@ class Worker:
         self._channel.send("event", job=job, event="PhaseFinished", phase="load", seconds=seconds, **memory)
         return {"load": seconds}
 
+    def _opened(self) -> Pipeline:
+        self._pipeline = self._pipeline or self._open()
+        return self._pipeline
+
     def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
-        assert self._pipeline is not None
-        events = cast(Generator[Event], self._pipeline.generate(request))
-        with closing(events):  # closing stops the work and removes what was half written
+        with closing(
+            self._opened().generate(request)
+        ) as events:  # closing stops the work and removes what was half written
             for event in events:
                 self._channel.raise_if_cancelled(job)
                 if isinstance(event, Done):
@@ -214,7 +235,9 @@ def _device_bytes() -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
     logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
+    prepare_libraries()
     os.dup2(2, 1)  # what libraries print goes to the log
     connection = socket.socket(fileno=int(sys.argv[1]))
     Worker(Channel(connection)).serve()

@@ -34,6 +34,7 @@ class WorkerClient:
         self.dead = False
         self.problem: str | None = None
         """Why no job can succeed: the model cannot be opened."""
+        self.device: str | None = None
         self.used = False
         """It was asked to work, so it may hold the device."""
         self.loaded = False
@@ -110,7 +111,7 @@ class WorkerClient:
 
     def _take(self, message: Message) -> None:
         if message["say"] == "standby":
-            self.problem = message["problem"]
+            self.problem, self.device = message["problem"], message["device"]
             self.ready.set()
             return
         self.device_bytes = message.get("device_bytes", self.device_bytes)

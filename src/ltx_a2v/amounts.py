@@ -10,7 +10,7 @@ from ltx_a2v.errors import InvalidRequest
 NEVER = math.inf
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -30,10 +30,9 @@ def parse_duration(value: str | float) -> float:
     return NEVER if negative else sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes from "50GB", "1.5 GiB" or "1000"."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = match[2].upper() or "B" if match else ""
-    if not match or unit not in _BYTES:
-        raise InvalidRequest(f"{text!r} is not an amount of bytes; write '50GB' or '512MiB'.")
-    return int(float(match[1]) * _BYTES[unit])
+def parse_bytes(text: str, flag: str, others: str = "") -> int:
+    """`"12GiB"` -> 12 * 2**30, `"8G"` -> 8 * 10**9. Raises `InvalidRequest`, which names the `others` that would do."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower(), re.ASCII)
+    if not found or float(found[1]) == 0:
+        raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 8G{others} or bytes.")
+    return int(float(found[1]) * _BYTES[found[2] or ""])
