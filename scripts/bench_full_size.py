@@ -12,9 +12,12 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+
+import pynvml
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +32,8 @@ def main() -> int:
     parser.add_argument("--size", default="768x512")
     parser.add_argument("--frames", type=int, default=97)
     parser.add_argument("--slots", type=int, default=0, help="device slots of streamed blocks, if not the default")
+    parser.add_argument("--from-file", action="store_true", help="stream from the file, without a copy in host memory")
+    parser.add_argument("--checkpoint", type=Path, help="instead of the one in the folder, such as a quantized one")
     parser.add_argument("--no-prompt-cache", action="store_true")
     parser.add_argument("--one", action="store_true", help="one run in this process")
     arguments = parser.parse_args()
@@ -42,7 +47,8 @@ def main() -> int:
         for budget in arguments.budgets.split(","):
             given = ["--modes", mode, "--budgets", budget, "--steps", str(arguments.steps), "--size", arguments.size]
             given += ["--frames", str(arguments.frames), "--slots", str(arguments.slots)]
-            given += ["--no-prompt-cache"] * arguments.no_prompt_cache
+            given += ["--no-prompt-cache"] * arguments.no_prompt_cache + ["--from-file"] * arguments.from_file
+            given += ["--checkpoint", arguments.checkpoint] * (arguments.checkpoint is not None)
             subprocess.run([sys.executable, __file__, arguments.folder, arguments.other, "--one", *given])
     return 0
 
@@ -63,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     faulthandler.dump_traceback_later(240, exit=True)
     folder, other = arguments.folder, arguments.other
     paths = ModelPaths(
-        next(folder.glob("ltx-2.3-22b-*.safetensors")),
+        arguments.checkpoint or next(folder.glob("ltx-2.3-22b-random.safetensors")),
         next(other.glob("*distilled-lora*.safetensors")),
         next(folder.glob("*spatial-upscaler*.safetensors")),
         other / "gemma",
@@ -81,7 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.slots:
         plan_module.DEFAULT_SLOTS = arguments.slots
-    options = LoadOptions(arguments.modes, budget=Budget(arguments.budgets), prompt_cache=not arguments.no_prompt_cache)
+    options = LoadOptions(
+        arguments.modes,
+        budget=Budget(arguments.budgets),
+        prompt_cache=not arguments.no_prompt_cache,
+        host_memory=0 if arguments.from_file else None,
+    )
     said: dict[str, object] = {
         "mode": arguments.modes,
         "budget": arguments.budgets,
@@ -96,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         said |= {"plan_s": round(time.perf_counter() - started, 2), "resident_blocks": placement.resident_blocks}
         said |= {"home": placement.home, "host_gib": round(plan.host_bytes / 2**30, 1)}
         steps: dict[str, list[float]] = {}
+        driver = DriverPeak()
         for event in pipeline.generate(request):
             now = time.perf_counter()
             if isinstance(event, StepFinished):
@@ -106,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             elif isinstance(event, Done):
                 said |= event.result.as_json()
         del now
+        said["driver_peak_gib"] = driver.stop()
         for phase, times in steps.items():
             gaps = [b - a for a, b in pairwise(times)]
             if gaps:
@@ -116,6 +129,27 @@ def run(arguments: argparse.Namespace) -> int:
     sys.stdout.write(json.dumps(said) + "\n")
     sys.stdout.flush()
     return 0
+
+
+class DriverPeak:
+    """The most of the whole GPU that was in use, CUDA's context and others included, looked at every 20 ms."""
+
+    def __init__(self) -> None:
+        pynvml.nvmlInit()
+        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        self._over.set()
+        self._thread.join()
+        return round(self._peak / 2**30, 3)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            self._peak = max(self._peak, pynvml.nvmlDeviceGetMemoryInfo(self._gpu).used)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Does everything work on this GPU? A few minutes, the miniature model, no files needed.
 
 Checks bits across devices and placements, every quantization mode, the reader, and measures the bus. One command:
-`uv run python scripts/gpu_check.py`.
+`uv run python scripts/gpu_check.py [MODE ...] [--only kernels,pipeline]`.
 """
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import subprocess
 import sys
@@ -34,9 +35,13 @@ from ltx_a2v.residency.stream import BlockStream
 CUDA = torch.device("cuda")
 ROOT = Path(__file__).parents[1]
 failures: list[str] = []
+wanted: list[str] = [""]
+"""Parts of the names of the checks that are made."""
 
 
 def check(name: str, work: Callable[[], str]) -> None:
+    if not any(part in name for part in wanted):
+        return
     started = time.perf_counter()
     try:
         said = work()
@@ -302,6 +307,11 @@ def crowded_out(folder: Path) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modes", nargs="*", default=["none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"])
+    parser.add_argument("--only", default="", help="parts of the names of checks, with commas between")
+    arguments = parser.parse_args()
+    wanted[:] = arguments.only.split(",")
     faulthandler.dump_traceback_later(200, exit=True)
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, capability {torch.cuda.get_device_capability()}")
     with tempfile.TemporaryDirectory() as name:
@@ -320,7 +330,7 @@ def main() -> int:
         check("multiply int8 x int8", lambda: multiplies(QuantizationPolicy.int8(int8_mm=True)))
         check("streaming", streaming)
         check("crowded out", lambda: crowded_out(folder))
-        for mode in sys.argv[1:] or ("none", "fp8-cast", "int8", "fp8-scaled-mm", "int8-quanto"):
+        for mode in arguments.modes:
             check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
         for mode in ("int4", "bnb-nf4"):
             check(f"text encoder {mode}", lambda mode=mode: text_encoder(folder, mode))

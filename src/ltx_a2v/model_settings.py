@@ -39,6 +39,12 @@ class ModelSettings(Settings):
     )
     vram_budget: str = _option("auto", "BUDGET", "12GiB, 60%, auto (what is free now) or unlimited.")
     vram_headroom: str = _option(f"{VRAM_HEADROOM // 2**30}GiB", "BYTES", "What auto leaves to others.")
+    host_memory: str = _option(
+        "auto",
+        "BYTES",
+        "Most host memory for copies of weights that are streamed, as 16GiB; 0 streams from the file. Default: four "
+        "fifths of what is available.",
+    )
     transformer_quantization: str | None = _option(
         None,
         "MODE",
@@ -92,3 +98,10 @@ class ModelSettings(Settings):
     def budget(self) -> Budget:
         """Raises `InvalidRequest`."""
         return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "--vram-headroom"))
+
+    @property
+    def host_limit(self) -> int | None:
+        """Bytes, or None for what is available. Raises `InvalidRequest`."""
+        if self.host_memory == "auto":
+            return None
+        return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "--host-memory", ", 0, auto")

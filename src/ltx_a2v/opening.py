@@ -27,6 +27,7 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             loras=tuple(_style_lora(given) for given in settings.lora),
             exact_passes=settings.exact_passes,
             budget=settings.budget,
+            host_memory=settings.host_limit,
         ),
     )
 

@@ -30,5 +30,7 @@ class LoadOptions:
     exact_passes: bool = False
     """One GEMM per pass, bitwise what separate forwards give."""
     budget: Budget = field(default_factory=Budget)
+    host_memory: int | None = None
+    """Most bytes of weights that are copied to host memory; None: what is available, less a share for others."""
     keep: Keep = "nothing"
     """Where weights may stay between requests."""

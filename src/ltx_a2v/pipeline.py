@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ltx_a2v import kernels
 from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
@@ -228,6 +229,8 @@ class A2VPipeline:
     def _generate(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> Iterator[Event]:
         request = fitted.request
         generator = torch.Generator(self._device).manual_seed(request.seed)
+        if self._device.type == "cuda" and (reason := kernels.problem(self._device)):
+            yield Notice(f"Steps take longer without the fused kernels, which cannot be used: {reason}.")
 
         clip = yield from log.phase("load_audio", lambda: self._load_audio(fitted))
         positive, negative = yield from log.phase("encode_prompt", lambda: self._encode_prompts(fitted))

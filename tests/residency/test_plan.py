@@ -133,3 +133,14 @@ def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() ->
     enough = make_plan(model, needs, 6 * gib, host_available=13 * gib)
     assert {enough.placements[name].home for name in model} == {"host"}
     assert not enough.notes
+
+
+def test_a_limit_of_host_memory_is_kept_where_more_is_available() -> None:
+    gib = 2**30
+    model = {"transformer": Sizes(gib, (gib,) * 7)}
+    needs = [PhaseNeed("stage_1", ("transformer",), 0)]
+    limited = make_plan(model, needs, 4 * gib, 10**12, host_limit=7 * gib)
+    assert limited.placements["transformer"].home == "file"
+    assert limited.host_bytes == 0
+    assert "would take 8.00 GiB, and --host-memory allows 7.00 GiB" in limited.notes[0]
+    assert make_plan(model, needs, 4 * gib, 10**12, host_limit=8 * gib).host_bytes == 8 * gib

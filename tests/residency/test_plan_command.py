@@ -65,3 +65,11 @@ def test_nonsense_is_one_sentence(given: list[str], capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert error.startswith(f"ltx-a2v: --vram-budget {budget!r}")
     assert error.count("\n") == 1
+
+
+def test_host_memory_is_an_amount_or_none_at_all(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--host-memory", "0"]) == 0
+    assert main([*given, "--host-memory", "some"]) == 2
+    assert capsys.readouterr().err == (
+        "ltx-a2v: --host-memory 'some' is no amount of memory; write 12GiB, 8G, 0, auto or bytes.\n"
+    )

@@ -126,7 +126,14 @@ class Networks:
                     self.files, self._recipes, self._modules, shape, self.dtype, workspaces
                 )
         in_host = sum(network.host_bytes for network in self._networks.values())
-        return make_plan(self._sizes, self._needs[shape], budget, host_memory_available() + in_host, keep)
+        return make_plan(
+            self._sizes,
+            self._needs[shape],
+            budget,
+            host_memory_available() + in_host,
+            keep,
+            host_limit=self.options.host_memory,
+        )
 
     def probe(self, shape: Shape) -> Speeds:
         """Seconds of work on the device; needs what a step with one block resident needs."""

@@ -70,8 +70,8 @@ def fp8_matmul(
         products = F.linear(tokens.float(), weight.float()).mul_(token_scale)
         return scale_rows_(products, weight_scale, bias).to(dtype)
     if token_scale.ndim == 2 and weight_scale.ndim == 1:
-        products = _scaled_mm(tokens, weight, token_scale, weight_scale[None, :])
-        return (products if bias is None else products.add_(bias)).to(dtype)
+        rounded = None if bias is None else bias.to(torch.bfloat16)
+        return _scaled_mm(tokens, weight, token_scale, weight_scale[None, :], rounded).to(dtype)
     # One scale for the tokens: the weight's is applied to the product, whether it is one or one per row.
     products = _scaled_mm(tokens, weight, token_scale, torch.ones_like(token_scale))
     return scale_rows_(products, weight_scale, bias).to(dtype)
@@ -81,7 +81,9 @@ def _kernel_takes(weight: Tensor) -> bool:
     return weight.is_cuda and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
 
 
-def _scaled_mm(tokens: Tensor, weight: Tensor, token_scale: Tensor, weight_scale: Tensor) -> Tensor:
+def _scaled_mm(
+    tokens: Tensor, weight: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """bf16 [M, out]; the second operand must be column-major, which a transposed weight is."""
     # Fast accumulation, as the reference: its error is well below that of rounding both operands to e4m3.
     return torch._scaled_mm(
@@ -89,6 +91,7 @@ def _scaled_mm(tokens: Tensor, weight: Tensor, token_scale: Tensor, weight_scale
         weight.t(),
         scale_a=token_scale,
         scale_b=weight_scale,
+        bias=bias,
         out_dtype=torch.bfloat16,
         use_fast_accum=True,
     )

@@ -108,8 +108,11 @@ def make_plan(
     host_available: int,
     keep: Keep = "nothing",
     advice: str = "reduce --width, --height or --num-frames",
+    host_limit: int | None = None,
 ) -> Plan:
     """Raises `BudgetTooSmall`, naming the smallest budget that would do.
+
+    Of the bytes of host memory that are available, a share is taken for copies, and no more than `host_limit`.
 
     `keep` is where weights may stay between requests; "device" falls back to "host" where not everything fits at once,
     and "host" to "nothing" where host memory is short.
@@ -125,7 +128,7 @@ def make_plan(
         phases = tuple(PhasePlan(need.name, everything, need.activations) for need in needs)
         return Plan(budget, placements, phases, 0, 0, keep, (), networks, smallest)
     placements = _fit(sizes, needs, budget, advice)
-    placements, notes = _choose_homes(placements, sizes, host_available, keep)
+    placements, notes = _choose_homes(placements, sizes, host_available, host_limit, keep)
     phases = tuple(
         PhasePlan(n.name, sum(sizes[name].on_device(placements[name]) for name in n.networks), n.activations)
         for n in needs
@@ -204,13 +207,19 @@ def _peak(sizes: Mapping[str, Sizes], placements: Mapping[str, Placement], need:
 
 
 def _choose_homes(
-    placements: dict[str, Placement], sizes: Mapping[str, Sizes], host_available: int, keep: Keep
+    placements: dict[str, Placement],
+    sizes: Mapping[str, Sizes],
+    host_available: int,
+    host_limit: int | None,
+    keep: Keep,
 ) -> tuple[dict[str, Placement], tuple[str, ...]]:
     """Host copies for what is swept again and again, and with keep="host" for everything, while host memory lasts.
 
     A fifth of it is left to the page cache and to others. What is swept and has no place there is said in a note.
     """
     left = int(host_available * HOST_SHARE)
+    if host_limit is not None:
+        left = min(left, host_limit)
     homes = dict(placements)
     others = sorted(placements.keys() - set(DENOISING), key=lambda name: sizes[name].total)
     for name in [*(name for name in DENOISING if name in placements), *others]:
@@ -221,7 +230,15 @@ def _choose_homes(
     swept = [name for name in DENOISING if name in placements and sizes[name].streamed(placements[name])]
     if all(homes[name].home == "host" for name in swept):
         return homes, ()
-    return homes, (_short_of_host(sum(sizes[name].total for name in swept), host_available),)
+    wanted = sum(sizes[name].total for name in swept)
+    return homes, (_short_of_host(wanted, host_available) if host_limit is None else _beyond_limit(wanted, host_limit),)
+
+
+def _beyond_limit(wanted: int, limit: int) -> str:
+    return (
+        f"Blocks come from the file at every step: their copy in host memory would take {gib(wanted)}, and "
+        f"--host-memory allows {gib(limit)}."
+    )
 
 
 def _short_of_host(wanted: int, available: int) -> str:
