@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -75,6 +76,9 @@ GEMMA = miniature.GEMMA | {
     "vocab_size": 262208,
 }
 LORA_RANK = 384
+SUPPLY_BEYOND = 2**24
+"""Numbers beyond the largest tensor, so that each begins elsewhere."""
+SUPPLY_STEP = 1_000_003
 
 
 def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> ModelPaths:
@@ -163,10 +167,14 @@ def _write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: M
 
 
 def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Spread like trained weights; norms and deviations around 1."""
+    """Spread like trained weights; norms and deviations around 1. Tensors are pieces of one supply of numbers: drawing 39
+    billion would take longer than writing them."""
+    sizes = [math.prod(spec.shape) for spec in specs]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for spec in specs:
-        values = torch.randn(spec.shape, dtype=torch.bfloat16, device=device) * 0.02
+    supply = torch.randn(max(sizes) + SUPPLY_BEYOND, dtype=torch.bfloat16, device=device).mul_(0.02).cpu()
+    for i, (spec, size) in enumerate(zip(specs, sizes, strict=True)):
+        start = i * SUPPLY_STEP % SUPPLY_BEYOND
+        values = supply[start : start + size].view(spec.shape)
         leaf = spec.name.rsplit(".", 1)[-1]
         yield spec.name, values + 1 if leaf == "std-of-means" or (leaf == "weight" and len(spec.shape) == 1) else values
 
