@@ -167,8 +167,8 @@ def _write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: M
 
 
 def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Spread like trained weights; norms and deviations around 1. Tensors are pieces of one supply of numbers: drawing 39
-    billion would take longer than writing them."""
+    """Spread like trained weights; norms and deviations around 1. Tensors are pieces of one supply of numbers: drawing
+    39 billion would take longer than writing them."""
     sizes = [math.prod(spec.shape) for spec in specs]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     supply = torch.randn(max(sizes) + SUPPLY_BEYOND, dtype=torch.bfloat16, device=device).mul_(0.02).cpu()

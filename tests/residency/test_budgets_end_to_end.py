@@ -116,3 +116,14 @@ def _place_everything(pipeline: A2VPipeline, placement: Placement) -> None:
         return replace(plan(*given), placements=dict.fromkeys(networks._recipes, placement))
 
     networks.plan = fixed  # type: ignore[method-assign]
+
+
+def test_only_streamed_blocks_are_copied_to_host_memory(model: ModelPaths, small_request: GenerationRequest) -> None:
+    reference = video(open_with(model), small_request)
+    pipeline = open_with(model)
+    placement = Placement("host", 3, whole_copy=False)
+    _place_everything(pipeline, placement)
+    assert video(pipeline, small_request) == reference
+    networks = pipeline._networks
+    for name in ("transformer", "distilled"):
+        assert networks._networks[name].host_bytes == networks._sizes[name].streamed(placement) > 0

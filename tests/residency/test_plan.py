@@ -79,7 +79,8 @@ def test_lora_factors_are_streamed_before_the_transformer() -> None:
     needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 0)]
     plan = make_plan(model, needs, 130, 10**9)
     assert plan.placements["transformer"].resident_blocks is None
-    assert plan.placements["distilled"] == Placement("host", 3)
+    assert plan.placements["distilled"] == Placement("host", 3, whole_copy=False)
+    assert plan.host_bytes == 7 * 4  # of what is streamed
 
 
 def test_refusals_say_what_would_do() -> None:
@@ -124,23 +125,30 @@ def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() ->
     gib = 2**30
     model = {"transformer": Sizes(gib, (gib,) * 7), "distilled": Sizes(0, (gib,) * 2)}
     needs = [PhaseNeed("stage_1", ("transformer",), 0), PhaseNeed("stage_2", ("transformer", "distilled"), 0)]
-    short = make_plan(model, needs, 6 * gib, host_available=9 * gib)
+    short = make_plan(model, needs, 6 * gib, host_available=7 * gib)  # six blocks and two, all streamed
     assert short.placements["transformer"].home == "file"
-    assert "10.00 GiB of at least 12.50 GiB that should be available, and 9.00 GiB are" in short.notes[0]
-    partly = make_plan(model, needs, 6 * gib, host_available=10 * gib)
+    assert "8.00 GiB of at least 10.00 GiB that should be available, and 7.00 GiB are" in short.notes[0]
+    partly = make_plan(model, needs, 6 * gib, host_available=8 * gib)
     assert partly.placements["transformer"].home == "host"  # swept most often
     assert partly.placements["distilled"].home == "file"
-    enough = make_plan(model, needs, 6 * gib, host_available=13 * gib)
+    enough = make_plan(model, needs, 6 * gib, host_available=11 * gib)
     assert {enough.placements[name].home for name in model} == {"host"}
     assert not enough.notes
+
+
+def test_what_is_kept_in_host_memory_is_whole_where_it_fits() -> None:
+    model = {"transformer": Sizes(1, (1,) * 7)}
+    needs = [PhaseNeed("stage_1", ("transformer",), 0)]
+    assert make_plan(model, needs, 6, host_available=10, keep="host").host_bytes == 8
+    assert make_plan(model, needs, 6, host_available=9, keep="host").host_bytes == 4
 
 
 def test_a_limit_of_host_memory_is_kept_where_more_is_available() -> None:
     gib = 2**30
     model = {"transformer": Sizes(gib, (gib,) * 7)}
     needs = [PhaseNeed("stage_1", ("transformer",), 0)]
-    limited = make_plan(model, needs, 4 * gib, 10**12, host_limit=7 * gib)
+    limited = make_plan(model, needs, 3 * gib, 10**12, host_limit=6 * gib)
     assert limited.placements["transformer"].home == "file"
     assert limited.host_bytes == 0
-    assert "would take 8.00 GiB, and --host-memory allows 7.00 GiB" in limited.notes[0]
-    assert make_plan(model, needs, 4 * gib, 10**12, host_limit=8 * gib).host_bytes == 8 * gib
+    assert "would take 7.00 GiB, and --host-memory allows 6.00 GiB" in limited.notes[0]
+    assert make_plan(model, needs, 3 * gib, 10**12, host_limit=7 * gib).host_bytes == 7 * gib

@@ -22,11 +22,13 @@ Home = Literal["device", "host", "file"]
 @dataclass(frozen=True)
 class Placement:
     """`home`: where the weights stay between uses. `resident_blocks`: how many blocks are on the device throughout a
-    use, None for all; the others pass through `slots` buffers."""
+    use, None for all; the others pass through `slots` buffers. `whole_copy`: with the home "host", whether host memory
+    holds everything, so that nothing is read from the file again, or only the blocks that are streamed."""
 
     home: Home = "file"
     resident_blocks: int | None = None
     slots: int = DEFAULT_SLOTS
+    whole_copy: bool = True
 
 
 class Loaded:
@@ -132,11 +134,13 @@ class Network:
             rest, block_parts, blocks = split(self.recipe, module)
         parts = [*block_parts, rest]
         files = FileSource(self.recipe, parts)
-        source: Source = files
-        if placement.home == "host":
-            source = self._host = self._host or HostSource(files, self._device)
         wanted = len(blocks) if placement.resident_blocks is None else min(placement.resident_blocks, len(blocks))
         resident = spread(len(blocks), wanted)
+        source: Source = files
+        if placement.home == "host":
+            self._host = self._host or HostSource(files, self._device)
+            streamed = set(range(len(blocks))) - resident
+            source = self._host.copying(set(range(len(parts))) if placement.whole_copy else streamed)
         held: list[tuple[Part, Slot]] = []
         try:
             for index in (len(blocks), *sorted(resident)):

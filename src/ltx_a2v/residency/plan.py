@@ -59,6 +59,12 @@ class Sizes:
         resident = spread(count, wanted)
         return [self.blocks[i] for i in sorted(resident)], [b for i, b in enumerate(self.blocks) if i not in resident]
 
+    def in_host(self, placement: Placement) -> int:
+        """Of copies in host memory."""
+        if placement.home != "host":
+            return 0
+        return self.total if placement.whole_copy else self.streamed(placement)
+
 
 @dataclass(frozen=True)
 class PhaseNeed:
@@ -133,7 +139,7 @@ def make_plan(
         PhasePlan(n.name, sum(sizes[name].on_device(placements[name]) for name in n.networks), n.activations)
         for n in needs
     )
-    host = sum(sizes[name].total for name, placement in placements.items() if placement.home == "host")
+    host = sum(sizes[name].in_host(placement) for name, placement in placements.items())
     bus = sum(sizes[name].streamed(placements[name]) for name in networks.get("stage_1", ()))
     kept: Keep = "host" if keep == "host" and host else "nothing"
     return Plan(budget, placements, phases, host, bus, kept, notes, networks, smallest)
@@ -213,7 +219,7 @@ def _choose_homes(
     host_limit: int | None,
     keep: Keep,
 ) -> tuple[dict[str, Placement], tuple[str, ...]]:
-    """Host copies for what is swept again and again, and with keep="host" for everything, while host memory lasts.
+    """Host copies of what is swept again and again, and with keep="host" of everything, while host memory lasts.
 
     A fifth of it is left to the page cache and to others. What is swept and has no place there is said in a note.
     """
@@ -223,14 +229,17 @@ def _choose_homes(
     homes = dict(placements)
     others = sorted(placements.keys() - set(DENOISING), key=lambda name: sizes[name].total)
     for name in [*(name for name in DENOISING if name in placements), *others]:
-        wanted = keep == "host" or sizes[name].streamed(placements[name])
-        if wanted and sizes[name].total <= left:
-            left -= sizes[name].total
-            homes[name] = replace(placements[name], home="host")
+        for whole in (True, False) if keep == "host" else (False,):
+            copied = replace(placements[name], home="host", whole_copy=whole)
+            size = sizes[name].in_host(copied)
+            if 0 < size <= left:
+                left -= size
+                homes[name] = copied
+                break
     swept = [name for name in DENOISING if name in placements and sizes[name].streamed(placements[name])]
     if all(homes[name].home == "host" for name in swept):
         return homes, ()
-    wanted = sum(sizes[name].total for name in swept)
+    wanted = sum(sizes[name].streamed(placements[name]) for name in swept)
     return homes, (_short_of_host(wanted, host_available) if host_limit is None else _beyond_limit(wanted, host_limit),)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 import torch
@@ -46,12 +46,18 @@ class FileSource:
 
 
 class HostSource:
-    """A copy in (pinned) host memory, filled while the parts are first fetched from the file, and kept."""
+    """Copies of parts in (pinned) host memory, made while they are first fetched from the file, and kept."""
 
     def __init__(self, files: FileSource, device: torch.device) -> None:
         self._files = files
         self._device = device
         self._copies: dict[int, HostBuffer] = {}
+        self._copied: Set[int] = frozenset()
+
+    def copying(self, parts: Set[int]) -> HostSource:
+        """From now on these are copied when they are fetched; the others come from the file, or the copy there is."""
+        self._copied = parts
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +69,8 @@ class HostSource:
             flat[:size].copy_(self._copies[index].flat, non_blocking=True)
             return
         self._files.fetch(index, flat)
+        if index not in self._copied:
+            return
         copy = HostBuffer(size, pinned=self._device.type == "cuda")
         copy.flat.copy_(flat[:size], non_blocking=True)
         self._copies[index] = copy
