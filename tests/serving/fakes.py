@@ -28,8 +28,8 @@ def open_pipeline(settings: ModelSettings) -> FakePipeline:
 
 
 class FakePipeline:
-    """Words in the prompt: `slow=SECONDS` per step, `crash-at=PHASE`, `fail-at=PHASE`, `hang`, `cuda-error`,
-    `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
+    """Words in the prompt: `slow=SECONDS` per step, `slow-phase=SECONDS` for a phase without steps, `crash-at=PHASE`,
+    `fail-at=PHASE`, `hang`, `cuda-error`, `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
 
     keep = "nothing"
     device = "cpu"
@@ -40,7 +40,7 @@ class FakePipeline:
         return None
 
     def prepare(self, request: GenerationRequest | None = None) -> None:
-        time.sleep(STEP_SECONDS)
+        time.sleep(_number(request.prompt if request else "", "slow-phase", STEP_SECONDS))
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
         partial = request.output_path.with_suffix(".part")
@@ -57,6 +57,7 @@ class FakePipeline:
             steps = request.num_inference_steps if steps < 0 else steps
             yield PhaseStarted(phase, steps)
             _go_wrong(request, phase)
+            time.sleep(0 if steps else _number(request.prompt, "slow-phase", 0))
             for step in range(1, steps + 1):
                 time.sleep(seconds)
                 yield StepFinished(phase, step, steps)

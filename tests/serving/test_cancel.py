@@ -26,6 +26,17 @@ def test_stops_at_the_next_step(server: Server, phase: str) -> None:
     assert server.client.post(f"/v1/videos/{job['id']}/cancel").status_code == 200, "once more does no harm"
 
 
+@pytest.mark.parametrize("phase", ["load", "load_audio", "encode_prompt", "encode_audio"])
+def test_stops_after_a_phase_without_steps(start: Start, phase: str) -> None:
+    server = start("--keep-alive", "0" if phase != "load" else "5m")
+    job = server.create("slow-phase=0.4")
+    wait_for(lambda: server.get(job["id"])["phase"] == phase)
+    assert server.client.post(f"/v1/videos/{job['id']}/cancel").json()["cancelling"]
+    assert server.wait(job["id"], seconds=2)["status"] == "cancelled"
+    assert list((server.folder / "outputs").glob(f"*{job['id']}*")) == []
+    assert not any(line.startswith("[timing] stage_1") for line in server.lines)
+
+
 def test_the_worker_survives_a_cancel(start: Start) -> None:
     server = start("--persistent")
     server.make()

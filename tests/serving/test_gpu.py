@@ -85,9 +85,10 @@ def test_no_driver(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status_ps_and_metrics(start: Callable[..., Server], answers: Path) -> None:
-    server = start("--device", "cuda", "--persistent", environment={"PYTHONPATH": f"{STUB}:{ROOT}"})
+    environment = {"PYTHONPATH": f"{STUB}:{ROOT}"}
+    server = start("--device", "cuda", "--persistent", "--no-standby", environment=environment)
     status = server.client.get("/api/status").json()
-    assert status["gpu"] == {"total": 96 * GIB, "free": 50 * GIB, "used": 46 * GIB, "ours": None}
+    assert status["gpu"] == {"total": 96 * GIB, "free": 50 * GIB, "used": 46 * GIB, "ours": 0}
     assert (status["loaded"], status["device_bytes"]) == (False, 0)
     server.client.post("/api/load")
     held: dict[str, Any] = {**FIRST, "processes": {str(server.worker_pid()): 20 * GIB, "41": 26 * GIB}}

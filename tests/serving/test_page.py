@@ -107,7 +107,7 @@ def test_a_video_from_two_files(page: Page, tmp_path: Path) -> None:
     page.fill(tmp_path, "A young woman speaks calmly to the camera. slow=0.04")
     page.until("return document.querySelector('input[value=portrait]').checked")
     page.until("return document.getElementById('fitted').textContent.startsWith('512 × 768')")
-    assert page.text("#fitted") == "512 × 768, 73 frames, 3.04 s"
+    assert page.text("#fitted") == "512 × 768 pixels, 3.04 s (73 frames)"
     page.set("length", "1")
     page.until("return document.getElementById('fitted').textContent.includes('25 frames')")
     page.set("seed", "77")
@@ -121,7 +121,7 @@ def test_a_video_from_two_files(page: Page, tmp_path: Path) -> None:
     page.driver.execute_script("document.querySelector('.job video').play()")
     page.until("return document.querySelector('.job video').readyState >= 2")
     page.photograph("completed")
-    page.until("return document.getElementById('machine-text').textContent.startsWith('model loaded')")
+    page.until("return document.getElementById('machine-text').textContent.startsWith('Model loaded')")
     assert page.complaints() == []
     assert page.outside_requests() == []
 
@@ -160,7 +160,7 @@ def test_cancel_and_delete(page: Page, tmp_path: Path) -> None:
 def test_errors_in_words(page: Page, tmp_path: Path) -> None:
     page.click("#submit")
     page.until("return !document.getElementById('problem').hidden")
-    assert page.text("#problem") == "There is no speech yet: choose an audio file or record one."
+    assert page.text("#problem") == "There is no voice yet: choose an audio file or record one."
     page.fill(tmp_path, "fail-at=stage_1")
     page.click("#submit")
     page.until("return document.querySelector('.job.failed .state')")
@@ -174,7 +174,7 @@ def test_recording_from_the_microphone(page: Page) -> None:
     page.click("#record")
     page.until("return parseFloat(document.getElementById('record-time').textContent) > 0.8")
     page.click("#record")
-    page.until("return document.getElementById('audio-name').textContent.startsWith('recording')")
+    page.until("return document.getElementById('audio-hint').textContent.startsWith('recording')")
     page.until("return document.getElementById('fitted').textContent.includes('frames')")
 
 
@@ -190,7 +190,7 @@ def test_queue_positions_and_unload(page: Page, tmp_path: Path) -> None:
     page.until("return document.querySelector('.job.completed .prompt')?.textContent === 'second'")
     page.until("return !document.getElementById('unload').hidden")
     page.click("#unload")
-    page.until("return document.getElementById('machine-text').textContent.startsWith('model not loaded')")
+    page.until("return document.getElementById('machine-text').textContent.startsWith('Model not loaded')")
 
 
 def test_history_survives_a_restart(browser: webdriver.Chrome, start: Callable[..., Server]) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
+import pickle
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from ltx_a2v.cli import main
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving.security import check_bind
 from ltx_a2v.serving.settings import ServerSettings
-from tests.serving.conftest import Server, wav
+from tests.serving.conftest import Server, png, wav
 
 KEY = "correct horse battery staple"
 
@@ -184,3 +188,52 @@ def test_ids_are_unguessable(server: Server) -> None:
 def test_a_prompt_cannot_forge_a_log_line(server: Server) -> None:
     server.client.get("/v1/videos/x%0a[job]%20completed%20id=forged")
     assert not any(line.startswith("[job] completed id=forged") for line in server.lines)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A png of a few bytes that claims a size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n"
+
+
+@pytest.mark.parametrize(
+    ("which", "content", "code"),
+    [
+        ("image", bomb(60_000, 60_000), "image_too_many_pixels"),
+        ("image", bomb(11_000, 11_000), "image_too_many_pixels"),
+        ("image", bomb(64, 64)[:20], "invalid_image"),
+        ("image", b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "invalid_image"),
+        ("image", pickle.dumps(print), "invalid_image"),
+        ("audio", wav(31), "audio_too_long"),
+        ("audio", b"RIFF\xff\xff\xff\xffWAVEfmt ", "invalid_audio"),
+        ("audio", b"\0" * 5000, "invalid_audio"),
+        ("audio", b"ffconcat version 1.0\nfile secret.wav\n", "invalid_audio"),
+        ("audio", PLAYLIST.format(target="file:///etc/passwd").encode(), "invalid_audio"),
+        ("audio", PLAYLIST.format(target="http://127.0.0.1:1/a.ts").encode(), "invalid_audio"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_malicious_files_are_refused_in_the_worker(strict: Server, which: str, content: bytes, code: str) -> None:
+    folder = strict.folder / "outputs" / ".state" / "inputs"
+    files = {"audio": wav(), "image": png(), which: content}
+    (folder / "secret.wav").write_bytes(wav())
+    reply = strict.client.post("/generate", data={"prompt": "x", "num_frames": "9"}, files=files)
+    assert reply.json()["code"] == code, reply.text
+    assert reply.status_code == (413 if "too" in code else 400)
+    resident = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{strict.process.pid}/status").read_text())
+    assert resident is not None
+    assert int(resident[1]) < 150 * 1024, "nothing was decoded in the server"
+    modules = Path(f"/proc/{strict.process.pid}/maps").read_text()
+    assert "libavcodec" not in modules
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    one = Server(tmp_path_factory.mktemp("strict"), "--persistent", "--max-audio-seconds", "30")
+    yield one
+    one.stop()

@@ -340,7 +340,7 @@ def test_a_client_that_leaves_while_it_sends(start: Any, kind: str) -> None:
 
 
 def test_models_and_options(server: Server) -> None:
-    assert server.client.get("/v1/models").json()["data"][0]["id"] == "ltx-a2v"
+    assert server.client.get("/v1/models").json()["data"][0]["id"] == "ltx-2.3-fake"
     options = server.client.get("/api/options").json()
     assert options["presets"]["standard"] == {"long_side": 768, "short_side": 512, "num_inference_steps": 30}
     fitted = server.client.get("/api/fit?width=1280&height=720&seconds=4").json()

@@ -48,9 +48,7 @@ class Folders:
     def commit(self, job_id: str, attempt: int) -> None:
         """Make a finished attempt the job's result, all files at once."""
         self.work(job_id, attempt).rename(self.finished(job_id))
-        descriptor = os.open(self.outputs, os.O_RDONLY)
-        os.fsync(descriptor)  # the rename is on the disk
-        os.close(descriptor)
+        sync_to_disk(self.outputs)  # the rename
 
     def committed_result(self, job_id: str) -> dict[str, Any] | None:
         """The result of a job whose files were committed before its record was."""
@@ -74,3 +72,12 @@ class Folders:
 
     def size(self, job_id: str) -> int:
         return sum(file.stat().st_size for file in self.finished(job_id).glob("*") if file.is_file())
+
+
+def sync_to_disk(path: Path) -> None:
+    """A file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -27,11 +27,12 @@ def _check_audio(path: Path, most_seconds: float) -> None:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        # a playlist must not make us read other files or the network
+        with path.open("rb") as file, av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
             if not container.streams.audio:
                 raise InvalidAudio("The audio file holds no sound: give a file with an audio stream.")
             seconds = (container.duration or 0) / 1e6
-    except (av.FFmpegError, OSError):
+    except (av.FFmpegError, OSError, ValueError):
         raise InvalidAudio("The audio file cannot be read: give a wav, mp3, flac, ogg or mp4.") from None
     if seconds > most_seconds:
         message = f"The audio is {seconds:.0f} s long; this server allows {most_seconds:.0f}."

@@ -32,10 +32,11 @@ class Estimates:
 
     phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
     steps: int = EXPECTED_STEPS
+    measured: bool = False
 
     def learn(self, phases: Mapping[str, float], steps: int) -> None:
         self.phases = {"load": self.phases["load"], **phases}
-        self.steps = steps
+        self.steps, self.measured = steps, True
 
     def learn_load(self, seconds: float) -> None:
         self.phases["load"] = seconds
@@ -53,6 +54,8 @@ class Progress:
 
     expected: Mapping[str, float]
     started_at: float
+    measured: bool = True
+    """Whether the expected seconds are this machine's; else a time left is told from the first steps on."""
     phase: str | None = None
     step: int = 0
     steps: int = 0
@@ -76,7 +79,7 @@ class Progress:
 
     def seconds_left(self, now: float) -> float | None:
         done = self._share()
-        if done < TRUSTED_SHARE:
+        if done < TRUSTED_SHARE or (not self.measured and self.step < 2):
             return None
         return (now - self.started_at) * (1 - done) / done
 

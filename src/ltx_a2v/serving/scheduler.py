@@ -218,7 +218,7 @@ class Scheduler:
     async def _work(self, job: Job) -> None:
         loads_first = not self.is_loaded and self._seconds_kept(job.keep_alive) > 0
         expected = self._estimates.for_job(job.request["num_inference_steps"], loads_first)
-        self.running = Running(job, Progress(expected, self._clock.now()))
+        self.running = Running(job, Progress(expected, self._clock.now(), self._estimates.measured))
         self.expires_at = NEVER
         self.changes.publish_all()  # queue positions moved
         say("job", "started", id=job.id, attempt=job.attempts)
@@ -250,6 +250,7 @@ class Scheduler:
                 running.progress.phase = "wait_for_memory"
                 self.changes.publish(running.job.id)
                 await self._clock.wait(running.cancelled, VRAM_RETRY_SECONDS)
+                running.progress.started_at = self._clock.now()
 
     async def _run_on_worker(self, running: Running) -> dict[str, Any]:
         job = running.job

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from ltx_a2v.amounts import parse_duration
 from ltx_a2v.errors import Forbidden, InvalidRequest, TooLarge
 from ltx_a2v.serving.api_models import FILE_FIELDS, parse_form, parse_json
+from ltx_a2v.serving.folders import sync_to_disk
 from ltx_a2v.serving.settings import MIB, ServerSettings
 
 MAX_FIELDS = 64
@@ -165,6 +166,8 @@ def _save(name: str, source: UploadFile | str, folder: Path, settings: ServerSet
         _check_size(name, source.size or 0, limit)
         with target.open("wb") as file:
             shutil.copyfileobj(source.file, file)
+    for written in (target, folder, folder.parent):  # as durable as the job that needs it
+        sync_to_disk(written)
     return str(target.resolve())
 
 

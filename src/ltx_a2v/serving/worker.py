@@ -36,7 +36,7 @@ from ltx_a2v.libraries import prepare_libraries
 from ltx_a2v.model_settings import ModelSettings
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
-from ltx_a2v.serving.folders import RESULT, THUMBNAIL, VIDEO
+from ltx_a2v.serving.folders import RESULT, THUMBNAIL, VIDEO, sync_to_disk
 from ltx_a2v.serving.inputs import Limits, check_inputs
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Worker:
 
     def _answer_load(self) -> None:
         try:
-            self._load(None, job=None)
+            if not self._loaded:
+                self._load(None, job=None)
         except Exception as error:
             self._channel.send("load_failed", **_described(error))
         else:
@@ -150,8 +151,9 @@ class Worker:
         report["elapsed_seconds"] = round(time.monotonic() - began, 3)  # with the load, as the client waits for it
         report["phases"] = {**load_seconds, **report["phases"]}
         write_thumbnail(request.output_path, folder / THUMBNAIL)
-        write_durably(folder / RESULT, json.dumps(report).encode())
-        sync_to_disk(request.output_path)
+        (folder / RESULT).write_text(json.dumps(report))
+        for name in (VIDEO, RESULT):
+            sync_to_disk(folder / name)
         self._channel.raise_if_cancelled(job)
         return report
 
@@ -198,16 +200,6 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
         picture = next(container.decode(video=0)).to_image()  # type: ignore[no-untyped-call]
     picture.thumbnail(THUMBNAIL_SIZE)
     picture.save(thumbnail, "JPEG", quality=85)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    sync_to_disk(path)
-
-
-def sync_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _described(error: Exception) -> dict[str, str | int]:

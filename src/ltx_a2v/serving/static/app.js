@@ -6,9 +6,9 @@ const FINAL = ["completed", "failed", "cancelled"];
 const PHASES = {
   wait_for_memory: "waits for GPU memory",
   load: "loads the model",
-  load_audio: "reads the speech",
-  encode_prompt: "reads the prompt",
-  encode_audio: "listens to the speech",
+  load_audio: "reads the voice",
+  encode_prompt: "reads the description",
+  encode_audio: "listens to the voice",
   encode_image: "looks at the picture",
   load_transformer: "loads what draws",
   stage_1: "draws",
@@ -16,6 +16,10 @@ const PHASES = {
   stage_2: "refines",
   decode: "writes the video",
 };
+
+const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, takes longer" };
+const WHEN = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+const TITLE = document.title;
 
 const state = { options: null, image: null, carried: {}, fitted: null, jobs: new Map(), streams: new Map(), last: null };
 const sound = new Sound($, fit);
@@ -75,9 +79,14 @@ async function fit() {
     $("fitted").textContent = error.message;
     return;
   }
-  const { width: w, height: h, num_frames: frames, seconds } = state.fitted;
-  const length = sound.file ? `${frames} frames, ${seconds.toFixed(2)} s` : "length: choose a speech file";
-  $("fitted").textContent = `${w} × ${h}, ${length}`;
+  const { width: w, height: h } = state.fitted;
+  $("fitted").textContent = `${w} × ${h} pixels, ${sound.file ? fittedLength() : "as long as the voice"}`;
+}
+
+function fittedLength() {
+  const { num_frames: frames, seconds } = state.fitted;
+  const cut = sound.seconds - seconds > 0.5 ? ", the longest that is made here" : "";
+  return `${seconds.toFixed(2)} s (${frames} frames)${cut}`;
 }
 
 function setImage(file) {
@@ -111,7 +120,8 @@ function acceptDrops(zone, take) {
 }
 
 function applyDefaults() {
-  const { defaults, presets } = state.options;
+  const { defaults, presets, model } = state.options;
+  $("model").textContent = model;
   for (const name of Object.keys(presets)) {
     const label = document.createElement("label");
     const radio = Object.assign(document.createElement("input"), { type: "radio", name: "preset", value: name });
@@ -120,7 +130,12 @@ function applyDefaults() {
       $("steps").value = presets[name].num_inference_steps;
       fit();
     });
-    label.append(radio, ` ${name}`);
+    const { long_side: long, short_side: short } = presets[name];
+    const words = document.createElement("span");
+    const hint = document.createElement("small");
+    hint.textContent = `${long} × ${short}, ${PRESET_HINTS[name] ?? ""}`;
+    words.append(name, hint);
+    label.append(radio, words);
     $("presets").append(label);
   }
   $("steps").value = defaults.num_inference_steps;
@@ -150,8 +165,8 @@ function formData() {
 }
 
 async function submit() {
-  if (!sound.file) throw new Error("There is no speech yet: choose an audio file or record one.");
-  if (!$("prompt").value.trim()) throw new Error("The prompt is empty: say who is seen and how it is said.");
+  if (!sound.file) throw new Error("There is no voice yet: choose an audio file or record one.");
+  if (!$("prompt").value.trim()) throw new Error("Nothing is described yet: say who speaks, where, and how.");
   await fit();
   if (!state.fitted) throw new Error("The size could not be fitted; see above.");
   $("submit").disabled = true;
@@ -183,7 +198,7 @@ async function again(job) {
 async function input(job, which) {
   const reply = await fetch(`/v1/videos/${job.id}/inputs/${which}`);
   if (!reply.ok) throw new Error(`The ${which} of that video is not on the server any more: choose it again.`);
-  return new File([await reply.blob()], which === "audio" ? "speech of that video" : "picture of that video");
+  return new File([await reply.blob()], which === "audio" ? "voice of that video" : "picture of that video");
 }
 
 // ---- the jobs --------------------------------------------------------------------------------------------------------
@@ -221,7 +236,9 @@ function draw(job, item) {
   const playable = job.status === "completed" && !job.expired;
   part(".download").hidden = !playable;
   if (playable) play(job, part(".picture"), part(".download"));
-  else part(".picture").textContent = job.status === "in_progress" ? `${job.progress} %` : "";
+  else part(".picture").textContent = { in_progress: `${job.progress} %`, queued: "waits" }[job.status] ?? "";
+  if (job.status === "in_progress") document.title = `${job.progress} % – ${TITLE}`;
+  else if (ended && ![...state.jobs.values()].some((one) => one.job.status === "in_progress")) document.title = TITLE;
 }
 
 function play(job, place, link) {
@@ -235,9 +252,10 @@ function play(job, place, link) {
 }
 
 function facts(job) {
-  const length = job.seconds === "auto" ? "as long as the speech" : `${job.seconds} s`;
+  const length = job.seconds === "auto" ? "as long as the voice" : `${job.seconds} s`;
   const made = job.result ? `, made in ${span(job.result.elapsed_seconds)}` : "";
-  return `${job.size.replace("x", " × ")}, ${length}, seed ${job.seed}${made}`;
+  const when = new Date(1000 * job.created_at).toLocaleString([], WHEN);
+  return `${job.size.replace("x", " × ")}, ${length}, seed ${job.seed}${made} · ${when}`;
 }
 
 function inWords(job) {
@@ -307,17 +325,23 @@ async function watchMachine() {
 }
 
 function drawMachine(status) {
-  const words = [status.loaded ? "model loaded" : { starting: "worker starts", loading: "model loads" }[status.worker] ?? "model not loaded"];
+  const states = { starting: "Getting ready", loading: "Model loads", busy: "At work", broken: "The model cannot be opened" };
+  const words = [states[status.worker] ?? (status.loaded ? "Model loaded" : "Model not loaded")];
   const { gpu } = status;
   $("meter").hidden = !gpu;
   if (gpu) {
     const ours = status.device_bytes;
+    const others = Math.max(0, gpu.used - ours);
     $("bar-ours").style.width = `${(100 * ours) / gpu.total}%`;
-    $("bar-others").style.width = `${(100 * Math.max(0, gpu.used - ours)) / gpu.total}%`;
-    words.push(`ours ${gib(ours)}, others ${gib(Math.max(0, gpu.used - ours))}, free ${gib(gpu.free)} of ${gib(gpu.total)} GiB`);
+    $("bar-others").style.width = `${(100 * others) / gpu.total}%`;
+    $("gib-ours").textContent = gib(ours);
+    $("gib-others").textContent = gib(others);
+    $("gib-free").textContent = `${gib(gpu.free)} of ${gib(gpu.total)}`;
   }
-  if (status.expires_at) words.push(`unloads at ${new Date(status.expires_at).toLocaleTimeString()}`);
-  $("machine-text").textContent = words.join(" · ");
+  if (status.expires_at) {
+    words.push(`until ${new Date(status.expires_at).toLocaleTimeString([], { timeStyle: "short" })}`);
+  }
+  $("machine-text").textContent = words.join(" ");
   $("unload").hidden = !status.loaded;
 }
 

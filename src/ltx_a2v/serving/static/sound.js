@@ -1,4 +1,4 @@
-// The speech: chosen or recorded, drawn as a waveform, with a start and a length.
+// The voice: chosen or recorded, drawn as a waveform, with a start and a length.
 
 const SHORTEST = 0.3;
 
@@ -32,7 +32,8 @@ export class Sound {
     this.samples = samples.getChannelData(0);
     this.$("sound").hidden = false;
     this.$("audio-drop").classList.add("filled");
-    this.$("audio-name").textContent = `${file.name}, ${this.duration.toFixed(2)} s`;
+    this.$("audio-hint").textContent = file.name;
+    this.$("audio-name").textContent = `${this.duration.toFixed(2)} s; drop or choose another`;
     URL.revokeObjectURL(this.$("listen").src);
     this.$("listen").src = URL.createObjectURL(file);
     this.select(0, this.duration);
@@ -127,7 +128,7 @@ export class Sound {
   tick(began) {
     const on = Boolean(this.recorder);
     this.$("record").classList.toggle("on", on);
-    this.$("record").textContent = on ? "■ Stop" : "● Record from the microphone";
+    this.$("record-label").textContent = on ? "Stop" : "Or record your voice";
     this.$("record-time").textContent = on ? `${((Date.now() - began) / 1000).toFixed(1)} s` : "";
     if (on) setTimeout(() => this.tick(began), 100);
   }
