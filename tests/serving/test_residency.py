@@ -65,6 +65,30 @@ def test_no_standby_starts_no_process_before_it_is_needed(start: Start) -> None:
     wait_for(lambda: server.worker_pid() is None, 5)
 
 
+def test_ready_from_the_first_opened_model_on(start: Start) -> None:
+    server = start()
+
+    def answers_until_standby() -> set[tuple[str, int]]:
+        seen: set[tuple[str, int]] = set()
+
+        def stands_by() -> bool:
+            reply = server.client.get("/ready")
+            seen.add((reply.json()["worker"], reply.status_code))
+            return reply.json()["worker"] == "standby"
+
+        wait_for(stands_by)
+        return seen
+
+    assert (
+        {("starting", 503), ("standby", 200)}
+        <= answers_until_standby()
+        <= {("none", 503), ("starting", 503), ("standby", 200)}
+    )
+    server.make()
+    server.client.post("/api/unload")
+    assert {status for _, status in answers_until_standby()} == {200}  # while the next worker starts, too
+
+
 def test_load_and_unload_by_hand(start: Start) -> None:
     server = start("--persistent")
     assert server.client.post("/api/load").json() == {"status": "loaded"}

@@ -314,7 +314,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
     return text if len(text) <= 80 else text[:77] + "…"
 
 

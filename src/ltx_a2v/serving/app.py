@@ -260,7 +260,8 @@ def _health(service: Service) -> APIRouter:
         """Ready: a job that came now would be started or queued."""
         open_ = service.store.count("queued") < service.settings.max_queue and not scheduler.stopping
         state = scheduler.worker_state
-        ready = open_ and state not in ("starting", "broken") and (state != "none" or not service.settings.standby)
+        can_work = scheduler.proven or not service.settings.standby or state not in ("none", "starting")
+        ready = open_ and can_work and state != "broken"
         return JSONResponse(api.Ready(ready=ready, worker=state).model_dump(), 200 if ready else 503)
 
     @routes.get("/metrics", response_class=Response, responses={**openapi.errors(401, 403), 200: openapi.PROMETHEUS})

@@ -97,6 +97,8 @@ class Scheduler:
         self.running: Running | None = None
         self.worker: WorkerClient | None = None
         self.stopping = False
+        self.proven = False
+        """A worker has opened the model once; until then nobody knows whether it can be."""
         self.expires_at = NEVER
         """When the loaded model is unloaded, on the clock; `NEVER` also while a job runs."""
         self._settings = settings
@@ -340,6 +342,7 @@ class Scheduler:
         if worker.problem:
             say("worker", f"the model cannot be opened: {worker.problem}", level=40)
         elif not worker.dead:
+            self.proven = True
             say("worker", "stands by", pid=worker.pid, device=worker.device)
 
     async def _fresh_worker(self) -> WorkerClient:

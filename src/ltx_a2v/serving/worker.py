@@ -181,9 +181,8 @@ class Worker:
         return self._pipeline
 
     def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
-        with closing(
-            self._opened().generate(request)
-        ) as events:  # closing stops the work and removes what was half written
+        events = self._opened().generate(request)
+        with closing(events):  # closing stops the work and removes what was half written
             for event in events:
                 self._channel.raise_if_cancelled(job)
                 if isinstance(event, Done):

@@ -10,7 +10,7 @@ const PHASES = {
   encode_prompt: "reads the description",
   encode_audio: "listens to the voice",
   encode_image: "looks at the picture",
-  load_transformer: "loads what draws",
+  load_transformer: "loads the model",
   stage_1: "draws",
   upsample: "enlarges",
   stage_2: "refines",
