@@ -1,6 +1,6 @@
 """Stands in for the driver's library: two GPUs and a MIG slice, as the file `NVML_ANSWERS` describes them.
 
-{"GPU-1111": {"total": 100, "free": 30, "processes": {"worker": 20, "7": 50}}, "GPU-2222": …, "MIG-3333": …}
+{"GPU-1111": {"total": 100, "free": 30, "processes": {"6": 20, "7": 50}}, "GPU-2222": …, "MIG-3333": …}
 """
 
 import json
