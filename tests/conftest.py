@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths, driver
 from ltx_a2v.miniature import ensure_miniature
+from tests import nvml
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,3 +57,17 @@ def request_fields(tmp_path: Path) -> dict[str, object]:
 @pytest.fixture
 def small_request(request_fields: dict[str, object]) -> GenerationRequest:
     return GenerationRequest(**request_fields)
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    file = tmp_path / "nvml.json"
+    file.write_text(json.dumps(nvml.ANSWERS))
+    monkeypatch.setenv("NVML_ANSWERS", str(file))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.syspath_prepend(str(nvml.STUB))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    driver._nvml.cache_clear()
+    yield file
+    driver._nvml.cache_clear()
+    sys.modules.pop("pynvml", None)

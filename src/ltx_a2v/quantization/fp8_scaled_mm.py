@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltx_a2v.driver import compute_capability
 from ltx_a2v.errors import InvalidMode
 from ltx_a2v.kernels import quantize_rows
 from ltx_a2v.quantization.fp8_scaled import E4M3_MAX, Fp8ScaledLinear
@@ -32,9 +33,13 @@ class Fp8ScaledMMLinear(Fp8ScaledLinear):
 
     @classmethod
     def check_device(cls, mode: str, device: torch.device) -> None:
-        if device.type != "cuda" or torch.cuda.get_device_capability(device) >= FP8_UNITS:
+        if device.type != "cuda":
             return
-        name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        # torch would make a CUDA context to answer, and a server that stands by must hold no GPU memory
+        capability = compute_capability(str(device)) or torch.cuda.get_device_capability(device)
+        if capability >= FP8_UNITS:
+            return
+        name, (major, minor) = torch.cuda.get_device_name(device), capability
         raise InvalidMode(
             f"{mode} needs a GPU with fp8 units (compute capability 8.9 or later) and {name} has {major}.{minor}: "
             "use fp8-scaled or int8, which take the same memory."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltx_a2v import driver
 from ltx_a2v.amounts import parse_bytes
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.settings import VRAM_HEADROOM
@@ -120,13 +122,16 @@ def gib(count: int) -> str:
 
 
 def memory_holders(device: torch.device) -> str:
-    """Who holds the GPU's memory, as `pid 123: 20.10 GiB, ...`; empty where that cannot be known."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        return ", ".join(f"pid {p.pid}: {gib(p.usedGpuMemory or 0)}" for p in processes)
-    except Exception:  # no NVML, no driver, or a container that hides processes
+    """Who holds the GPU's memory, as `python3 (pid 123): 20.10 GiB, …`; empty where that cannot be known."""
+    if device.type != "cuda":
         return ""
+    return ", ".join(f"{_program(pid)}: {gib(held)}" for pid, held in driver.memory_holders(str(device)))
+
+
+def _program(pid: int) -> str:
+    if pid == os.getpid():
+        return f"this process (pid {pid})"
+    try:
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+    except OSError:  # of another namespace
+        return f"pid {pid}"

@@ -12,10 +12,10 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from ltx_a2v.amounts import NEVER
+from ltx_a2v.driver import GpuMemory, read_memory
 from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, NotFound, QueueFull, Unavailable
 from ltx_a2v.serving import api_models as api
 from ltx_a2v.serving.folders import Folders
-from ltx_a2v.serving.gpu import GpuMemory, read_memory
 from ltx_a2v.serving.jobs import Job, JobStore, new_job_id
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.retention import expires_at

@@ -1,4 +1,7 @@
-"""The memory of the GPU, others' included, from the driver (torch sees only itself and must not be imported here)."""
+"""The GPU as its driver tells it: others' memory included, which torch does not see, and without a CUDA context.
+
+No torch is imported here, since the server's HTTP process asks too.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,39 @@ def read_memory(device: str | None, worker_pid: int | None) -> GpuMemory | None:
     if nvml is None:
         return None
     try:
-        handle = _handle(nvml, int((device or "cuda").partition(":")[2] or 0))
+        handle = _handle(nvml, _index(device or "cuda"))
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError:
         return None
     return GpuMemory(memory.total, memory.free, memory.used, _held_by(nvml, handle, worker_pid))
+
+
+def memory_holders(device: str) -> list[tuple[int, int]]:
+    """Process and bytes of everyone who computes on a GPU; empty where that cannot be known."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    try:
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(_handle(nvml, _index(device)))
+    except nvml.NVMLError:
+        return []
+    return [(process.pid, process.usedGpuMemory or 0) for process in processes]
+
+
+def compute_capability(device: str) -> tuple[int, int] | None:
+    """As (9, 0); None where the driver does not say."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(_handle(nvml, _index(device)))
+    except nvml.NVMLError:
+        return None
+    return int(major), int(minor)
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
 
 
 def _handle(nvml: Any, index: int) -> Any:

@@ -39,6 +39,13 @@ def nvmlDeviceGetMemoryInfo(handle: str) -> SimpleNamespace:
     return SimpleNamespace(total=gpu["total"], free=gpu["free"], used=gpu["total"] - gpu["free"])
 
 
+def nvmlDeviceGetCudaComputeCapability(handle: str) -> list[int]:
+    try:
+        return _answers()[handle]["capability"]
+    except KeyError:
+        raise NVMLError("Not Supported") from None
+
+
 def nvmlDeviceGetComputeRunningProcesses(handle: str) -> list[SimpleNamespace]:
     if handle.startswith("MIG-"):
         raise NVMLError("Not Supported")
