@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_ltx2 import apply_split_rotary_emb
 from torch import Tensor
 
 from ltx_a2v.kernels.dispatch import fused, fused_on, triton_kernels
@@ -43,6 +42,8 @@ def norm_and_rotate(norm: Any, x: Tensor, rope: Rope) -> Tensor:
     """RMS norm over all heads with its weight, then the rotary embedding: [rows, tokens, heads * size]."""
     if fused_on(x):
         return _made(x) if x.is_meta else triton_kernels().norm_and_rotate(x, norm.weight, norm.eps, *rope)
+    from diffusers.models.transformers.transformer_ltx2 import apply_split_rotary_emb  # quantizing needs no diffusers
+
     rows = x.shape[0]
     return apply_split_rotary_emb(norm(x), tuple(table.expand(rows, -1, -1, -1) for table in rope))
 
