@@ -236,3 +236,13 @@ def test_fp8_cast_is_a_plain_cast_of_weight_and_bias() -> None:
     inputs = torch.randn(3, 64)
     rounded = F.linear(inputs, weight.to(torch.float8_e4m3fn).float(), bias.to(torch.float8_e4m3fn).float())
     assert torch.equal(layer(inputs), rounded)
+
+
+@pytest.mark.parametrize("mode", ["int8", "fp8-scaled"])
+def test_a_large_weight_is_upcast_in_pieces(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = reassign(torch.nn.Linear(48, 40), MODES[mode])
+    tokens = torch.randn(2, 5, 48)
+    with torch.inference_mode():
+        whole = layer(tokens)
+        monkeypatch.setattr("ltx_a2v.quantization.linear.UPCAST_ELEMENTS", 48 * 7)
+        torch.testing.assert_close(layer(tokens), whole, rtol=1e-5, atol=1e-6)

@@ -23,6 +23,9 @@ from ltx_a2v.kernels import fused_on, upcast_rows
 CHUNK_ELEMENTS = 2**24
 """Weights are quantized this many elements at a time: 64 MiB per float32 temporary (a text projection has 770 M)."""
 
+UPCAST_ELEMENTS = 2**26
+"""Weights are upcast this many elements at a time, 128 MiB in bf16: the largest layer of a transformer block."""
+
 
 class StoredLinear(nn.Linear):
     """A linear layer in some format; the texts below become the help and the docs."""
@@ -98,9 +101,9 @@ def by_rows(quantize_rows: Callable[[Tensor], dict[str, Tensor]], weight: Tensor
     return whole
 
 
-def row_chunks(weight: Tensor) -> list[slice]:
-    """The rows of `weight` in pieces of at most `CHUNK_ELEMENTS` elements, or of one row."""
-    step = max(1, CHUNK_ELEMENTS // weight.shape[1])
+def row_chunks(weight: Tensor, elements: int | None = None) -> list[slice]:
+    """The rows of `weight` in pieces of at most `elements` (default: `CHUNK_ELEMENTS`), or of one row."""
+    step = max(1, (elements or CHUNK_ELEMENTS) // weight.shape[1])
     return [slice(start, start + step) for start in range(0, len(weight), step)]
 
 
@@ -122,7 +125,25 @@ def scaled_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | N
     weight is never rounded again. On a GPU that pass over the product costs half of what the multiplication does (0.37
     instead of 0.25 ms for 4992 x 4096 x 4096 on an H100), so there the weight is scaled while it is upcast, with the
     error of its rounding to bf16: 0.0016, beside 0.008 of int8.
+
+    A text projection is upcast some rows at a time: whole, its 1.4 GiB in bf16 would decide the smallest budget.
     """
+    pieces = row_chunks(weight, UPCAST_ELEMENTS)
+    if len(pieces) == 1:
+        return _scaled_linear(input, weight, scale, bias)
+    outputs = [
+        _scaled_linear(
+            input,
+            weight[rows],
+            scale[rows] if scale.ndim else scale,
+            None if bias is None else bias[rows],
+        )
+        for rows in pieces
+    ]
+    return torch.cat(outputs, dim=-1)
+
+
+def _scaled_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     if fused_on(input):
         return F.linear(input, upcast_rows(weight, scale, input.dtype), bias)
     return scale_rows_(F.linear(input, weight.to(input.dtype)), scale, bias)
