@@ -17,7 +17,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import pynvml
+from ltx_a2v.driver import read_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,8 +135,6 @@ class DriverPeak:
     """The most of the whole GPU that was in use, CUDA's context and others included, looked at every 20 ms."""
 
     def __init__(self) -> None:
-        pynvml.nvmlInit()
-        self._gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
         self._peak = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -149,7 +147,8 @@ class DriverPeak:
 
     def _watch(self) -> None:
         while not self._over.wait(0.02):
-            self._peak = max(self._peak, pynvml.nvmlDeviceGetMemoryInfo(self._gpu).used)
+            memory = read_memory("cuda", None)
+            self._peak = max(self._peak, memory.used if memory else 0)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pynvml
 
+from ltx_a2v.driver import read_memory
 from ltx_a2v.miniature import ensure_miniature
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,10 @@ PORT = 8893
 
 def used() -> float:
     """MiB of the GPU, by whomever."""
-    return pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used / MIB
+    memory = read_memory("cuda", None)
+    if memory is None:
+        raise SystemExit("the driver does not answer: this check needs an NVIDIA GPU")
+    return memory.used / MIB
 
 
 def say(what: str, before: float) -> float:
@@ -74,7 +77,6 @@ def generate(client: httpx.Client, keep_alive: str) -> float:
 
 
 def main() -> int:
-    pynvml.nvmlInit()
     before = used()
     failed = []
 

@@ -32,3 +32,13 @@ def test_the_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.problem.cache_clear()
     assert kernels.problem(torch.device("cuda")) == "LTX_A2V_FUSED is 0"
     kernels.problem.cache_clear()
+
+
+def test_a_row_longer_than_a_program_holds_takes_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor with one scale, as Ada's fp8 units want it, is one row of millions."""
+    triton_kernels = pytest.importorskip("ltx_a2v.kernels.triton_kernels")
+    monkeypatch.setattr("ltx_a2v.kernels.pointwise.fused_on", lambda x: True)
+    monkeypatch.setattr(triton_kernels, "LONGEST_ROW", 100)
+    tokens = torch.randn(1, 101)
+    values, scale = kernels.quantize_rows(tokens, 127, torch.int8)
+    torch.testing.assert_close(values * scale, tokens, rtol=0, atol=float(scale))

@@ -67,7 +67,7 @@ def upcast_rows(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """[M, in] -> `dtype` (int8 or e4m3) [M, in] and float32 scales [M, 1], which map each row's largest magnitude to
     `largest`; a row of zeros stays one."""
-    if fused_on(tokens) and not tokens.is_meta:
+    if fused_on(tokens) and not tokens.is_meta and tokens.shape[1] <= triton_kernels().LONGEST_ROW:
         return triton_kernels().quantize_rows(tokens, largest, dtype)
     low, high = tokens.aminmax(dim=1, keepdim=True)
     scale = (torch.maximum(-low, high).float() * (1 / largest)).clamp(min=TINY)

@@ -7,7 +7,6 @@ kernels' arguments have none.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 
@@ -19,13 +18,14 @@ from torch import Tensor
 
 COLUMNS = 2048
 """Of a weight's row that one program converts."""
+LONGEST_ROW = 2**14
+"""One program holds a row that it quantizes: the longest is the input of a feed-forward's second layer."""
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: what is added to it and taken off again has been rounded to an integer, halves to even."""
 
 
 _COUNTS = ["tokens", "frame_tokens"]
 """Arguments for whose values no variant of a kernel is compiled: every size of video has others."""
-_compiled: dict[tuple[object, ...], Any] = {}
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float | None) -> Tensor:
@@ -35,7 +35,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float | None) -> Tens
     rows, tokens, dim = x.shape
     frames = tokens, tokens // scale.shape[1], _frame_stride(scale), _frame_stride(shift)
     constants = {"NORM": eps is not None, "BLOCK": triton.next_power_of_2(dim)}
-    _launch(_modulate, (rows * tokens, 1, 1), 8, (x, scale, shift, out, *frames, dim, eps or 0.0), constants)
+    _modulate[(rows * tokens,)](x, scale, shift, out, *frames, dim, eps or 0.0, **constants, num_warps=8)
     return out
 
 
@@ -45,7 +45,7 @@ def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
     rows, tokens, dim = x.shape
     frames = tokens, tokens // gate.shape[1], _frame_stride(gate)
     constants = {"BLOCK": triton.next_power_of_2(dim)}
-    _launch(_add_gated, (rows * tokens, 1, 1), 8, (x, change, gate, out, *frames, dim), constants)
+    _add_gated[(rows * tokens,)](x, change, gate, out, *frames, dim, **constants, num_warps=8)
     return out
 
 
@@ -54,7 +54,7 @@ def norm_and_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Ten
     out = torch.empty_like(x)
     rows, tokens, dim = x.shape
     constants = {"HALF": cos.shape[3], "BLOCK": triton.next_power_of_2(dim // 2)}
-    _launch(_norm_and_rotate, (rows * tokens, 1, 1), 8, (x, weight, cos, sin, out, tokens, dim, eps), constants)
+    _norm_and_rotate[(rows * tokens,)](x, weight, cos, sin, out, tokens, dim, eps, **constants, num_warps=8)
     return out
 
 
@@ -64,15 +64,15 @@ def gate_heads(heads: Tensor, logits: Tensor) -> Tensor:
     out = torch.empty((rows, tokens, count * size), dtype=heads.dtype, device=heads.device)
     arguments = (heads, logits.contiguous(), out, tokens, *heads.stride()[:3], count)
     constants = {"SIZE": size, "BLOCK": triton.next_power_of_2(count * size)}
-    _launch(_gate_heads, (rows * tokens, 1, 1), 8, arguments, constants)
+    _gate_heads[(rows * tokens,)](*arguments, **constants, num_warps=8)
     return out
 
 
 def upcast_rows(weight: Tensor, scale: Tensor) -> Tensor:
     rows, columns = weight.shape
     out = torch.empty((rows, columns), dtype=torch.bfloat16, device=weight.device)
-    grid = rows, triton.cdiv(columns, COLUMNS), 1
-    _launch(_upcast_rows, grid, 4, (weight, scale, out, columns, int(scale.numel() > 1)), {"BLOCK": COLUMNS})
+    grid = rows, triton.cdiv(columns, COLUMNS)
+    _upcast_rows[grid](weight, scale, out, columns, int(scale.numel() > 1), BLOCK=COLUMNS, num_warps=4)
     return out
 
 
@@ -82,24 +82,8 @@ def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[T
     out = torch.empty((count, columns), dtype=dtype, device=tokens.device)
     scale = torch.empty((count, 1), dtype=torch.float32, device=tokens.device)
     constants = {"ROUNDED": not dtype.is_floating_point, "BLOCK": triton.next_power_of_2(columns)}
-    _launch(_quantize_rows, (count, 1, 1), 8, (tokens, out, scale, columns, largest, 1 / largest), constants)
+    _quantize_rows[(count,)](tokens, out, scale, columns, largest, 1 / largest, **constants, num_warps=8)
     return out, scale
-
-
-def _launch(
-    kernel: Any, grid: tuple[int, int, int], warps: int, arguments: tuple[Any, ...], constants: dict[str, int]
-) -> None:
-    """What was compiled for such arguments is launched at once. Triton's own way to find it took about 40 microseconds,
-    four times what a kernel takes (H100)."""
-    facts = ((a.dtype, a.data_ptr() % 16) if isinstance(a, Tensor) else a for a in arguments)
-    key = (id(kernel), arguments[0].device, *facts, *constants.values())
-    compiled = _compiled.get(key)
-    if compiled is not None:
-        compiled[grid](*arguments, *constants.values())
-        return
-    compiled = kernel[grid](*arguments, **constants, num_warps=warps)
-    if compiled is not None:  # which the interpreter has nothing of
-        _compiled[key] = compiled
 
 
 def _frame_stride(modulation: Tensor) -> int:
