@@ -20,6 +20,7 @@ from ltx_a2v.errors import InvalidModel
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.network import Loaded, Network, Placement
+from ltx_a2v.residency.sources import HostBuffer
 from tests.residency.test_stream import Recording, make
 
 BLOCKS = 4
@@ -82,6 +83,24 @@ def test_a_file_that_ends_within_any_block(copied: ModelPaths, block: int, home:
     copied.checkpoint.write_bytes(whole)
     assert _first_values(network, Placement(home, 0)) == reference
     network.release()
+
+
+def test_host_memory_that_was_got_ready_and_not_used_is_given_back(model: ModelPaths) -> None:
+    before = _host_buffers()
+    network = _transformer(model)
+    expected = []
+    for resident in (0, 2):
+        with network.use(Placement("host", resident, whole_copy=False)):  # and nothing computes
+            expected.append(network.host_bytes)
+    assert expected[0] == 2 * expected[1] > 0
+    network.release()
+    assert network.host_bytes == 0
+    assert _host_buffers() == before
+
+
+def _host_buffers() -> int:
+    gc.collect()
+    return sum(type(thing) is HostBuffer for thing in gc.get_objects())
 
 
 def _transformer(paths: ModelPaths) -> Network:

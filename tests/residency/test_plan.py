@@ -136,6 +136,29 @@ def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() ->
     assert not enough.notes
 
 
+def test_blocks_that_are_streamed_are_read_beside_computing() -> None:
+    model = {"transformer": Sizes(10, (10,) * 8), "distilled": Sizes(0, (2,) * 8)}
+    needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 5, {"transformer": 3, "distilled": 1})]
+    peaks = {budget: make_plan(model, needs, budget, 10**9).phases[0] for budget in (None, 111, 110, 90)}
+    assert peaks[None].activations == peaks[111].activations == 5
+    assert peaks[110].activations == 6  # the LoRA's blocks alone
+    assert peaks[90].activations == 9
+
+
+def test_what_computes_little_still_has_to_be_read() -> None:
+    needs = [PhaseNeed("decode", ("video_decoder",), 5, {"video_decoder": 7})]
+    assert make_plan({"video_decoder": Sizes(10)}, needs, None, 0).peak == 17
+
+
+@pytest.mark.parametrize(("keep", "home"), [("nothing", "file"), ("host", "host")])
+def test_the_text_encoder_is_copied_to_host_memory_only_to_be_kept(keep: str, home: str) -> None:
+    model = {"text_encoder": Sizes(1, (1,) * 7), "transformer": Sizes(1, (1,) * 7)}
+    needs = [PhaseNeed("text_encoder", ("text_encoder",), 0), PhaseNeed("stage_1", ("transformer",), 0)]
+    placements = make_plan(model, needs, 6, host_available=10**9, keep=keep).placements
+    assert placements["text_encoder"].home == home
+    assert placements["transformer"].home == "host"
+
+
 def test_what_is_kept_in_host_memory_is_whole_where_it_fits() -> None:
     model = {"transformer": Sizes(1, (1,) * 7)}
     needs = [PhaseNeed("stage_1", ("transformer",), 0)]

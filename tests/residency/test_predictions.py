@@ -50,6 +50,20 @@ def test_weights_take_exactly_the_predicted_bytes(model: ModelPaths, style: Styl
             network.release()
 
 
+@pytest.mark.parametrize("mode", ["none", "fp8-cast", "int8", "fp8-quanto", "int4-quanto"])
+def test_reading_takes_no_more_than_predicted(model: ModelPaths, mode: str) -> None:
+    """What was read is on the host here, and counted on a GPU: one tensor at a time, with what came in its chunk."""
+    pipeline = A2VPipeline.open(model, device="cpu", dtype=torch.bfloat16, options=LoadOptions(mode))
+    for name, network in pipeline._networks._networks.items():
+        recipe = network.recipe
+        names = recipe.on_device(recipe.entries)
+        largest = max(recipe.entries[name].nbytes for name in names)
+        with Ledger() as ledger:
+            for _ in recipe.stored(names, torch.device("cpu")):
+                pass
+        assert max(ledger.peak, largest) <= recipe.reading <= 2 * (ledger.peak + largest), name
+
+
 def test_a_plan_that_waits_for_copies_foretells_longer_steps(
     model: ModelPaths, small_request: GenerationRequest
 ) -> None:

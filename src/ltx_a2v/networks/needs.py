@@ -24,7 +24,7 @@ from ltx_a2v.networks.video_vae import Tiling, decode_pieces, levels
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.plan import PhaseNeed, Sizes
-from ltx_a2v.residency.recipe import LARGEST_ON_DEVICE, Recipe, split
+from ltx_a2v.residency.recipe import Recipe, split
 
 META = torch.device("meta")
 SAMPLED_BLOCKS = 3
@@ -76,8 +76,10 @@ def measure_needs(
         with Ledger() as ledger:
             kept = compute()
         del kept
-        loading = max(_largest_read(recipes[network]) for network in networks)
-        return PhaseNeed(name, networks, max(ledger.peak, loading) + contexts.nbytes + workspaces)
+        return with_reading(PhaseNeed(name, networks, ledger.peak + contexts.nbytes + workspaces))
+
+    def with_reading(one: PhaseNeed) -> PhaseNeed:
+        return replace(one, reading={network: recipes[network].reading for network in one.networks})
 
     def connect() -> object:
         states = text.hidden_state_count(files.gemma)
@@ -124,7 +126,7 @@ def measure_needs(
 
     styles = tuple(name for name in modules if name.startswith("lora "))
     return [
-        PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
+        with_reading(PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces)),
         need("connectors", ("connectors",), connect),
         need("encode_audio", ("audio_encoder",), encode_audio),
         need("encode_image", ("video_encoder",), encode_images),
@@ -162,12 +164,6 @@ def _run_stage(
         forward = StageForward(transformer, inputs, passes_of(guidance), perturbed, lambda: sample)
         (latent,) = denoise(forward, start, torch.tensor([1.0, 0.5]), guidance)
     return latent
-
-
-def _largest_read(recipe: Recipe) -> int:
-    """What converting the largest tensor on the device takes beside its place."""
-    sizes = (entry.nbytes for entry in recipe.entries.values() if entry.nbytes <= LARGEST_ON_DEVICE)
-    return 2 * max(sizes, default=0)
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:

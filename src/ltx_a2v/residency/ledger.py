@@ -36,6 +36,7 @@ def made_on_host(items: Iterator[Item]) -> Iterator[Item]:
             except StopIteration:
                 return
         yield item
+        del item
 
 
 class Ledger(TorchDispatchMode):

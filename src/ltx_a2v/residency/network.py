@@ -136,14 +136,15 @@ class Network:
         files = FileSource(self.recipe, parts)
         wanted = len(blocks) if placement.resident_blocks is None else min(placement.resident_blocks, len(blocks))
         resident = spread(len(blocks), wanted)
+        at_first = (len(blocks), *sorted(resident))
         source: Source = files
         if placement.home == "host":
             self._host = self._host or HostSource(files, self._device)
-            streamed = set(range(len(blocks))) - resident
-            source = self._host.copying(set(range(len(parts))) if placement.whole_copy else streamed)
+            streamed = [index for index in range(len(blocks)) if index not in resident]
+            source = self._host.copying([*at_first, *streamed] if placement.whole_copy else streamed)
         held: list[tuple[Part, Slot]] = []
         try:
-            for index in (len(blocks), *sorted(resident)):
+            for index in at_first:
                 part = parts[index].part
                 slot = Slot(part.layout.nbytes, self._device)
                 held.append((part, slot))

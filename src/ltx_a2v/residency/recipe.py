@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from ltx_a2v.checkpoint.model_files import Entries
 from ltx_a2v.checkpoint.reader import CPU, stream_tensors
 from ltx_a2v.networks.build import check_entries
 from ltx_a2v.residency.layout import Part
-from ltx_a2v.residency.ledger import made_on_host
+from ltx_a2v.residency.ledger import Ledger, made_on_host
+from ltx_a2v.settings import READ_CHUNK_BYTES
 
 Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
@@ -67,16 +70,35 @@ class Recipe:
             self.apply(module)
         return module
 
+    @cached_property
+    def reading(self) -> int:
+        """Bytes that reading takes on the device beside the tensors' places: the one of all that takes most as it is in
+        the file, with what converting it makes, measured on `meta`; and what of the next ones came in the same chunk.
+        """
+        convert = as_it_is if self.already_converted else self.convert
+        kinds = {(_kind(name), entry.shape, entry.dtype): name for name, entry in self.entries.items()}
+        most = 0
+        for (_, shape, dtype), name in kinds.items():
+            if self.entries[name].nbytes <= LARGEST_ON_DEVICE and self.on_device([name]):
+                with Ledger() as ledger:
+                    list(convert(name, torch.empty(shape, dtype=dtype, device="meta")))
+                most = max(most, ledger.peak)
+        return most + min(READ_CHUNK_BYTES, most)
+
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        """What is stored for the file's tensors `names`, on `device`, one after the other."""
+        """What is stored for the file's tensors `names`, one after the other, on `device` or on the CPU."""
         convert = as_it_is if self.already_converted else self.convert
         large = {name for name in names if self.entries[name].nbytes > LARGEST_ON_DEVICE and convert is not as_it_is}
         small = {name: self.entries[name] for name in names if name not in large}
-        for name, tensor in _read(small, device):
-            yield from convert(name, tensor)
-        for name, tensor in _read({name: self.entries[name] for name in large}, CPU):
-            for stored_name, value in convert(name, tensor):
-                yield stored_name, value.to(device)
+        for names_read, where in ((small, device), ({name: self.entries[name] for name in large}, CPU)):
+            for name, tensor in _read(names_read, where):
+                yield from convert(name, tensor)
+                del tensor  # before the next one is read
+
+
+def _kind(name: str) -> str:
+    """The same for all blocks."""
+    return re.sub(r"\d+", "#", name)
 
 
 def _read(entries: Entries, device: torch.device) -> Iterator[tuple[str, Tensor]]:
