@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltx_a2v import A2VPipeline
+from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion import forward as forward_module
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
@@ -19,6 +21,7 @@ from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE
 from ltx_a2v.networks.transformer import build_transformer
+from ltx_a2v.options import LoadOptions
 
 ALL = frozenset(Pass)
 
@@ -84,6 +87,39 @@ def test_blocks_are_visited_once_per_step(pipeline: A2VPipeline) -> None:
         for _ in range(3):
             forward.velocities(torch.zeros(1, grid.tokens, 128), torch.tensor(0.5))
         assert visits == list(transformer.transformer_blocks) * 3
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("passes", [ALL, frozenset({Pass.POSITIVE})], ids=["guided", "plain"])
+@pytest.mark.parametrize("mode", ["none", "fp8-cast", "fp8-scaled-mm", "int8", "int8-quanto", "int4-quanto"])
+def test_no_block_makes_the_cpu_wait_for_the_gpu(model: ModelPaths, mode: str, passes: frozenset[Pass]) -> None:
+    """A tensor made of Python numbers is copied to the device, a number read from a tensor is copied back, and either
+    lets the CPU wait until the GPU has done all that was issued: then it issues nothing ahead."""
+    waits = {"aten.lift_fresh.default", "aten._local_scalar_dense.default", "aten.nonzero.default"}
+    pipeline = A2VPipeline.open(model, device="cpu", options=LoadOptions(mode))
+    with pipeline._networks.use("transformer") as transformer, torch.inference_mode(), Operations() as operations:
+
+        def blocks() -> Iterator[nn.Module]:
+            operations.names.clear()
+            yield from transformer.transformer_blocks
+
+        grid = LatentGrid(2, 2, 2)
+        forward = StageForward(transformer, inputs(grid, 9, 20, (128, 64), "cpu"), passes, frozenset({1}), blocks)
+        for _ in range(2):
+            forward.velocities(torch.zeros(1, grid.tokens, 128), torch.tensor(0.5))
+        assert "aten.linear.default" in operations.names or "aten.addmm.default" in operations.names
+        assert not waits.intersection(operations.names)
 
 
 @pytest.mark.slow

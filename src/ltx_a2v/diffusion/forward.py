@@ -135,6 +135,7 @@ class StageForward:
         self._ropes = _make_ropes(transformer, inputs)
         self._texts = torch.cat([inputs.positive_text] + [inputs.negative_text] * (Pass.NEGATIVE in passes))
         self._audio_text: dict[int, KeyValue] = {}
+        self._text_rows: dict[tuple[int, ...], Tensor] = {}
 
     def velocities(self, latent: Tensor, sigma: Tensor) -> dict[Pass, Tensor]:
         """Packed latent [1, tokens, 128] at `sigma` -> velocity [1, tokens, 128] of every pass."""
@@ -185,11 +186,20 @@ class StageForward:
             for text in (self._texts.split(1) if self._exact else [self._texts])
         ]
         key, value = (torch.cat(parts) for parts in zip(*texts, strict=True))
+        key, value = self._for_rows(rows, key), self._for_rows(rows, value)
         normed = norm_and_modulate(block.norm2, video, scale, shift)
-        attended = self._each_row(
-            lambda x, k, v: _query(block.attn2, x, (k, v)), normed, key[rows.texts], value[rows.texts]
-        )
+        attended = self._each_row(lambda x, k, v: _query(block.attn2, x, (k, v)), normed, key, value)
         return add_gated(video, attended, gate)
+
+    def _for_rows(self, rows: _Rows, of_texts: Tensor) -> Tensor:
+        """One entry per text -> one per row. Nothing is copied to the device for it: the CPU would wait in every block
+        until the GPU has caught up."""
+        wanted = tuple(rows.texts)
+        if of_texts.shape[0] == 1:
+            return of_texts.expand(len(wanted), *of_texts.shape[1:])
+        if wanted not in self._text_rows:
+            self._text_rows[wanted] = torch.tensor(wanted, device=of_texts.device)
+        return of_texts.index_select(0, self._text_rows[wanted])
 
     def _audio_self_attention(self, block: Any, audio: Tensor, adaln: _Adaln) -> Tensor:
         shift, scale, gate = adaln
@@ -262,7 +272,7 @@ def _make_ropes(transformer: Any, inputs: StageInputs) -> _Ropes:
 
 def _modulation(transformer: Any, inputs: StageInputs, sigma: Tensor, dtype: torch.dtype) -> _Modulation:
     config, device = transformer.config, inputs.mask.device
-    now = (sigma * config.timestep_scale_multiplier).to(device).view(1)
+    now = torch.full((1,), float(sigma * config.timestep_scale_multiplier), device=device)
     clean = torch.zeros_like(now)
     frames = inputs.mask.view(-1) * now
     gate_factor = config.cross_attn_timestep_scale_multiplier / config.timestep_scale_multiplier
