@@ -118,8 +118,8 @@ def _explained(rows: list[Row], speeds: Mapping[str, Speeds]) -> Iterator[str]:
     for mode, plan in {row.mode: row.plan for row in rows if row.plan is not None}.items():
         largest = max(plan.phases, key=lambda phase: phase.activations)
         yield (
-            f"{mode}: the smallest budget at this size is {at_least(plan.smallest)}; computing takes most in "
-            f"{largest.name}, {gib(largest.activations)} besides weights."
+            f"{mode}: the smallest budget at this size is {at_least(plan.smallest)}; besides weights, "
+            f"{largest.name} takes most, {gib(largest.activations)}."
         )
     for row in rows:
         if row.refusal:

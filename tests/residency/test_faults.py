@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
-from ltx_a2v.errors import InvalidModel
+from ltx_a2v.errors import InvalidModel, OutOfMemory
 from ltx_a2v.options import LoadOptions
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.network import Loaded, Network, Placement
 from ltx_a2v.residency.sources import HostBuffer
+from ltx_a2v.residency.stream import DEFAULT_SLOTS
 from tests.residency.test_stream import Recording, make
 
 BLOCKS = 4
@@ -85,22 +86,63 @@ def test_a_file_that_ends_within_any_block(copied: ModelPaths, block: int, home:
     network.release()
 
 
-def test_host_memory_that_was_got_ready_and_not_used_is_given_back(model: ModelPaths) -> None:
-    before = _host_buffers()
+@pytest.fixture
+def host_buffers(monkeypatch: pytest.MonkeyPatch) -> list[HostBuffer]:
+    """Those that were made and not released."""
+    alive: list[HostBuffer] = []
+
+    class Counted(HostBuffer):
+        def __init__(self, nbytes: int, pinned: bool) -> None:
+            super().__init__(nbytes, pinned)
+            alive.append(self)
+
+        def release(self) -> None:
+            alive.remove(self)
+            super().release()
+
+    monkeypatch.setattr("ltx_a2v.residency.sources.HostBuffer", Counted)
+    return alive
+
+
+def test_host_memory_that_was_got_ready_for_nothing_is_given_back(
+    model: ModelPaths, host_buffers: list[HostBuffer]
+) -> None:
     network = _transformer(model)
-    expected = []
-    for resident in (0, 2):
-        with network.use(Placement("host", resident, whole_copy=False)):  # and nothing computes
-            expected.append(network.host_bytes)
-    assert expected[0] == 2 * expected[1] > 0
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(network, Placement("host", 0))
+    copied = 1 + 1 + DEFAULT_SLOTS  # what is in no block, the block that computed, and those in the slots
+    assert len(host_buffers) <= copied
+    assert network.host_bytes == sum(buffer.flat.numel() for buffer in host_buffers)
     network.release()
+    assert not host_buffers
     assert network.host_bytes == 0
-    assert _host_buffers() == before
 
 
-def _host_buffers() -> int:
-    gc.collect()
-    return sum(type(thing) is HostBuffer for thing in gc.get_objects())
+def test_host_memory_that_could_not_be_had_is_asked_for_again(
+    model: ModelPaths, host_buffers: list[HostBuffer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = _transformer(model)
+    reference = _first_values(network, Placement("host", 0))
+    network.release()
+    with monkeypatch.context() as short:
+        short.setattr("mmap.mmap", _no_memory)
+        for _ in range(2):
+            with pytest.raises(OutOfMemory, match="more host memory could not be had"):
+                _first_values(network, Placement("host", 0))
+    assert not host_buffers
+    assert _first_values(network, Placement("host", 0)) == reference
+    assert network.host_bytes == sum(buffer.flat.numel() for buffer in host_buffers) > 0
+
+
+def _interrupt(network: Network, placement: Placement) -> None:
+    with network.use(placement) as loaded:
+        loaded.begin(1)
+        next(_use(loaded))
+        raise KeyboardInterrupt
+
+
+def _no_memory(*_: object) -> object:
+    raise OSError(12, "Cannot allocate memory")
 
 
 def _transformer(paths: ModelPaths) -> Network:

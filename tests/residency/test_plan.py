@@ -137,8 +137,8 @@ def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() ->
 
 
 def test_blocks_that_are_streamed_are_read_beside_computing() -> None:
-    model = {"transformer": Sizes(10, (10,) * 8), "distilled": Sizes(0, (2,) * 8)}
-    needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 5, {"transformer": 3, "distilled": 1})]
+    model = {"transformer": Sizes(10, (10,) * 8, reading=3), "distilled": Sizes(0, (2,) * 8, reading=1)}
+    needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 5)]
     peaks = {budget: make_plan(model, needs, budget, 10**9).phases[0] for budget in (None, 111, 110, 90)}
     assert peaks[None].activations == peaks[111].activations == 5
     assert peaks[110].activations == 6  # the LoRA's blocks alone
@@ -146,8 +146,8 @@ def test_blocks_that_are_streamed_are_read_beside_computing() -> None:
 
 
 def test_what_computes_little_still_has_to_be_read() -> None:
-    needs = [PhaseNeed("decode", ("video_decoder",), 5, {"video_decoder": 7})]
-    assert make_plan({"video_decoder": Sizes(10)}, needs, None, 0).peak == 17
+    needs = [PhaseNeed("decode", ("video_decoder",), 5)]
+    assert make_plan({"video_decoder": Sizes(10, reading=7)}, needs, None, 0).peak == 17
 
 
 @pytest.mark.parametrize(("keep", "home"), [("nothing", "file"), ("host", "host")])

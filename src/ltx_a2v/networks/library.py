@@ -122,9 +122,7 @@ class Networks:
         if shape not in self._needs:
             workspaces = WORKSPACES if self.device.type == "cuda" else 0
             with planned_for(self.device):
-                self._needs[shape] = measure_needs(
-                    self.files, self._recipes, self._modules, shape, self.dtype, workspaces
-                )
+                self._needs[shape] = measure_needs(self.files, self._modules, shape, self.dtype, workspaces)
         in_host = sum(network.host_bytes for network in self._networks.values())
         return make_plan(
             self._sizes,

@@ -6,6 +6,7 @@ what `meta` cannot run is estimated: Gemma, whose masks look at values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -57,29 +58,25 @@ class Shape:
 
 def sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
     rest, parts, _ = split(recipe, module)
-    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts))
+    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts), recipe.reading(module))
 
 
 @torch.inference_mode()
 def measure_needs(
     files: ModelFiles,
-    recipes: Mapping[str, Recipe],
     modules: Mapping[str, Any],
     shape: Shape,
     dtype: torch.dtype,
     workspaces: int,
 ) -> list[PhaseNeed]:
-    """The phases in order; `recipes` and `modules`, on `meta`, hold the pipeline's networks by name."""
-    contexts = _empty(2, text.MAX_TOKENS, sum(files.config.widths), dtype=dtype)
+    """The phases in order; `modules`, on `meta`, are the pipeline's networks by name."""
+    kept = _kept_between_phases(files, shape, dtype)
 
     def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
         with Ledger() as ledger:
-            kept = compute()
-        del kept
-        return with_reading(PhaseNeed(name, networks, ledger.peak + contexts.nbytes + workspaces))
-
-    def with_reading(one: PhaseNeed) -> PhaseNeed:
-        return replace(one, reading={network: recipes[network].reading for network in one.networks})
+            made = compute()
+        del made
+        return PhaseNeed(name, networks, ledger.peak + kept + workspaces)
 
     def connect() -> object:
         states = text.hidden_state_count(files.gemma)
@@ -97,7 +94,8 @@ def measure_needs(
         ]
 
     def encode_audio() -> object:
-        mel_frames = 4 * shape.audio_tokens + 1
+        samples = math.ceil(shape.num_frames / shape.frame_rate * files.config.sample_rate)
+        mel_frames = -(-samples // files.config.hop_length) + 1
         return modules["audio_encoder"](_empty(1, 2, mel_frames, files.config.mel_bins, dtype=dtype))
 
     def upsample() -> object:
@@ -126,7 +124,7 @@ def measure_needs(
 
     styles = tuple(name for name in modules if name.startswith("lora "))
     return [
-        with_reading(PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces)),
+        PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
         need("connectors", ("connectors",), connect),
         need("encode_audio", ("audio_encoder",), encode_audio),
         need("encode_image", ("video_encoder",), encode_images),
@@ -137,6 +135,14 @@ def measure_needs(
         ),
         with_convolutions(need("decode", ("video_decoder",), decode)),
     ]
+
+
+def _kept_between_phases(files: ModelFiles, shape: Shape, dtype: torch.dtype) -> int:
+    """Bytes of what phases hand on: both contexts, the sound, and of either stage the picture, the start (noisy and
+    clean) and the result, once as tokens and once as a picture."""
+    contexts = 2 * text.MAX_TOKENS * sum(files.config.widths)
+    tokens = shape.audio_tokens + sum(5 * shape.grid(scale).tokens for scale in (2, 1))
+    return (contexts + 128 * tokens) * dtype.itemsize
 
 
 def _run_stage(

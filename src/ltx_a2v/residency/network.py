@@ -89,6 +89,7 @@ class Network:
             yield loaded
         except BaseException:
             loaded.close()
+            self._forget_coming()
             raise
         if placement.home == "device":
             self._kept = placement, loaded
@@ -111,6 +112,10 @@ class Network:
         if to == "nothing" and self._host is not None:
             self._host.release()
             self._host = None
+
+    def _forget_coming(self) -> None:
+        if self._host is not None:
+            self._host.forget_coming()
 
     def _return_cache(self) -> None:
         """What the allocator keeps for the next phase is what others lack."""
@@ -154,5 +159,6 @@ class Network:
         except BaseException:
             for part, _ in held:
                 part.unbind()
+            self._forget_coming()
             raise
         return Loaded(module, held, stream)

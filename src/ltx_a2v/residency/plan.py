@@ -27,10 +27,12 @@ DENOISING = ("transformer", "distilled")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of one network as stored: all that is in no block, and each block."""
+    """Bytes of one network as stored: all that is in no block, and each block. `reading` is what the next of them takes
+    on the device beside its place while it is read and converted."""
 
     rest: int
     blocks: tuple[int, ...] = ()
+    reading: int = 0
 
     @property
     def total(self) -> int:
@@ -68,18 +70,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class PhaseNeed:
-    """`networks` are on the device together; `activations` is the peak of what computing makes, in bytes, and `reading`
-    what each network's next block takes beside its place while it is read and converted."""
+    """`networks` are on the device together; `activations` is the peak of what computing makes, in bytes."""
 
     name: str
     networks: tuple[str, ...]
     activations: int
-    reading: Mapping[str, int] = field(default_factory=dict)
 
     def working(self, sizes: Mapping[str, Sizes], placements: Mapping[str, Placement]) -> int:
         """Blocks that are streamed are read while others compute, also those that only the first sweep reads."""
-        beside = sum(taken for name, taken in self.reading.items() if sizes[name].streamed(placements[name]))
-        return max(self.activations + beside, *self.reading.values(), 0)
+        beside = sum(sizes[name].reading for name in self.networks if sizes[name].streamed(placements[name]))
+        return max(self.activations + beside, *(sizes[name].reading for name in self.networks))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,8 @@ Convert = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 
 
 LARGEST_ON_DEVICE = 256 * 2**20
-"""Bytes of a tensor that is converted on the device; larger ones (a text projection has 1.5 GB in bf16) are converted
-on the CPU, to the same bits, so that loading never needs much more than what it leaves."""
+"""Bytes of a tensor that is read and converted on the device; larger ones (a text projection has 1.5 GB in bf16) come
+by way of the CPU, to the same bits, so that loading never needs much more than what it leaves."""
 
 
 def as_it_is(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
@@ -70,35 +69,34 @@ class Recipe:
             self.apply(module)
         return module
 
-    @cached_property
-    def reading(self) -> int:
+    def reading(self, module: nn.Module) -> int:
         """Bytes that reading takes on the device beside the tensors' places: the one of all that takes most as it is in
         the file, with what converting it makes, measured on `meta`; and what of the next ones came in the same chunk.
+
+        `module` is what `build` gives. Of tensors that are alike and stored alike one is measured.
         """
         convert = as_it_is if self.already_converted else self.convert
-        kinds = {(_kind(name), entry.shape, entry.dtype): name for name, entry in self.entries.items()}
-        most = 0
-        for (_, shape, dtype), name in kinds.items():
-            if self.entries[name].nbytes <= LARGEST_ON_DEVICE and self.on_device([name]):
+        stored_as = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+        most, measured = 0, set()
+        for name in self.on_device(self.entries):
+            entry = self.entries[name]
+            alike = re.sub(r"\d+", "#", name), entry.shape, entry.dtype, stored_as.get(name)
+            if entry.nbytes <= LARGEST_ON_DEVICE and alike not in measured:
+                measured.add(alike)
                 with Ledger() as ledger:
-                    list(convert(name, torch.empty(shape, dtype=dtype, device="meta")))
+                    list(convert(name, torch.empty(entry.shape, dtype=entry.dtype, device="meta")))
                 most = max(most, ledger.peak)
         return most + min(READ_CHUNK_BYTES, most)
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, one after the other, on `device` or on the CPU."""
         convert = as_it_is if self.already_converted else self.convert
-        large = {name for name in names if self.entries[name].nbytes > LARGEST_ON_DEVICE and convert is not as_it_is}
-        small = {name: self.entries[name] for name in names if name not in large}
-        for names_read, where in ((small, device), ({name: self.entries[name] for name in large}, CPU)):
-            for name, tensor in _read(names_read, where):
+        small = {name: self.entries[name] for name in names if self.entries[name].nbytes <= LARGEST_ON_DEVICE}
+        large = {name: self.entries[name] for name in names if name not in small}
+        for entries, where in ((small, device), (large, CPU)):
+            for name, tensor in _read(entries, where):
                 yield from convert(name, tensor)
                 del tensor  # before the next one is read
-
-
-def _kind(name: str) -> str:
-    """The same for all blocks."""
-    return re.sub(r"\d+", "#", name)
 
 
 def _read(entries: Entries, device: torch.device) -> Iterator[tuple[str, Tensor]]:

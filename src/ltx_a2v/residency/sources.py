@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
@@ -66,17 +66,17 @@ class HostSource:
     def copying(self, parts: Sequence[int]) -> HostSource:
         """From now on these are copied when they are fetched, which will be in this order; the others come from the
         file, or the copy there is."""
-        self._forget_coming(self._coming.keys() - set(parts))
-        wanted = [index for index in parts if index not in self._copies and index not in self._coming]
+        self.forget_coming()
+        wanted = [index for index in parts if index not in self._copies]
         if wanted:
             pool = ThreadPoolExecutor(min(PREPARING_THREADS, len(wanted)), "host-memory")
-            self._coming |= {index: pool.submit(self._prepare, self._files.nbytes(index)) for index in wanted}
+            self._coming = {index: pool.submit(self._prepare, self._files.nbytes(index)) for index in wanted}
             pool.shutdown(wait=False)  # its threads end when they have done that
         return self
 
     @property
     def nbytes(self) -> int:
-        return sum(self._files.nbytes(index) for index in (*self._copies, *self._coming))
+        return sum(self._files.nbytes(index) for index in self._copies)
 
     def fetch(self, index: int, flat: Tensor) -> None:
         size = self._files.nbytes(index)
@@ -85,13 +85,22 @@ class HostSource:
             return
         self._files.fetch(index, flat)
         if index in self._coming:
-            copy = self._copies[index] = self._coming.pop(index).result()
+            copy = self._coming.pop(index).result()
             copy.flat.copy_(flat[:size], non_blocking=True)
+            self._copies[index] = copy
+
+    def forget_coming(self) -> None:
+        """Give back what was got ready and nobody fetched; what is not yet begun is not begun."""
+        unfinished = [future for future in self._coming.values() if not future.cancel()]
+        self._coming = {}
+        for future in unfinished:
+            if future.exception() is None:
+                future.result().release()
 
     def release(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # copies may be under way
-        self._forget_coming(set(self._coming))
+        self.forget_coming()
         for copy in self._copies.values():
             copy.release()
         self._copies.clear()
@@ -101,12 +110,6 @@ class HostSource:
             return HostBuffer(nbytes, pinned=False)
         with torch.cuda.device(self._device):
             return HostBuffer(nbytes, pinned=True)
-
-    def _forget_coming(self, indices: Set[int]) -> None:
-        futures = [self._coming.pop(index) for index in indices]
-        for future in [future for future in futures if not future.cancel()]:
-            if future.exception() is None:
-                future.result().release()
 
 
 class HostBuffer:
