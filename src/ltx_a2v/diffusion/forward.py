@@ -104,10 +104,14 @@ class _Rows:
     def with_audio(self) -> slice:
         return slice(int(Pass.ISOLATED in self.kinds), None)
 
-    @property
-    def texts(self) -> list[int]:
-        """Which text each row attends to: 0 positive, 1 negative."""
-        return [int(kind is Pass.NEGATIVE) for kind in self.kinds]
+    def of_texts(self, parts: Iterable[Tensor]) -> Tensor:
+        """Both texts, the positive first, in one part or two -> the text that each row attends to.
+
+        Put together from views: a tensor of indices would be copied to the device, for which the CPU would wait in
+        every block until the GPU has caught up.
+        """
+        texts = [text for part in parts for text in part.split(1)]
+        return torch.cat([texts[kind is Pass.NEGATIVE] for kind in self.kinds])
 
 
 class StageForward:
@@ -135,7 +139,6 @@ class StageForward:
         self._ropes = _make_ropes(transformer, inputs)
         self._texts = torch.cat([inputs.positive_text] + [inputs.negative_text] * (Pass.NEGATIVE in passes))
         self._audio_text: dict[int, KeyValue] = {}
-        self._text_rows: dict[tuple[int, ...], Tensor] = {}
 
     def velocities(self, latent: Tensor, sigma: Tensor) -> dict[Pass, Tensor]:
         """Packed latent [1, tokens, 128] at `sigma` -> velocity [1, tokens, 128] of every pass."""
@@ -185,21 +188,10 @@ class StageForward:
             _key_value(block.attn2, modulate(text, text_scale, text_shift))
             for text in (self._texts.split(1) if self._exact else [self._texts])
         ]
-        key, value = (torch.cat(parts) for parts in zip(*texts, strict=True))
-        key, value = self._for_rows(rows, key), self._for_rows(rows, value)
+        key, value = (rows.of_texts(parts) for parts in zip(*texts, strict=True))
         normed = norm_and_modulate(block.norm2, video, scale, shift)
         attended = self._each_row(lambda x, k, v: _query(block.attn2, x, (k, v)), normed, key, value)
         return add_gated(video, attended, gate)
-
-    def _for_rows(self, rows: _Rows, of_texts: Tensor) -> Tensor:
-        """One entry per text -> one per row. Nothing is copied to the device for it: the CPU would wait in every block
-        until the GPU has caught up."""
-        wanted = tuple(rows.texts)
-        if of_texts.shape[0] == 1:
-            return of_texts.expand(len(wanted), *of_texts.shape[1:])
-        if wanted not in self._text_rows:
-            self._text_rows[wanted] = torch.tensor(wanted, device=of_texts.device)
-        return of_texts.index_select(0, self._text_rows[wanted])
 
     def _audio_self_attention(self, block: Any, audio: Tensor, adaln: _Adaln) -> Tensor:
         shift, scale, gate = adaln

@@ -75,7 +75,6 @@ class Recipe:
 
         `module` is what `build` gives. Of tensors that are alike and stored alike one is measured.
         """
-        convert = as_it_is if self.already_converted else self.convert
         stored_as = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         most, measured = 0, set()
         for name in self.on_device(self.entries):
@@ -84,19 +83,21 @@ class Recipe:
             if entry.nbytes <= LARGEST_ON_DEVICE and alike not in measured:
                 measured.add(alike)
                 with Ledger() as ledger:
-                    list(convert(name, torch.empty(entry.shape, dtype=entry.dtype, device="meta")))
+                    list(self._stored_for(name, torch.empty(entry.shape, dtype=entry.dtype, device="meta")))
                 most = max(most, ledger.peak)
         return most + min(READ_CHUNK_BYTES, most)
 
     def stored(self, names: Sequence[str], device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """What is stored for the file's tensors `names`, one after the other, on `device` or on the CPU."""
-        convert = as_it_is if self.already_converted else self.convert
         small = {name: self.entries[name] for name in names if self.entries[name].nbytes <= LARGEST_ON_DEVICE}
         large = {name: self.entries[name] for name in names if name not in small}
         for entries, where in ((small, device), (large, CPU)):
             for name, tensor in _read(entries, where):
-                yield from convert(name, tensor)
+                yield from self._stored_for(name, tensor)
                 del tensor  # before the next one is read
+
+    def _stored_for(self, name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+        return (as_it_is if self.already_converted else self.convert)(name, tensor)
 
 
 def _read(entries: Entries, device: torch.device) -> Iterator[tuple[str, Tensor]]:
