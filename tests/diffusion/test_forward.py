@@ -19,7 +19,7 @@ ALL = frozenset(Pass)
 
 @pytest.fixture(scope="module")
 def transformer(pipeline: A2VPipeline) -> Iterator[nn.Module]:
-    with pipeline._networks.use("transformer") as module:
+    with pipeline.model.within({}).use("transformer") as module:
         yield module
 
 

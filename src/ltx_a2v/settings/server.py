@@ -64,7 +64,7 @@ class ServerSettings(ModelSettings):
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
-        "ltx_a2v.opening:open_pipeline",
+        "ltx_a2v.session:open_pipeline",
         description="What the worker opens the pipeline with: module:function of `ModelSettings`.",
         json_schema_extra={"flag": False},
     )
