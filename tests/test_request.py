@@ -54,11 +54,11 @@ def test_refused(fields: dict[str, object], says: str) -> None:
 def test_missing_and_nested() -> None:
     with pytest.raises(InvalidRequest, match="audio is missing"):
         GenerationRequest(prompt="p")
-    with pytest.raises(InvalidRequest, match="guidance.stg_blocks"):
+    with pytest.raises(InvalidRequest, match=r"guidance\.stg_blocks"):
         Guidance(stg_blocks=(-1,))
     with pytest.raises(InvalidRequest, match=r"guidance.stg_blocks 'x' is not a whole number\."):
         Guidance(stg_blocks=("x",))
-    with pytest.raises(InvalidRequest, match="guidance.cfg"):
+    with pytest.raises(InvalidRequest, match=r"guidance\.cfg"):
         Guidance(cfg="high")
 
 

@@ -157,7 +157,7 @@ def test_what_cannot_start(tmp_path: Path) -> None:
         parsed().check()
     with pytest.raises(InvalidInput, match="is not a folder"):
         parsed("--input-dir", str(tmp_path / "nowhere"), "--model-dir", str(tmp_path)).check()
-    with pytest.raises(InvalidRequest, match="--vram-budget 'much' is no amount"):
+    with pytest.raises(InvalidRequest, match="vram_budget 'much' is not an amount"):
         parsed("--vram-budget", "much").check()
-    with pytest.raises(InvalidRequest, match="--vram-headroom 'some' is no amount"):
+    with pytest.raises(InvalidRequest, match="vram_headroom 'some' is not an amount"):
         parsed("--vram-headroom", "some").check()
