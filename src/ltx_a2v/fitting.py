@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion.latents import LatentGrid
-from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
 from ltx_a2v.media.sound import audio_seconds
@@ -59,13 +59,13 @@ def fit_request(
     request: GenerationRequest, config: ModelConfig, other_inputs: Iterable[tuple[str, Path | None]]
 ) -> FittedRequest:
     """Raises `InvalidInput` (and below) for outputs that cannot be written or would overwrite an input (the request's
-    own or one of `other_inputs`, by flag), for a sound or picture that cannot be used, and what `shape_of` raises."""
+    own or one of `other_inputs`, by name), for a sound or picture that cannot be used, and what `shape_of` raises."""
     check_output(request.output_path)
     if request.save_latents:
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
-        {"--output-path": request.output_path, "--save-latents": request.save_latents},
-        [("--image", request.image), ("--audio", request.audio), *other_inputs],
+        {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
+        [(named("image"), request.image), (named("audio"), request.audio), *other_inputs],
     )
     num_frames = request.num_frames
     if num_frames == "auto":
@@ -81,7 +81,8 @@ def shape_of(request: GenerationRequest, num_frames: int, config: ModelConfig) -
         guidance = guidance.model_copy(update={"stg_blocks": config.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
     if beyond:
-        raise InvalidRequest(f"--video-stg-blocks {beyond[0]}: this model's blocks are 0 to {config.num_layers - 1}.")
+        reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
+        raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
     return VideoShape(
         request.width, request.height, num_frames, request.frame_rate, guidance, has_image=request.image is not None
     )

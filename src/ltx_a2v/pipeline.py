@@ -24,7 +24,7 @@ from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
-from ltx_a2v.errors import NotFinite
+from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape
 from ltx_a2v.media.output_file import write_whole
@@ -231,7 +231,7 @@ def check_finite(latent: Tensor, phase: Phase) -> None:
     if not latent.is_meta and not latent.isfinite().all():
         raise NotFinite(
             f"{phase} computed NaN or Inf: the weights may be damaged, or this quantization too coarse; try "
-            "--transformer-quantization none, other LoRAs, or download the files again."
+            f"{named('transformer_quantization')} none, other LoRAs, or download the files again."
         )
 
 
