@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.diffusion import forward as forward_module
+from ltx_a2v.diffusion import attention as attention_module
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
@@ -31,7 +31,7 @@ ALL = frozenset(Pass)
 def flops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of every linear and attention."""
     counted: list[int] = []
-    linear, attention = F.linear, forward_module._attention
+    linear, attention = F.linear, attention_module.attention
 
     def counting_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         counted.append(2 * x.numel() * weight.shape[0])
@@ -43,7 +43,7 @@ def flops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return attention(query, key, value)
 
     monkeypatch.setattr(F, "linear", counting_linear)
-    monkeypatch.setattr(forward_module, "_attention", counting_attention)
+    monkeypatch.setattr(attention_module, "attention", counting_attention)
     return counted
 
 
