@@ -17,7 +17,7 @@ import torch
 from ltx_a2v import kernels
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import Pass, passes_of
-from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory
+from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory, named
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
@@ -187,13 +187,13 @@ class A2VPipeline:
     # -- what fits ---------------------------------------------------------------------------------------------------
 
     def _fit(self, request: GenerationRequest) -> FittedRequest:
-        model_files = self.model.files.paths.by_flag()
-        loras = [("--lora", lora.path) for lora in self.model.options.loras]
+        model_files = self.model.files.paths.described()
+        loras = [(named("lora"), lora.path) for lora in self.model.options.loras]
         return fit_request(request, self.model.config, [*model_files, *loras])
 
     def _shape(self, request: GenerationRequest) -> VideoShape:
         if request.num_frames == "auto":
-            raise InvalidRequest("--num-frames auto needs a sound to fit; give a number, such as 97.")
+            raise InvalidRequest("num_frames", "auto", "needs a sound to fit; give a number, such as 97")
         return shape_of(request, request.num_frames, self.model.config)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
@@ -213,7 +213,7 @@ class A2VPipeline:
         holders = memory_holders(self.device)
         return OutOfMemory(
             f"{self.device} ran out of memory, {when}{f' ({holders})' if holders else ''}; "
-            "free some, or reduce --width, --height or --num-frames."
+            f"free some, or {SMALLER_REQUEST}."
         )
 
 
@@ -276,14 +276,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device or ("cuda" if available else "cpu"))
     except RuntimeError:
-        raise InvalidInput(f"--device {device!r} is no device; use cuda, cuda:1 or cpu.") from None
+        raise InvalidInput(f"{named('device')} {device!r} is no device; use cuda, cuda:1 or cpu.") from None
     if chosen.type not in ("cuda", "cpu"):
-        raise InvalidInput(f"--device {device!r} is not supported; use cuda or cpu.")
+        raise InvalidInput(f"{named('device')} {device!r} is not supported; use cuda or cpu.")
     if chosen.type == "cpu" and chosen.index:
-        raise InvalidInput(f"--device {device!r} does not exist: there is one CPU; use --device cpu.")
+        raise InvalidInput(f"{named('device')} {device!r} does not exist: there is one CPU; use {named('device')} cpu.")
     if chosen.type == "cuda" and (not available or (chosen.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
-        raise InvalidInput(f"--device {device!r} was asked for, but this machine has {found}; use --device cpu.")
+        raise InvalidInput(
+            f"{named('device')} {device!r} was asked for, but this machine has {found}; use {named('device')} cpu."
+        )
     return chosen
 
 
@@ -295,9 +297,7 @@ def _host_memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
-        raise OutOfMemory(
-            "The host's memory is used up; close other programs, or reduce --width, --height or --num-frames."
-        ) from error
+        raise OutOfMemory(f"The host's memory is used up; close other programs, or {SMALLER_REQUEST}.") from error
 
 
 def open_pipeline(settings: ModelSettings) -> A2VPipeline:
@@ -326,7 +326,7 @@ def _style_lora(given: str) -> StyleLora:
     try:
         return StyleLora(Path(path), float(strength))
     except ValueError:
-        raise InvalidRequest(f"--lora {given!r}: {strength!r} is no strength; write PATH or PATH:0.8.") from None
+        raise InvalidRequest("lora", given, f"has no strength {strength!r}; write PATH or PATH:0.8") from None
 
 
 def _exists(given: str) -> bool:
