@@ -272,20 +272,19 @@ class _Report:
 
 def choose_device(device: str | torch.device | None) -> torch.device:
     """Raises `InvalidInput` when the device does not exist here."""
+    name = f"{named('device')} {device!r}"
     available = torch.cuda.is_available()
     try:
         chosen = torch.device(device or ("cuda" if available else "cpu"))
     except RuntimeError:
-        raise InvalidInput(f"{named('device')} {device!r} is no device; use cuda, cuda:1 or cpu.") from None
+        raise InvalidInput(f"{name} is no device; use cuda, cuda:1 or cpu.") from None
     if chosen.type not in ("cuda", "cpu"):
-        raise InvalidInput(f"{named('device')} {device!r} is not supported; use cuda or cpu.")
+        raise InvalidInput(f"{name} is not supported; use cuda or cpu.")
     if chosen.type == "cpu" and chosen.index:
-        raise InvalidInput(f"{named('device')} {device!r} does not exist: there is one CPU; use {named('device')} cpu.")
+        raise InvalidInput(f"{name} does not exist: there is one CPU; use {named('device')} cpu.")
     if chosen.type == "cuda" and (not available or (chosen.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
-        raise InvalidInput(
-            f"{named('device')} {device!r} was asked for, but this machine has {found}; use {named('device')} cpu."
-        )
+        raise InvalidInput(f"{name} was asked for, but this machine has {found}; use {named('device')} cpu.")
     return chosen
 
 
