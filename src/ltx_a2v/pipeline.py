@@ -44,7 +44,7 @@ from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.ledger import Ledger, on_host
-from ltx_a2v.residency.network import Loaded, sweep_together
+from ltx_a2v.residency.stream import BlockStream, sweep_together
 from ltx_a2v.settings.loading import LoadOptions
 
 USUAL_FRAMES = 97
@@ -343,7 +343,7 @@ class A2VPipeline:
     def _denoise(
         self,
         phase: Phase,
-        transformer: Loaded,
+        transformer: BlockStream,
         fitted: _Fitted,
         conditions: _Conditions,
         start: StageLatent,

@@ -113,7 +113,7 @@ def _place_everything(pipeline: A2VPipeline, placement: Placement) -> None:
     plan = networks.plan
 
     def fixed(*given: object) -> object:
-        return replace(plan(*given), placements=dict.fromkeys(networks._recipes, placement))
+        return replace(plan(*given), placements=dict.fromkeys(networks._loaders, placement))
 
     networks.plan = fixed  # type: ignore[method-assign]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import usable_config
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.hardware.budget import host_memory_available
 from ltx_a2v.kernels import planned_for
-from ltx_a2v.model.adapters import adapters_recipe
+from ltx_a2v.model.adapters import adapters_loader
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.planning.needs import WORKSPACES, Shape, measure_needs, sizes_of
@@ -26,7 +27,10 @@ from ltx_a2v.planning.prediction import Prediction, predict
 from ltx_a2v.planning.probe import Speeds, probe
 from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.quantization.policy import QuantizationPolicy
-from ltx_a2v.residency.network import Loaded, Network, Placement
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.residency.network import Network, Placement
+from ltx_a2v.residency.stream import BlockStream
 from ltx_a2v.settings.loading import LoadOptions
 
 
@@ -43,7 +47,7 @@ class Networks:
         self.options = options or LoadOptions()
         self.placements: Mapping[str, Placement] = {}
         """By network; what is not named is read from the file for each use."""
-        self.policies = choose_policies(
+        self.transformer_policy, self.connectors_policy = choose_policies(
             self.options.transformer_quantization,
             self.options.keep_bf16_blocks,
             files.paths.checkpoint,
@@ -52,53 +56,46 @@ class Networks:
             files.connectors,
         )
         self.text_policy = QuantizationPolicy.for_text_encoder(self.options.text_encoder_quantization)
-        for policy in (self.policies.transformer, self.text_policy):
+        for policy in (self.transformer_policy, self.text_policy):
             policy.check_device(device)
         self._loras = {
             **{f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)},
             "distilled": files.distilled_lora,
         }
-        self._recipes = self._make_recipes()
+        self._loaders = self._make_loaders()
         self._modules = self._checked_modules()
-        self._networks = {name: Network(recipe, device) for name, recipe in self._recipes.items()}
-        self._sizes = {name: sizes_of(recipe, self._modules[name]) for name, recipe in self._recipes.items()}
+        self._networks = {name: Network(loader, device) for name, loader in self._loaders.items()}
+        self._sizes = {name: sizes_of(loader, self._modules[name]) for name, loader in self._loaders.items()}
         self._needs: dict[Shape, list[PhaseNeed]] = {}
 
-    def _make_recipes(self) -> dict[str, Recipe]:
+    def _make_loaders(self) -> dict[str, TensorLoader]:
         files, config, dtype = self.files, self.files.config, self.dtype
-        policies = self.policies
         vae_keys = keys.video_vae(config.vae_stages)
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
+        connectors = text.connectors_blueprint(config, text.hidden_state_count(files.gemma), files.connectors)
+        denoiser = transformer.transformer_blueprint(config, files.transformer)
+
+        def plain(
+            name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap = keys.AS_IN_FILE
+        ) -> TensorLoader:
+            return TensorLoader(Blueprint(name, make, entries, key_map), dtype)
+
         return {
-            "text_encoder": text.gemma_recipe(files.gemma, dtype, self.text_policy),
-            "connectors": text.connectors_recipe(
-                config,
-                text.hidden_state_count(files.gemma),
-                files.connectors,
-                dtype,
-                policies.connectors,
-                policies.already_converted,
-            ),
-            "audio_encoder": Recipe(
+            "text_encoder": TensorLoader(text.gemma_blueprint(files.gemma), dtype, self.text_policy),
+            "connectors": TensorLoader(connectors, dtype, self.connectors_policy),
+            "audio_encoder": plain(
                 "audio encoder",
                 lambda: audio_vae.build_audio_encoder(config),
                 files.audio_encoder,
-                dtype,
-                key_map=keys.AUDIO_ENCODER,
+                keys.AUDIO_ENCODER,
             ),
-            "video_encoder": Recipe(
-                "video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype, key_map=vae_keys
+            "video_encoder": plain("video encoder", lambda: video_vae.build_video_encoder(config), encoder, vae_keys),
+            "transformer": TensorLoader(denoiser, dtype, self.transformer_policy),
+            "upsampler": plain(
+                "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler
             ),
-            "transformer": transformer.transformer_recipe(
-                config, files.transformer, dtype, policies.transformer, policies.already_converted
-            ),
-            "upsampler": Recipe(
-                "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
-            ),
-            "video_decoder": Recipe(
-                "video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype, key_map=vae_keys
-            ),
-            **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in self._loras.items()},
+            "video_decoder": plain("video decoder", lambda: video_vae.build_video_decoder(config), decoder, vae_keys),
+            **{name: adapters_loader(file, config.num_layers, dtype) for name, file in self._loras.items()},
         }
 
     def _checked_modules(self) -> dict[str, nn.Module]:
@@ -106,14 +103,14 @@ class Networks:
         files = self.files
         described_by = {"text_encoder": files.gemma.root / "config.json", "upsampler": files.paths.spatial_upsampler}
         modules = {}
-        for name, recipe in self._recipes.items():
+        for name, loader in self._loaders.items():
             if name not in self._loras:
                 with usable_config(described_by.get(name, files.paths.checkpoint)):
-                    modules[name] = recipe.check()
+                    modules[name] = loader.check()
         shapes = transformer.linear_shapes(modules["transformer"])
         for name, lora in self._loras.items():
             lora.check_fits(shapes)
-            modules[name] = self._recipes[name].check()
+            modules[name] = self._loaders[name].check()
         text.check_tokenizer(files.gemma)
         return modules
 
@@ -135,10 +132,10 @@ class Networks:
 
     def probe(self, shape: Shape) -> Speeds:
         """Seconds of work on the device; needs what a step with one block resident needs."""
-        return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
+        return probe(self._loaders, self.files.config, shape, self.device, self.dtype)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
+        return predict(plan, self._sizes, self._loaders, speeds, steps, texts)
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""
@@ -166,12 +163,12 @@ class Networks:
             yield module
 
     @contextmanager
-    def transformer(self) -> Iterator[Loaded]:
+    def transformer(self) -> Iterator[BlockStream]:
         with self._networks["transformer"].use(self._placement("transformer")) as loaded:
             yield loaded
 
     @contextmanager
-    def adapted(self, denoiser: Loaded, distilled: bool) -> Iterator[list[Loaded]]:
+    def adapted(self, denoiser: BlockStream, distilled: bool) -> Iterator[list[BlockStream]]:
         """The transformer with its style LoRAs, and in stage 2 the distilled one, beside it."""
         names = [name for name in self._loras if distilled or name != "distilled"]
         with ExitStack() as stack:

@@ -20,12 +20,12 @@ from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.networks import audio_vae, text
 from ltx_a2v.networks.video_vae import Tiling, decode_pieces, levels
 from ltx_a2v.planning.plan import PhaseNeed, Sizes
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.loader import TensorLoader
 
 META = torch.device("meta")
 SAMPLED_BLOCKS = 3
@@ -56,9 +56,9 @@ class Shape:
         return audio_vae.latent_steps(self.num_frames / self.frame_rate)
 
 
-def sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
-    rest, parts, _ = split(recipe, module)
-    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts), recipe.reading(module))
+def sizes_of(loader: TensorLoader, module: nn.Module) -> Sizes:
+    rest, blocks = loader.blueprint.split(module)
+    return Sizes(rest.nbytes, tuple(block.nbytes for block in blocks), loader.reading(module))
 
 
 @torch.inference_mode()
