@@ -67,7 +67,7 @@ def full_size_gib(mode: str) -> float:
     config = ModelConfig("2.3.0", REAL_TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
     policies = choose_policies(mode, frozenset(), Path(), None, {}, {})
     networks: list[nn.Module] = [build_transformer(config), build_connectors(config, HIDDEN_STATES)]
-    for network, policy in zip(networks, (policies.transformer, policies.connectors), strict=True):
+    for network, policy in zip(networks, policies, strict=True):
         policy.apply(nn.Module.to(network, torch.bfloat16))
     return sum(tensor.nbytes for network in networks for tensor in network.state_dict().values()) / 2**30
 

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig, first_line
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
-from ltx_a2v.model.files import Entries, GemmaFiles
-from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.residency.blueprint import Blueprint
 
 MAX_TOKENS = 1024
 EMBEDDING = "embed_tokens.weight"
@@ -83,17 +83,14 @@ def build_gemma(gemma: GemmaFiles) -> Gemma3TextModel:
     return on_meta(Gemma3TextModel, config=config)
 
 
-def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype, policy: QuantizationPolicy) -> Recipe:
-    return Recipe(
+def gemma_blueprint(gemma: GemmaFiles) -> Blueprint:
+    return Blueprint(
         "text encoder",
         lambda: build_gemma(gemma),
         gemma.entries,
-        dtype,
-        policy.apply,
-        policy.convert,
+        gemma.key_map,
         block_lists=("layers",),
         left_out=(EMBEDDING,),
-        key_map=gemma.key_map,
     )
 
 
@@ -122,24 +119,13 @@ def build_connectors(config: ModelConfig, hidden_states: int) -> LTX2TextConnect
     return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_states))
 
 
-def connectors_recipe(
-    config: ModelConfig,
-    hidden_states: int,
-    entries: Entries,
-    dtype: torch.dtype,
-    policy: QuantizationPolicy,
-    already_converted: bool = False,
-) -> Recipe:
-    return Recipe(
+def connectors_blueprint(config: ModelConfig, hidden_states: int, entries: Entries) -> Blueprint:
+    return Blueprint(
         "text connectors",
         lambda: build_connectors(config, hidden_states),
         entries,
-        dtype,
-        policy.apply,
-        policy.convert,
-        already_converted,
+        keys.CONNECTORS,
         CONNECTOR_BLOCKS,
-        key_map=keys.CONNECTORS,
     )
 
 

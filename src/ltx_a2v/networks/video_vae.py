@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.model.files import Entries
+from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.networks.build import on_meta
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR

@@ -36,8 +36,8 @@ class Planner:
     def measure(self, shape: VideoShape) -> Speeds:
         """How fast this machine reads, copies and computes: seconds of work with one block on the device."""
         model = self._model
-        return probe(model.recipes, model.config, shape, model.device, model.dtype)
+        return probe(model.loaders, model.config, shape, model.device, model.dtype)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
         """Of `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
-        return predict(plan, self._model.sizes, self._model.recipes, speeds, steps, texts)
+        return predict(plan, self._model.sizes, self._model.loaders, speeds, steps, texts)

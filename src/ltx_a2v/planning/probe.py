@@ -25,12 +25,11 @@ from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
-from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import Tiling, decode_frames
 from ltx_a2v.request import Guidance
-from ltx_a2v.residency.sources import FileSource, HostBuffer
-from ltx_a2v.residency.stream import Slot
+from ltx_a2v.residency.host_copies import HostBuffer
+from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.settings.defaults import TEMPORAL_FACTOR
 
 BLOCKS = 4
@@ -87,16 +86,22 @@ class Speeds:
 
 @torch.inference_mode()
 def probe(
-    recipes: Mapping[str, Recipe], config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
+    loaders: Mapping[str, TensorLoader],
+    config: ModelConfig,
+    shape: VideoShape,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Speeds:
     """Measure on `device`. Raises what reading and computing raise."""
     with ExitStack() as stack:
-        denoiser = stack.enter_context(_Sample(recipes["transformer"], device))
-        styles = [stack.enter_context(_Sample(r, device)) for name, r in recipes.items() if name.startswith("lora ")]
+        denoiser = stack.enter_context(_Sample(loaders["transformer"], device))
+        styles = [
+            stack.enter_context(_Sample(loader, device)) for name, loader in loaders.items() if name.startswith("lora ")
+        ]
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
         stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype)
-        distilled = stack.enter_context(_Sample(recipes["distilled"], device))
+        distilled = stack.enter_context(_Sample(loaders["distilled"], device))
         stack.enter_context(distilled.module.attached(denoiser.module))
         stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype)
         read, copy = denoiser.read, denoiser.copy_speed()
@@ -108,7 +113,7 @@ def probe(
         copy=copy,
         step_1=stage_1.step(config.num_layers, frozenset(perturbed)),
         step_2=stage_2.step(config.num_layers, frozenset()),
-        decode=_time_decode(recipes["video_decoder"], shape, device, dtype),
+        decode=_time_decode(loaders["video_decoder"], shape, device, dtype),
         per_parameter=stage_2.before / (block_parameters * tokens),
         overlaps=device.type == "cuda",
         extrapolated=not (whole_1 and whole_2),
@@ -118,47 +123,46 @@ def probe(
 class _Sample:
     """A network of which one block is on the device, and what is in no block."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.module: Any = recipe.build()
-        rest, parts, blocks = split(recipe, self.module)
-        by_size = sorted(range(len(parts)), key=lambda i: parts[i].part.layout.nbytes)
-        sampled = by_size[len(parts) // 2 : len(parts) // 2 + 1]
-        self.block: nn.Module | None = blocks[sampled[0]] if sampled else None
-        prefix = f"{recipe.block_lists[0]}.{sampled[0]}." if sampled else "\0"
-        self.block_parameters = sum(prod(e.shape) for name, e in recipe.entries.items() if name.startswith(prefix))
+    def __init__(self, loader: TensorLoader, device: torch.device) -> None:
+        self.module: Any = loader.build()
+        self._loader = loader
         self._device = device
-        self._held = [(parts[i], i) for i in sampled] + [(rest, len(parts))]
-        self._files = FileSource(recipe, [*parts, rest])
-        self._slots: list[Slot] = []
-        self._entries = recipe.entries
+        self._entries = loader.blueprint.entries
+        rest, blocks = loader.blueprint.split(self.module)
+        by_size = sorted(blocks, key=lambda block: block.nbytes)
+        sampled = by_size[len(blocks) // 2 : len(blocks) // 2 + 1]
+        self.block: nn.Module | None = self.module.get_submodule(sampled[0].name) if sampled else None
+        self.block_parameters = sum(prod(self._entries[name].shape) for block in sampled for name in block.sources)
+        self._pieces = [*sampled, rest]
+        self._slots: list[Tensor] = []
         self.read = 0.0
 
     def __enter__(self) -> _Sample:
-        self._slots = [Slot(loaded.part.layout.nbytes, self._device) for loaded, _ in self._held]
+        self._slots = [torch.empty(p.nbytes, dtype=torch.uint8, device=self._device) for p in self._pieces]
         seconds = _seconds(self._fetch, self._device)
         if seconds < QUICK:
             seconds = _seconds(self._fetch, self._device)
         self.read = sum(entry.nbytes for entry in self._sources()) / seconds
-        for (loaded, _), slot in zip(self._held, self._slots, strict=True):
-            slot.bind(loaded.part)
+        for piece, slot in zip(self._pieces, self._slots, strict=True):
+            piece.bind(slot)
         return self
 
     def _fetch(self) -> None:
         _forget(self._sources())
-        for (_, index), slot in zip(self._held, self._slots, strict=True):
-            self._files.fetch(index, slot.flat)
+        for piece, slot in zip(self._pieces, self._slots, strict=True):
+            self._loader.fetch(piece, slot)
 
     def _sources(self) -> list[TensorEntry]:
-        return [self._entries[name] for loaded, _ in self._held for name in loaded.sources]
+        return [self._entries[name] for piece in self._pieces for name in piece.sources]
 
     def __exit__(self, *_: object) -> None:
-        for loaded, _index in self._held:
-            loaded.part.unbind()
+        for piece in self._pieces:
+            piece.unbind()
         self._slots.clear()
 
     def copy_speed(self) -> float:
         """From (pinned) host memory, as blocks that are streamed are copied."""
-        flat = self._slots[0].flat
+        flat = self._slots[0]
         buffer = HostBuffer(flat.numel(), pinned=self._device.type == "cuda")
         try:
             buffer.flat.copy_(flat)
@@ -258,7 +262,7 @@ def _time_step(
     return [median(times) for times in zip(*again, strict=True)]
 
 
-def _time_decode(recipe: Recipe, shape: VideoShape, device: torch.device, dtype: torch.dtype) -> float:
+def _time_decode(loader: TensorLoader, shape: VideoShape, device: torch.device, dtype: torch.dtype) -> float:
     """A piece of the video, and how often it goes into all tiles."""
     grid, tiling = shape.grid(1), Tiling()
     longer = max(grid.height, grid.width)
@@ -266,7 +270,7 @@ def _time_decode(recipe: Recipe, shape: VideoShape, device: torch.device, dtype:
     largest = [max(span.stop - span.start for span in axis) for axis in tiles]
     few = (3, *largest[1:]) if device.type == "cuda" else (2, 4, 4)
     frames, height, width = (min(a, b) for a, b in zip(few, largest, strict=True))
-    with _Sample(recipe, device) as decoder:
+    with _Sample(loader, device) as decoder:
         latent = torch.randn(1, 128, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:

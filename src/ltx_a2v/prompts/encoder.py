@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.events import Notice
-from ltx_a2v.model.files import Entries, GemmaFiles
 from ltx_a2v.model.in_use import ModelInUse
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks import text
@@ -117,7 +118,7 @@ def _identity(model: Model) -> dict[str, Any] | None:
             "weights": [_weights(files.gemma.entries), _weights(files.connectors)],
             "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(files.gemma.root)],
             "connectors": repr(files.config.connectors_arguments(text.hidden_state_count(files.gemma))),
-            "modes": [_mode(model.text_policy), _mode(model.policies.connectors)],
+            "modes": [_mode(model.text_policy), _mode(model.connectors_policy)],
             "dtype": str(model.dtype),
             "device": _device_name(model.device),
             "libraries": _versions(model.text_policy),

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from ltx_a2v.errors import InvalidMode
 
 MAX_BLOCKS = 1000
-"""Far above any network's depth: a slip of the pen in a range is an error, not a list of a billion numbers."""
+"""Far above any network's depth: a slip in a range is an error, not a list of a billion numbers."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """The covered layers of one network, by their names in its module."""
+class CoveredLayers:
+    """Those of one network, by their names in its module."""
 
     blocks: str
     """The name of the list of blocks."""
@@ -49,11 +49,13 @@ _ATTENTION_AND_FEED_FORWARD = (
     "ff.net.2",
 )
 
-TRANSFORMER = Network("transformer_blocks", _ATTENTION_AND_FEED_FORWARD, keeps_blocks=True)
-CONNECTORS = Network(
+TRANSFORMER = CoveredLayers("transformer_blocks", _ATTENTION_AND_FEED_FORWARD, keeps_blocks=True)
+CONNECTORS = CoveredLayers(
     "transformer_blocks", _ATTENTION_AND_FEED_FORWARD, outside=("video_text_proj_in", "audio_text_proj_in")
 )
-TEXT_ENCODER = Network("layers", (".q_proj", ".k_proj", ".v_proj", ".o_proj", ".gate_proj", ".up_proj", ".down_proj"))
+TEXT_ENCODER = CoveredLayers(
+    "layers", (".q_proj", ".k_proj", ".v_proj", ".o_proj", ".gate_proj", ".up_proj", ".down_proj")
+)
 
 
 def parse_blocks(text: str) -> frozenset[int]:
