@@ -36,13 +36,15 @@ from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFin
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
 from ltx_a2v.media.picture import decode_image, fit_image
-from ltx_a2v.media.sound import AudioClip, audio_seconds, load_audio, log_mel, resample
+from ltx_a2v.media.sound.decode import audio_seconds
+from ltx_a2v.media.sound.mel import log_mel
+from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
 from ltx_a2v.media.video import VideoWriter, check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Networks
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.text import Context
-from ltx_a2v.networks.upsampler import upsample
+from ltx_a2v.networks.upsampler import check_size, upsample
 from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.phases import GIB, PhaseLog, Work
 from ltx_a2v.planning.needs import Shape
@@ -53,6 +55,7 @@ from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 from ltx_a2v.settings.loading import LoadOptions
 
 USUAL_FRAMES = 97
@@ -280,7 +283,9 @@ class A2VPipeline:
         )
         num_frames = request.num_frames
         if num_frames == "auto":
-            num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
+            longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
+            covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
+            num_frames = fit_num_frames(covered, request.frame_rate)
         return replace(self._sized(request, num_frames), pictures=_fit_pictures(request))
 
     def _sized(self, request: GenerationRequest, num_frames: int) -> _Fitted:
@@ -292,6 +297,7 @@ class A2VPipeline:
         if beyond:
             last = self._config.num_layers - 1
             raise InvalidRequest("guidance.stg_blocks", beyond[0], f"is too large: this model's blocks are 0 to {last}")
+        check_size(self._networks.files.upsampler_arguments, num_frames, request.height, request.width)
         return _Fitted(request, num_frames, guidance)
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:

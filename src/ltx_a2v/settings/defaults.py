@@ -35,8 +35,10 @@ MAX_AUDIO_START = 7 * 24 * 3600
 MAX_STEPS = 1000
 PROMPT_CACHE_BYTES = 2 * 2**30
 """Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
-MAX_IMAGE_PIXELS = 100_000_000
-"""Of a conditioning picture: 1.2 GB while it is resized in float32."""
+MAX_IMAGE_PIXELS = 40_000_000
+"""Of a conditioning picture."""
+REDUCED_IMAGE_PIXELS = MAX_SIZE**2
+"""A picture of more is halved while it is decoded: it is larger than any frame, and costs time and memory."""
 MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
