@@ -13,7 +13,7 @@ from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.reader import read_tensor
-from ltx_a2v.hardware.budget import host_memory_available
+from ltx_a2v.hardware.host_memory import host_memory_available
 from ltx_a2v.kernels import planned_for
 from ltx_a2v.model.adapters import adapters_recipe
 from ltx_a2v.model.files import ModelFiles
