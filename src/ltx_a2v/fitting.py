@@ -16,10 +16,13 @@ from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
-from ltx_a2v.media.sound import audio_seconds
+from ltx_a2v.media.sound.decode import audio_seconds
 from ltx_a2v.media.video import check_output
+from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
+from ltx_a2v.networks.upsampler import check_size
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,24 @@ class FittedRequest:
     pictures: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-def fit_request(
-    request: GenerationRequest, config: ModelConfig, other_inputs: Iterable[tuple[str, Path | None]]
-) -> FittedRequest:
+def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
     """Raises `InvalidInput` (and below) for outputs that cannot be written or would overwrite an input (the request's
-    own or one of `other_inputs`, by name), for a sound or picture that cannot be used, and what `shape_of` raises."""
+    own or a file of the model), for a sound or picture that cannot be used, and what `shape_of` raises."""
     check_output(request.output_path)
     if request.save_latents:
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
         {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [(named("image"), request.image), (named("audio"), request.audio), *other_inputs],
+        [(named("image"), request.image), (named("audio"), request.audio), *files.paths.described()]
+        + [(named("lora"), path) for path in style_loras],
     )
     num_frames = request.num_frames
     if num_frames == "auto":
-        num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
-    shape = shape_of(request, num_frames, config)
+        longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
+        covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
+        num_frames = fit_num_frames(covered, request.frame_rate)
+    check_size(files.upsampler_arguments, num_frames, request.height, request.width)
+    shape = shape_of(request, num_frames, files.config)
     return FittedRequest(request, shape, _fit_pictures(request))
 
 

@@ -28,7 +28,8 @@ from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape
 from ltx_a2v.media.output_file import write_whole
-from ltx_a2v.media.sound import AudioClip, load_audio, log_mel, resample
+from ltx_a2v.media.sound.mel import log_mel
+from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
 from ltx_a2v.media.video import VideoWriter
 from ltx_a2v.model.in_use import LoadedTransformer, ModelInUse
 from ltx_a2v.networks import audio_vae, video_vae

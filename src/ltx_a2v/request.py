@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.settings.complaints import NOT_AN_INTEGER, reason_of
 from ltx_a2v.settings.defaults import (
     LTX_2_3,
     MAX_AUDIO_START,
@@ -191,25 +192,6 @@ def flag_of(model: type[BaseModel], field: str) -> str:
     return str(extra["flag"]) if isinstance(extra, dict) else field
 
 
-_COMPLAINTS = {
-    "int_type": "is not a whole number",
-    "int_parsing": "is not a whole number",
-    "int_parsing_size": "is too large a number",
-    "int_from_float": "is not a whole number",
-    "float_type": "is not a number",
-    "float_parsing": "is not a number",
-    "finite_number": "is not a finite number",
-    "string_type": "is not text",
-    "path_type": "is not a path",
-    "tuple_type": "is not a list of whole numbers",
-    "model_type": "is not a Guidance",
-    "greater_than_equal": "is too small: it must be at least {ge}",
-    "less_than_equal": "is too large: it must be at most {le}",
-    "less_than": "is too large: it must be below {lt}",
-}
-"""By pydantic's types of errors, in words that follow a field and its value."""
-
-
 def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidRequest:
     complaint = error.errors()[0]
     name = str(complaint["loc"][0]) if complaint["loc"] else "request"
@@ -218,9 +200,6 @@ def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidReq
     field = model.prefix + name
     if complaint["type"] == "missing":
         return InvalidRequest(field, reason=f"is missing: {model.model_fields[name].description}")
-    if complaint["type"] == "value_error":
-        return InvalidRequest(field, complaint["input"], str(complaint["ctx"]["error"]))
-    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
-    reason = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
-    or_auto = " or 'auto'" if name == "num_frames" and reason == _COMPLAINTS["int_type"] else ""
+    reason = reason_of(complaint)
+    or_auto = " or 'auto'" if name == "num_frames" and reason == NOT_AN_INTEGER else ""
     return InvalidRequest(field, complaint["input"], reason + or_auto)

@@ -71,5 +71,5 @@ def test_host_memory_is_an_amount_or_none_at_all(given: list[str], capsys: pytes
     assert main([*given, "--host-memory", "0"]) == 0
     assert main([*given, "--host-memory", "some"]) == 2
     assert capsys.readouterr().err == (
-        "ltx-a2v: --host-memory 'some' is no amount of memory; write 12GiB, 8G, 0, auto or bytes.\n"
+        "ltx-a2v: --host-memory 'some' is not an amount of memory; write 12GiB, 8G, 0, auto.\n"
     )

@@ -110,7 +110,7 @@ def test_seconds_take_the_nearest_length(server: Server) -> None:
         ({"seconds": "nan"}, 422, "invalid_request", "above 0"),
         ({"fps": "500"}, 422, "invalid_request", "fps '500'"),
         ({"seed": "-1"}, 422, "invalid_request", "seed '-1'"),
-        ({"keep_alive": "soon"}, 422, "invalid_request", "'soon' is not a span of time"),
+        ({"keep_alive": "soon"}, 422, "invalid_request", "'soon' is not a duration"),
         ({"model": "sora-2"}, 422, "invalid_request", "'sora-2' is not served here"),
         ({"size": "4096x4096"}, 413, "size_too_large", "16777216 pixels"),
         ({"num_frames": "1025"}, 413, "too_many_frames", "257"),

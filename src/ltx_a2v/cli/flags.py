@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic.fields import FieldInfo
 
 from ltx_a2v.request import GenerationRequest, Guidance, flag_of
-from ltx_a2v.settings.defaults import Settings
+from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.server import ServerSettings
 
 ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG, --no-flag is LTX_A2V_FLAG=0"

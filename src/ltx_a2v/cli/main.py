@@ -151,7 +151,7 @@ def _add_report_argument(parser: argparse.ArgumentParser) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     request = GenerationRequest(**_fields(arguments, "request"), guidance=Guidance(**_fields(arguments, "guidance")))
     settings = settings_from(arguments, ModelSettings)
-    _ = settings.model_paths  # found, or told what is missing, before anything heavy is imported
+    settings.check()
     prepare_libraries()
 
     with importing():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware import driver
+from ltx_a2v.hardware.host_memory import host_memory_total
 from ltx_a2v.settings.defaults import VRAM_HEADROOM
 from ltx_a2v.settings.units import parse_bytes
 
@@ -94,19 +94,6 @@ def total_memory(device: torch.device) -> int:
     import torch
 
     return int(torch.cuda.mem_get_info(device)[1])
-
-
-def host_memory_available() -> int:
-    return _meminfo("MemAvailable")
-
-
-def host_memory_total() -> int:
-    return _meminfo("MemTotal")
-
-
-def _meminfo(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(found[1]) * 1024 if found else 0
 
 
 def at_least(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltx_a2v.fitting import VideoShape
-from ltx_a2v.hardware.budget import host_memory_available
+from ltx_a2v.hardware.host_memory import host_memory_available
 from ltx_a2v.kernels import planned_for
 from ltx_a2v.model.model import Model
 from ltx_a2v.planning.needs import measure_needs

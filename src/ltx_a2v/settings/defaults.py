@@ -1,7 +1,7 @@
-"""Every default, once.
+"""Limits and defaults of the product, which no version of the model decides.
 
-`GenerationDefaults` are a property of the model's generation and are chosen by the checkpoint's `model_version`;
-`Settings` come from flags and from the environment (prefix `LTX_A2V_`).
+Defaults that a user can set with a flag stand at their field: of a request in `request`, of the model's files, device
+and loading in `settings.model`, of the server in `settings.server`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from ltx_a2v.errors import InvalidRequest
 
 SPATIAL_FACTOR = 32
 """Pixels per latent cell, each way (the video VAE: patches of 4, three halvings)."""
@@ -35,8 +29,10 @@ MAX_AUDIO_START = 7 * 24 * 3600
 MAX_STEPS = 1000
 PROMPT_CACHE_BYTES = 2 * 2**30
 """Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
-MAX_IMAGE_PIXELS = 100_000_000
-"""Of a conditioning picture: 1.2 GB while it is resized in float32."""
+MAX_IMAGE_PIXELS = 40_000_000
+"""Of a conditioning picture."""
+REDUCED_IMAGE_PIXELS = MAX_SIZE**2
+"""A picture of more is halved while it is decoded: it is larger than any frame, and costs time and memory."""
 MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
@@ -89,23 +85,3 @@ def cache_dir() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx-a2v"
-
-
-class Settings(BaseSettings):
-    """What flags say first and the environment second. Raises `InvalidRequest`, which names the field."""
-
-    model_config = SettingsConfigDict(env_prefix="LTX_A2V_", env_ignore_empty=True, extra="ignore")
-
-    def __init__(self, **given: Any) -> None:
-        try:
-            super().__init__(**given)
-        except ValidationError as error:
-            complaint = error.errors()[0]
-            name = str(complaint["loc"][0]) if complaint["loc"] else ""
-            reason = complaint["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(name, complaint["input"], f"cannot be used: {reason}") from None
-
-    @classmethod
-    def flag(cls, name: str) -> str:
-        """`--no-standby` for a switch that is on by default."""
-        return ("--no-" if cls.model_fields[name].default is True else "--") + name.replace("_", "-")

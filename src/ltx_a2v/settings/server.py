@@ -11,22 +11,11 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
-from ltx_a2v.settings.defaults import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
 MIB = 2**20
-
-PRESETS: dict[str, dict[str, int]] = {
-    "draft": {"long_side": 512, "short_side": 320, "num_inference_steps": 15},
-    "standard": {
-        "long_side": LTX_2_3.width,
-        "short_side": LTX_2_3.height,
-        "num_inference_steps": LTX_2_3.num_inference_steps,
-    },
-    "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": LTX_2_3.num_inference_steps},
-}
-"""What the page offers."""
 
 
 class ServerSettings(ModelSettings):
@@ -117,7 +106,7 @@ class ServerSettings(ModelSettings):
                 raise InvalidModel(f"{named(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
-        _ = self.budget, self.found_paths  # readable and found, or told what is wrong
+        super().check()
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON: `ModelSettings` with the files that were found, and limits."""

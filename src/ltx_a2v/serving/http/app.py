@@ -24,13 +24,13 @@ from ltx_a2v.errors import A2VError, Conflict, Expired, InvalidRequest, NotFound
 from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
+from ltx_a2v.serving.http.presets import PRESETS
 from ltx_a2v.serving.http.replies import error_body, error_reply
 from ltx_a2v.serving.http.security import Gate
 from ltx_a2v.serving.http.service import Service, video_url
 from ltx_a2v.serving.jobs.folders import THUMBNAIL, VIDEO
 from ltx_a2v.serving.jobs.records import Job
 from ltx_a2v.serving.logs import say
-from ltx_a2v.settings.server import PRESETS
 
 PAGE = Path(str(files("ltx_a2v.serving") / "page"))
 SSE_PING_SECONDS = 15.0

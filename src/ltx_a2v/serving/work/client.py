@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, WorkerFailed
+from ltx_a2v.hardware.host_memory import death_by_signal
 from ltx_a2v.settings.server import ServerSettings
 
 Message = dict[str, Any]
@@ -121,7 +121,7 @@ class WorkerClient:
         code = await self.process.wait()
         if code >= 0:
             return f"ended with status {code}"
-        return f"was killed by {signal.Signals(-code).name}"
+        return death_by_signal(-code)
 
 
 def taints_worker(error: A2VError) -> bool:
