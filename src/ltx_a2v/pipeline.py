@@ -1,4 +1,4 @@
-"""Audio-to-video with LTX-2.3, top to bottom.
+"""Audio-to-video, top to bottom.
 
 The method is the reference's two-stage one (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the
 latent, refine at full size with the distilled LoRA, decode. The audio conditions every step and is never changed.
@@ -22,7 +22,7 @@ from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import StageLatent, start_stage
 from ltx_a2v.diffusion.sampler import denoise
-from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
+from ltx_a2v.diffusion.schedule import stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidRequest, NotFinite, OutOfMemory
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFinished
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
@@ -34,8 +34,8 @@ from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Networks
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.text import Context
+from ltx_a2v.networks.tiling import temporal_spans
 from ltx_a2v.networks.upsampler import upsample
-from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.phases import GIB, PhaseLog, Work
 from ltx_a2v.planning.needs import Shape
 from ltx_a2v.planning.plan import Keep, Plan
@@ -46,6 +46,7 @@ from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
 from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.versions import LatentLayout
 
 USUAL_FRAMES = 97
 """Of a request that is prepared for before it is known: four seconds."""
@@ -58,6 +59,7 @@ class _Fitted:
     request: GenerationRequest
     num_frames: int
     guidance: Guidance
+    latents: LatentLayout
     pictures: Mapping[int, Tensor] = field(default_factory=dict)
     """The picture [1, 3, 1, H, W] at size / 2 and size / 1; empty without one."""
 
@@ -75,6 +77,7 @@ class _Fitted:
             request.frame_rate,
             self.guidance,
             request.image is not None,
+            self.latents,
         )
 
 
@@ -85,9 +88,9 @@ class _Conditions:
     positive: Context
     negative: Context
     audio: Tensor
-    """Packed latent, [1, T, 128]."""
+    """Packed latent, [1, T, channels]."""
     pictures: dict[int, Tensor]
-    """The picture's latent [1, 128, 1, H, W] at size / 2 and size / 1; empty without a picture."""
+    """The picture's latent [1, C, 1, H, W] at size / 2 and size / 1; empty without a picture."""
 
 
 class A2VPipeline:
@@ -97,6 +100,7 @@ class A2VPipeline:
         self._networks = networks
         self._prompts = PromptEncoder(networks)
         self._config = networks.files.config
+        self._version = self._config.version
         self._device = networks.device
         self._dtype = networks.dtype
         self._options = networks.options
@@ -129,7 +133,7 @@ class A2VPipeline:
 
     @property
     def model_version(self) -> str:
-        return self._config.version
+        return self._config.model_version
 
     def run(self, request: GenerationRequest) -> GenerationResult:
         """Generate to the end and return the result; errors as of `generate`."""
@@ -252,11 +256,11 @@ class A2VPipeline:
             stage_2 = yield from log.phase(
                 "stage_2",
                 lambda: self._denoise("stage_2", transformer, fitted, conditions, refine, UNGUIDED),
-                steps=len(STAGE_2_SIGMAS) - 1,
+                steps=len(self._version.schedule.stage_2) - 1,
             )
 
         latents = {"stage_1": stage_1, "stage_2": stage_2}
-        yield from log.phase("decode", lambda: self._decode(fitted, latents, clip), steps=_decode_steps(stage_2))
+        yield from log.phase("decode", lambda: self._decode(fitted, latents, clip), steps=self._decode_steps(stage_2))
         yield Done(self._result(fitted, plan, log))
 
     def _fit(self, request: GenerationRequest) -> _Fitted:
@@ -277,14 +281,14 @@ class A2VPipeline:
     def _sized(self, request: GenerationRequest, num_frames: int) -> _Fitted:
         guidance = request.guidance
         if guidance.stg_blocks is None:
-            blocks = self._config.defaults.stg_blocks(self._config.num_layers)
+            blocks = self._version.defaults.stg_blocks(self._config.num_layers)
             guidance = guidance.model_copy(update={"stg_blocks": blocks})
         beyond = [block for block in guidance.stg_blocks or () if block >= self._config.num_layers]
         if beyond:
             raise InvalidRequest(
                 f"--video-stg-blocks {beyond[0]}: this model's blocks are 0 to {self._config.num_layers - 1}."
             )
-        return _Fitted(request, num_frames, guidance)
+        return _Fitted(request, num_frames, guidance, self._version.latents)
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:
         request = fitted.request
@@ -329,13 +333,14 @@ class A2VPipeline:
     ) -> StageLatent:
         """The noised latent of a stage; stage 1 has none to begin with and is noise all over."""
         grid = fitted.shape.grid(scale)
-        empty = torch.zeros(1, 128, grid.frames, grid.height, grid.width, device=self._device, dtype=self._dtype)
+        shape = 1, self._version.latents.channels, grid.frames, grid.height, grid.width
+        empty = torch.zeros(shape, device=self._device, dtype=self._dtype)
         return start_stage(
             grid,
             empty if latent is None else latent,
             conditions.pictures.get(scale),
             fitted.request.image_strength,
-            1.0 if latent is None else STAGE_2_SIGMAS[0],
+            1.0 if latent is None else self._version.schedule.stage_2[0],
             generator,
             conditions.audio,
         )
@@ -349,8 +354,9 @@ class A2VPipeline:
         start: StageLatent,
         guidance: Guidance,
     ) -> Work[Tensor]:
-        """-> latent [1, 128, F, H, W]."""
-        sigmas = stage_1_sigmas(fitted.request.num_inference_steps) if phase == "stage_1" else stage_2_sigmas()
+        """-> latent [1, C, F, H, W]."""
+        schedule, num_steps = self._version.schedule, fitted.request.num_inference_steps
+        sigmas = stage_1_sigmas(num_steps, schedule) if phase == "stage_1" else stage_2_sigmas(schedule)
         inputs = StageInputs(
             grid=start.grid,
             frame_rate=fitted.request.frame_rate,
@@ -397,11 +403,14 @@ class A2VPipeline:
                 audio=clip,
             ) as writer,
         ):
-            for step, frames in enumerate(video_vae.decode_frames(decoder, latent, Tiling()), start=1):
+            for step, frames in enumerate(video_vae.decode_frames(decoder, latent, self._version.tiling), start=1):
                 writer.write(frames)
-                yield StepFinished("decode", step, _decode_steps(latent))
+                yield StepFinished("decode", step, self._decode_steps(latent))
             if request.save_latents:
                 write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
+
+    def _decode_steps(self, latent: Tensor) -> int:
+        return len(temporal_spans(self._version.tiling, latent.shape[2]))
 
     def _result(self, fitted: _Fitted, plan: Plan, log: PhaseLog) -> GenerationResult:
         request = fitted.request
@@ -448,10 +457,6 @@ def _memory_report(plan: Plan, log: PhaseLog) -> dict[str, dict[str, float]]:
         name: {"predicted": round(peak / GIB, 3), "allocated": log.peaks[name][0], "reserved": log.peaks[name][1]}
         for name, peak in predicted.items()
     }
-
-
-def _decode_steps(latent: Tensor) -> int:
-    return len(Tiling().temporal(latent.shape[2]))
 
 
 def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig, upsampler_arguments
-from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.checkpoint.config import read_config, usable_config
+from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.paths import ModelPaths, check_folder, readable
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry, json_object
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.quantization.choose import Stored, read_stored
+from ltx_a2v.versions import ModelConfig, ModelVersion, version_of
 
 Entries = Mapping[str, TensorEntry]
 """Tensors of one network by their name in its module."""
@@ -29,7 +29,7 @@ class GemmaFiles:
     config: Mapping[str, Any]
     """`config.json` of the text model."""
     entries: Entries
-    key_map: KeyMap = keys.AS_IN_FILE
+    key_map: KeyMap = AS_IN_FILE
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class ModelFiles:
     def open(cls, paths: ModelPaths) -> ModelFiles:
         """Raises `InvalidModel` for whatever is wrong with any of the files."""
         checkpoint = SafetensorsFile.open(paths.checkpoint)
-        config = ModelConfig.of(checkpoint)
+        config = open_config(checkpoint)
         upsampler = SafetensorsFile.open(paths.spatial_upsampler)
         split = split_checkpoint(checkpoint, config)
-        gemma = _open_gemma(paths.gemma_root)
+        gemma = _open_gemma(paths.gemma_root, config.version)
         _check_text_encoder_fits(paths.checkpoint, config, split["connectors"], gemma)
         return cls(
             paths=paths,
@@ -62,19 +62,35 @@ class ModelFiles:
             stored=read_stored(paths.checkpoint, checkpoint.metadata),
             **split,
             upsampler=upsampler.tensors,
-            upsampler_arguments=upsampler_arguments(upsampler),
-            distilled_lora=LoraFile.open(paths.distilled_lora),
+            upsampler_arguments=_upsampler_arguments(upsampler, config.version),
+            distilled_lora=LoraFile.open(paths.distilled_lora, config.version.keys.lora),
             gemma=gemma,
         )
 
 
+def open_config(file: SafetensorsFile) -> ModelConfig:
+    """Raises `InvalidModel` when the file does not say what it is, or is of no version that we know."""
+    sections = read_config(file)
+    version = version_of(file.path, file.metadata, sections)
+    with usable_config(file.path):
+        return version.config_of(str(file.metadata["model_version"]), sections)
+
+
+def _upsampler_arguments(file: SafetensorsFile, version: ModelVersion) -> dict[str, Any]:
+    arguments = version.read_upsampler(read_config(file))
+    if arguments is None:
+        raise InvalidModel(f"{file.path} is not a spatial x2 latent upsampler; give {version.files.spatial_upsampler}.")
+    return arguments
+
+
 def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, dict[str, TensorEntry]]:
     """Give every tensor to the network that takes it; what nobody takes is an error."""
+    keys = config.version.keys
     parts: dict[str, KeyMap] = {
-        "transformer": keys.TRANSFORMER,
-        "connectors": keys.CONNECTORS,
+        "transformer": keys.transformer,
+        "connectors": keys.connectors,
         "video_vae": keys.video_vae(config.vae_stages),
-        "audio_encoder": keys.AUDIO_ENCODER,
+        "audio_encoder": keys.audio_encoder,
     }
     split: dict[str, dict[str, TensorEntry]] = {part: {} for part in parts}
     unknown = []
@@ -85,11 +101,12 @@ def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, di
                 split[part][renamed] = entry
                 break
         else:
-            if not name.startswith(keys.UNUSED):
+            if not name.startswith(keys.unused):
                 unknown.append(name)
     if unknown:
         raise InvalidModel(
-            f"{file.path} holds {listed(unknown)}, which LTX-2.3 does not have; is it another model's file?"
+            f"{file.path} holds {listed(unknown)}, which {config.version.name} does not have; is it another model's "
+            "file?"
         )
     return split
 
@@ -104,12 +121,13 @@ _LANGUAGE_MODEL_PREFIXES = ("language_model.model.", "model.language_model.", "m
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
-def _open_gemma(root: Path) -> GemmaFiles:
-    """A Hugging Face folder of Gemma 3; of its tensors only the language model's are used."""
+def _open_gemma(root: Path, version: ModelVersion) -> GemmaFiles:
+    """A Hugging Face folder; of its tensors only the language model's are used."""
     check_folder(root, "text encoder folder")
     config = _read_json(root / "config.json")
-    if not str(config.get("model_type", "")).startswith("gemma3"):
-        raise InvalidModel(f"{root} holds a {config.get('model_type')!r} model; LTX-2.3 needs Gemma 3 12B.")
+    if not str(config.get("model_type", "")).startswith(version.text_encoder.model_type):
+        needed = f"{version.name} needs {version.text_encoder.name}"
+        raise InvalidModel(f"{root} holds a {config.get('model_type')!r} model; {needed}.")
     with readable(root):
         if not any((root / name).is_file() and (root / name).stat().st_size for name in _TOKENIZER_FILES):
             raise InvalidModel(

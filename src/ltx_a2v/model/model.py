@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.checkpoint.reader import read_tensor
@@ -50,12 +49,18 @@ class Networks:
             files.stored,
             files.transformer,
             files.connectors,
+            files.config.version.covered,
         )
-        self.text_policy = QuantizationPolicy.for_text_encoder(self.options.text_encoder_quantization)
+        self.text_policy = QuantizationPolicy.for_text_encoder(
+            self.options.text_encoder_quantization, files.config.version.covered.text_encoder
+        )
         for policy in (self.policies.transformer, self.text_policy):
             policy.check_device(device)
         self._loras = {
-            **{f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(self.options.loras)},
+            **{
+                f"lora {i}": LoraFile.open(lora.path, files.config.version.keys.lora, lora.strength)
+                for i, lora in enumerate(self.options.loras)
+            },
             "distilled": files.distilled_lora,
         }
         self._recipes = self._make_recipes()
@@ -67,6 +72,7 @@ class Networks:
     def _make_recipes(self) -> dict[str, Recipe]:
         files, config, dtype = self.files, self.files.config, self.dtype
         policies = self.policies
+        keys = config.version.keys
         vae_keys = keys.video_vae(config.vae_stages)
         encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
         return {
@@ -84,7 +90,7 @@ class Networks:
                 lambda: audio_vae.build_audio_encoder(config),
                 files.audio_encoder,
                 dtype,
-                key_map=keys.AUDIO_ENCODER,
+                key_map=keys.audio_encoder,
             ),
             "video_encoder": Recipe(
                 "video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype, key_map=vae_keys
@@ -93,7 +99,11 @@ class Networks:
                 config, files.transformer, dtype, policies.transformer, policies.already_converted
             ),
             "upsampler": Recipe(
-                "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
+                "upsampler",
+                lambda: upsampler.build_upsampler(files.upsampler_arguments),
+                files.upsampler,
+                dtype,
+                key_map=keys.upsampler,
             ),
             "video_decoder": Recipe(
                 "video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype, key_map=vae_keys
@@ -138,7 +148,7 @@ class Networks:
         return probe(self._recipes, self.files.config, shape, self.device, self.dtype)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        return predict(plan, self._sizes, self._recipes, speeds, steps, texts)
+        return predict(plan, self._sizes, self._recipes, speeds, self.files.config.version, steps, texts)
 
     def preload(self) -> None:
         """Bring every network to where its placement keeps it."""

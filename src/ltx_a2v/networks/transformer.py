@@ -6,18 +6,17 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.model.files import Entries
 from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.build import on_meta
 from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.versions import ModelConfig
 
 BLOCKS = "transformer_blocks"
 
 
 def build_transformer(config: ModelConfig) -> LTX2VideoTransformer3DModel:
-    return on_meta(LTX2VideoTransformer3DModel, **config.transformer_arguments())
+    return on_meta(LTX2VideoTransformer3DModel, **config.transformer)
 
 
 def transformer_recipe(
@@ -36,7 +35,7 @@ def transformer_recipe(
         policy.convert,
         already_converted,
         (BLOCKS,),
-        key_map=keys.TRANSFORMER,
+        key_map=config.version.keys.transformer,
     )
 
 

@@ -17,5 +17,5 @@ def build_upsampler(arguments: Mapping[str, Any]) -> LTX2LatentUpsamplerModel:
 
 
 def upsample(upsampler: LTX2LatentUpsamplerModel, latent: Tensor, statistics: ChannelStatistics) -> Tensor:
-    """[1, 128, F, H, W] -> [1, 128, F, 2H, 2W]; it works on un-normalised latents (reference: `upsample_video`)."""
+    """[1, C, F, H, W] -> [1, C, F, 2H, 2W]; it works on un-normalised latents (reference: `upsample_video`)."""
     return statistics.normalize(upsampler(statistics.denormalize(latent)))

@@ -22,10 +22,11 @@ from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.networks import audio_vae, text
-from ltx_a2v.networks.video_vae import Tiling, decode_pieces, levels
+from ltx_a2v.networks.video_vae import decode_pieces, levels
 from ltx_a2v.planning.plan import PhaseNeed, Sizes
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.versions import LatentLayout
 
 META = torch.device("meta")
 SAMPLED_BLOCKS = 3
@@ -47,13 +48,14 @@ class Shape:
     frame_rate: float
     guidance: Guidance
     has_image: bool
+    latents: LatentLayout
 
     def grid(self, scale: int) -> LatentGrid:
-        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale)
+        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale, self.latents)
 
     @property
     def audio_tokens(self) -> int:
-        return audio_vae.latent_steps(self.num_frames / self.frame_rate)
+        return audio_vae.latent_steps(self.num_frames / self.frame_rate, self.latents.audio_per_second)
 
 
 def sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
@@ -70,6 +72,8 @@ def measure_needs(
     workspaces: int,
 ) -> list[PhaseNeed]:
     """The phases in order; `modules`, on `meta`, are the pipeline's networks by name."""
+    version = files.config.version
+    tokens, channels = version.text_encoder.tokens, version.latents.channels
     kept = _kept_between_phases(files, shape, dtype)
 
     def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
@@ -80,8 +84,8 @@ def measure_needs(
 
     def connect() -> object:
         states = text.hidden_state_count(files.gemma)
-        hidden = _empty(1, text.MAX_TOKENS, files.gemma.config["hidden_size"], states, dtype=dtype)
-        mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
+        hidden = _empty(1, tokens, files.gemma.config["hidden_size"], states, dtype=dtype)
+        mask = torch.ones(1, tokens, device=META, dtype=torch.int64)
         others = torch.empty_like(hidden)
         return others, modules["connectors"](hidden, mask)
 
@@ -100,12 +104,12 @@ def measure_needs(
 
     def upsample() -> object:
         grid = shape.grid(2)
-        return modules["upsampler"](_empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype))
+        return modules["upsampler"](_empty(1, channels, grid.frames, grid.height, grid.width, dtype=dtype))
 
     def decode() -> object:
         grid = shape.grid(1)
-        latent = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
-        for piece in decode_pieces(modules["video_decoder"], latent, Tiling()):
+        latent = _empty(1, channels, grid.frames, grid.height, grid.width, dtype=dtype)
+        for piece in decode_pieces(modules["video_decoder"], latent, version.tiling):
             levels(piece[0, :, 0])
             del piece
         return latent
@@ -119,7 +123,7 @@ def measure_needs(
     def with_cache(one: PhaseNeed) -> PhaseNeed:
         """Keys and values of the audio's text, kept for every block."""
         blocks = max(files.config.num_layers - SAMPLED_BLOCKS, 0)
-        kept = blocks * 2 * text.MAX_TOKENS * files.config.widths[1] * dtype.itemsize
+        kept = blocks * 2 * tokens * files.config.widths[1] * dtype.itemsize
         return replace(one, activations=one.activations + kept)
 
     styles = tuple(name for name in modules if name.startswith("lora "))
@@ -140,9 +144,10 @@ def measure_needs(
 def _kept_between_phases(files: ModelFiles, shape: Shape, dtype: torch.dtype) -> int:
     """Bytes of what phases hand on: both contexts, the sound, and of either stage the picture, the start (noisy and
     clean) and the result, once as tokens and once as a picture."""
-    contexts = 2 * text.MAX_TOKENS * sum(files.config.widths)
-    tokens = shape.audio_tokens + sum(5 * shape.grid(scale).tokens for scale in (2, 1))
-    return (contexts + 128 * tokens) * dtype.itemsize
+    contexts = 2 * files.config.version.text_encoder.tokens * sum(files.config.widths)
+    sound = shape.latents.audio_channels * shape.audio_tokens
+    video = shape.latents.channels * sum(5 * shape.grid(scale).tokens for scale in (2, 1))
+    return (contexts + sound + video) * dtype.itemsize
 
 
 def _run_stage(
@@ -156,10 +161,11 @@ def _run_stage(
 ) -> Tensor:
     """One step of a stage on `meta`."""
     video_dim, audio_dim = files.config.widths
-    grid, audio = shape.grid(scale), _empty(1, shape.audio_tokens, 128, dtype=dtype)
-    initial = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
+    grid, layout, tokens = shape.grid(scale), shape.latents, files.config.version.text_encoder.tokens
+    audio = _empty(1, shape.audio_tokens, layout.audio_channels, dtype=dtype)
+    initial = _empty(1, layout.channels, grid.frames, grid.height, grid.width, dtype=dtype)
     start = start_stage(grid, initial, None, 1.0, 1.0, None, audio)
-    contexts = [_empty(1, text.MAX_TOKENS, dim, dtype=dtype) for dim in (video_dim, video_dim, audio_dim)]
+    contexts = [_empty(1, tokens, dim, dtype=dtype) for dim in (video_dim, video_dim, audio_dim)]
     inputs = StageInputs(grid, shape.frame_rate, start.mask, audio, *contexts)
     transformer = modules["transformer"]
     with ExitStack() as stack:
@@ -174,11 +180,11 @@ def _run_stage(
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
     """All hidden states, their stack and that of the other prompt; a layer's own at its widest, the MLP."""
-    config = files.gemma.config
-    hidden = text.MAX_TOKENS * config["hidden_size"] * dtype.itemsize
+    config, tokens = files.gemma.config, files.config.version.text_encoder.tokens
+    hidden = tokens * config["hidden_size"] * dtype.itemsize
     states = 3 * text.hidden_state_count(files.gemma) * hidden
-    mlp = 4 * text.MAX_TOKENS * config["intermediate_size"] * dtype.itemsize
-    masks = 2 * 4 * text.MAX_TOKENS**2
+    mlp = 4 * tokens * config["intermediate_size"] * dtype.itemsize
+    masks = 2 * 4 * tokens**2
     return int(states + mlp + masks + 6 * hidden)
 
 

@@ -41,6 +41,7 @@ class PromptEncoder:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
+        self._length = networks.files.config.version.text_encoder.tokens
         self._identity = _identity(networks) if networks.options.prompt_cache else None
 
     def encode(self, texts: Sequence[str]) -> Work[list[Context]]:
@@ -52,7 +53,7 @@ class PromptEncoder:
         encoded |= fresh
         for t in dict.fromkeys(texts):
             if encoded[t].truncated:
-                yield Notice(f"The prompt that begins {t[:30]!r} is cut to {text.MAX_TOKENS} tokens.")
+                yield Notice(f"The prompt that begins {t[:30]!r} is cut to {self._length} tokens.")
         if cached and fresh and self._keys(texts) == keys:  # else the files changed while they were read
             yield from _store(cached, {keys[t]: prompt for t, prompt in fresh.items()})
         return [encoded[t].context for t in texts]
@@ -68,7 +69,7 @@ class PromptEncoder:
             return {}
         networks, gemma = self._networks, self._networks.files.gemma
         tokenizer = text.load_tokenizer(gemma)
-        tokens = [text.tokenize(tokenizer, t) for t in texts]
+        tokens = [text.tokenize(tokenizer, t, self._length) for t in texts]
         with networks.text_encoder(len(tokens)) as encoder:
             embedded = [text.embed(gemma, t, networks.dtype).to(networks.device) for t in tokens]
             hidden = [text.encode_text(encoder, e, t) for e, t in zip(embedded, tokens, strict=True)]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidMode, InvalidModel
-from ltx_a2v.quantization.covered import CONNECTORS
+from ltx_a2v.quantization.covered import Network
 from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.versions import Covered
 
 METADATA_KEY = "ltx_a2v_quantization"
 """`{"mode": "int8", "keep_bf16_blocks": [0]}`"""
@@ -50,6 +51,7 @@ def choose_policies(
     stored: Stored | None,
     transformer: Mapping[str, TensorEntry],
     connectors: Mapping[str, TensorEntry],
+    covered: Covered,
 ) -> ChosenPolicies:
     """Raises `InvalidMode` when the file is quantized in another mode than wanted."""
     if stored is not None:
@@ -57,7 +59,7 @@ def choose_policies(
         if keep_bf16_blocks and keep_bf16_blocks != stored.keep_bf16_blocks:
             kept = ",".join(str(block) for block in sorted(stored.keep_bf16_blocks)) or "no blocks"
             raise InvalidMode(f"{path} was quantized with {kept} kept in bf16; leave --keep-bf16-blocks out.")
-        return ChosenPolicies(*_policies(mode, stored.keep_bf16_blocks), already_converted=True)
+        return ChosenPolicies(*_policies(mode, stored.keep_bf16_blocks, covered), already_converted=True)
     infos = {name: (entry.dtype, entry.shape) for name, entry in transformer.items()}
     found = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
     if found is not None:
@@ -69,9 +71,9 @@ def choose_policies(
             raise InvalidMode(f"{path} comes quantized and its blocks stay as they are; leave --keep-bf16-blocks out.")
         infos = {name: (entry.dtype, entry.shape) for name, entry in connectors.items()}
         others = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
-        plain = QuantizationPolicy.none().for_network(CONNECTORS)
+        plain = QuantizationPolicy.none().for_network(Network.of(covered.connectors))
         return ChosenPolicies(found, others or plain, already_converted=True)
-    return ChosenPolicies(*_policies(wanted or "none", keep_bf16_blocks), already_converted=False)
+    return ChosenPolicies(*_policies(wanted or "none", keep_bf16_blocks, covered), already_converted=False)
 
 
 def _agreed(wanted: str | None, mode: str, path: Path) -> str:
@@ -82,12 +84,15 @@ def _agreed(wanted: str | None, mode: str, path: Path) -> str:
     raise InvalidMode(f"{path} is quantized as {mode}: use --transformer-quantization {mode} or leave it out.")
 
 
-def _policies(mode: str, keep_bf16_blocks: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+def _policies(
+    mode: str, keep_bf16_blocks: frozenset[int], covered: Covered
+) -> tuple[QuantizationPolicy, QuantizationPolicy]:
     transformer = QuantizationPolicy.from_mode(mode, keep_bf16_blocks)
-    connectors = QuantizationPolicy.from_mode("none" if mode in _CONNECTORS_STAY_BF16 else "int8").for_network(
-        CONNECTORS
+    connectors = QuantizationPolicy.from_mode("none" if mode in _CONNECTORS_STAY_BF16 else "int8")
+    return (
+        transformer.for_network(Network.of(covered.transformer, keeps_blocks=True)),
+        connectors.for_network(Network.of(covered.connectors)),
     )
-    return transformer, connectors
 
 
 def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:

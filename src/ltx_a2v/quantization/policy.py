@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.errors import InvalidMode, InvalidModel, MissingExtra
-from ltx_a2v.quantization.covered import TEXT_ENCODER, TRANSFORMER, Network
+from ltx_a2v.quantization.covered import TRANSFORMER, Network
 from ltx_a2v.quantization.int8 import Int8MMLinear
 from ltx_a2v.quantization.linear import Format, reassign
 from ltx_a2v.quantization.modes import format_of_mode, format_of_text_encoder_mode
@@ -27,6 +27,7 @@ from ltx_a2v.quantization.prequantized import (
     TensorInfo,
     detect,
 )
+from ltx_a2v.versions import NEWEST, CoveredLayers
 
 SdOps = Callable[[str, Tensor], Iterable[tuple[str, Tensor]]]
 ModuleOps = Callable[[nn.Module], None]
@@ -136,14 +137,14 @@ class QuantizationPolicy:
         return cls.for_text_encoder("int4")
 
     @classmethod
-    def for_text_encoder(cls, name: str) -> QuantizationPolicy:
-        """The policy of a mode for the text encoder.
+    def for_text_encoder(cls, name: str, covered: CoveredLayers = NEWEST.covered.text_encoder) -> QuantizationPolicy:
+        """The policy of a mode for the text encoder, whose `covered` layers it quantizes.
 
         Raises `InvalidMode` for an unknown mode, `MissingExtra` for one whose library is not installed.
         """
         format = format_of_text_encoder_mode(name)
         _check_is_installed(name, format)
-        return cls._of(name, Assignment(format, TEXT_ENCODER))
+        return cls._of(name, Assignment(format, Network.of(covered)))
 
     @classmethod
     def prequantized(cls, tensors: Mapping[str, TensorInfo], *, fp8_mm: bool = False) -> QuantizationPolicy | None:

@@ -11,20 +11,21 @@ from pydantic import Field, SecretStr, field_validator
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel
-from ltx_a2v.settings.defaults import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
+from ltx_a2v.versions import NEWEST
 
 MIB = 2**20
 
 PRESETS: dict[str, dict[str, int]] = {
     "draft": {"long_side": 512, "short_side": 320, "num_inference_steps": 15},
     "standard": {
-        "long_side": LTX_2_3.width,
-        "short_side": LTX_2_3.height,
-        "num_inference_steps": LTX_2_3.num_inference_steps,
+        "long_side": NEWEST.defaults.width,
+        "short_side": NEWEST.defaults.height,
+        "num_inference_steps": NEWEST.defaults.num_inference_steps,
     },
-    "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": LTX_2_3.num_inference_steps},
+    "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": NEWEST.defaults.num_inference_steps},
 }
 """What the page offers."""
 
