@@ -80,7 +80,7 @@ class A2VPipeline:
 
     @property
     def model_version(self) -> str:
-        return self.model.config.version
+        return self.model.config.model_version
 
     # -- planning ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The text encoder's files: a Hugging Face folder of Gemma 3, of whose tensors only the language model's are used."""
+"""The text encoder's files: a Hugging Face folder, of whose tensors only the language model's are used."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class GemmaFiles:
     key_map: KeyMap = keys.AS_IN_FILE
 
     @classmethod
-    def open(cls, root: Path) -> GemmaFiles:
-        """Raises `InvalidModel` for a folder that is not a Gemma 3 with its tokenizer."""
+    def open(cls, root: Path, model_type: str, needed: str) -> GemmaFiles:
+        """Raises `InvalidModel` for a folder that does not hold a text encoder with its tokenizer, or one whose type
+        does not begin with `model_type`; the message then says what is `needed`."""
         check_folder(root, "text encoder folder")
         config = _read_json(root / "config.json")
-        if not str(config.get("model_type", "")).startswith("gemma3"):
-            raise InvalidModel(f"{root} holds a {config.get('model_type')!r} model; LTX-2.3 needs Gemma 3 12B.")
+        if not str(config.get("model_type", "")).startswith(model_type):
+            raise InvalidModel(f"{root} holds a {config.get('model_type')!r} model; {needed}.")
         with readable(root):
             if not any((root / name).is_file() and (root / name).stat().st_size for name in _TOKENIZER_FILES):
                 raise InvalidModel(

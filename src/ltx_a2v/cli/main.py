@@ -25,6 +25,7 @@ from ltx_a2v.request import GenerationRequest, Guidance
 from ltx_a2v.settings.defaults import cache_dir
 from ltx_a2v.settings.model import QUANTIZATION_MODES, ModelSettings
 from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.versions import NEWEST
 
 MODEL_TITLE = "model, device and loading"
 PLANNED_FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps")
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ltx-a2v", description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.")
+    parser = _Parser(
+        prog="ltx-a2v", description=f"One image + speech + a prompt -> a lip-synced video, with {NEWEST.name}."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     generate = commands.add_parser("generate", help="make one video")
     _add_field_arguments(generate, GenerationRequest, "request")

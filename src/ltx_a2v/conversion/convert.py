@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
@@ -22,7 +21,7 @@ from ltx_a2v.conversion.report import ConversionReport, LayerError
 from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput, OutOfMemory, named
 from ltx_a2v.events import StepFinished
 from ltx_a2v.media.output_file import check_output_file
-from ltx_a2v.model.files import split_checkpoint
+from ltx_a2v.model.files import open_config, split_checkpoint
 from ltx_a2v.networks import text, transformer
 from ltx_a2v.phases import PhaseLog, Work
 from ltx_a2v.quantization.choose import Stored, choose_policies, read_stored, write_stored
@@ -32,6 +31,7 @@ from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.quantization.unquantized import UnquantizedLinear
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.versions import Covered, ModelConfig
 
 OTHERS = "others"
 """What the transformer and the connectors do not hold: VAEs, vocoder."""
@@ -63,9 +63,6 @@ def quantize_file(
         raise OutOfMemory(f"{chosen} ran out of memory; free some, or use {named('device')} cpu.") from error
 
 
-_UNCHANGED = KeyMap(prefixes=(("", ""),))
-
-
 @dataclass(frozen=True)
 class _Source:
     """A tensor of the checkpoint, by its name in its network, and the network's way with it."""
@@ -74,7 +71,7 @@ class _Source:
     name: str
     entry: TensorEntry
     policy: QuantizationPolicy | None = None
-    key_map: KeyMap = _UNCHANGED
+    key_map: KeyMap = AS_IN_FILE
 
     def stored(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What is written for it, by the names of the file."""
@@ -108,10 +105,10 @@ class _Plan:
 
 def _plan(path: Path, mode: str, keep_bf16_blocks: frozenset[int]) -> _Plan:
     file = SafetensorsFile.open(path)
-    config = ModelConfig.of(file)
+    config = open_config(file)
     entries = split_checkpoint(file, config)
     transformer_policy, connectors_policy = _choose(
-        path, mode, keep_bf16_blocks, read_stored(path, file.metadata), entries
+        path, mode, keep_bf16_blocks, read_stored(path, file.metadata), entries, config.version.covered
     )
     hidden_states = _hidden_states(path, config, entries)
     networks = {
@@ -140,9 +137,10 @@ def _choose(
     keep_bf16_blocks: frozenset[int],
     stored: Stored | None,
     entries: dict[str, dict[str, TensorEntry]],
+    covered: Covered,
 ) -> tuple[QuantizationPolicy, QuantizationPolicy]:
     def policies(wanted: str | None, kept: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:
-        return choose_policies(wanted, kept, path, stored, entries["transformer"], entries["connectors"])
+        return choose_policies(wanted, kept, path, stored, entries["transformer"], entries["connectors"], covered)
 
     if mode == "none":
         others = ", ".join(name for name in MODES if name != mode)
@@ -158,7 +156,7 @@ def _hidden_states(path: Path, config: ModelConfig, entries: dict[str, dict[str,
     projection = entries["connectors"].get("video_text_proj_in.weight")
     if projection is None:
         raise InvalidModel(f"{path} has no text connectors; give the file that holds transformer and connectors.")
-    return int(projection.shape[-1] // config.connectors_arguments(1)["caption_channels"])
+    return int(projection.shape[-1] // config.caption_channels)
 
 
 def _in_execution_order(blueprint: Blueprint, policy: QuantizationPolicy) -> Iterable[tuple[str, ...]]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig, upsampler_arguments
+from ltx_a2v.checkpoint.config import read_config, usable_config
 from ltx_a2v.checkpoint.entries import Entries, listed
 from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.keys import KeyMap
@@ -20,6 +19,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.quantization.choose import Stored, read_stored
+from ltx_a2v.versions import ModelConfig, ModelVersion, version_of
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class ModelFiles:
     def open(cls, paths: ModelPaths) -> ModelFiles:
         """Raises `InvalidModel` for whatever is wrong with any of the files."""
         checkpoint = SafetensorsFile.open(paths.checkpoint)
-        config = ModelConfig.of(checkpoint)
+        config = open_config(checkpoint)
         upsampler = SafetensorsFile.open(paths.spatial_upsampler)
         split = split_checkpoint(checkpoint, config)
-        gemma = GemmaFiles.open(paths.gemma_root)
+        encoder = config.version.text_encoder
+        needed = f"{config.version.name} needs {encoder.name}"
+        gemma = GemmaFiles.open(paths.gemma_root, encoder.model_type, needed)
         _check_text_encoder_fits(paths.checkpoint, config, split["connectors"], gemma)
         return cls(
             paths=paths,
@@ -54,19 +56,35 @@ class ModelFiles:
             stored=read_stored(paths.checkpoint, checkpoint.metadata),
             **split,
             upsampler=upsampler.tensors,
-            upsampler_arguments=upsampler_arguments(upsampler),
-            distilled_lora=LoraFile.open(paths.distilled_lora),
+            upsampler_arguments=_upsampler_arguments(upsampler, config.version),
+            distilled_lora=LoraFile.open(paths.distilled_lora, config.version.keys.lora),
             gemma=gemma,
         )
 
 
+def open_config(file: SafetensorsFile) -> ModelConfig:
+    """Raises `InvalidModel` when the file does not say what it is, or is of no version that we know."""
+    sections = read_config(file)
+    version = version_of(file.path, file.metadata, sections)
+    with usable_config(file.path):
+        return version.config_of(str(file.metadata["model_version"]), sections)
+
+
+def _upsampler_arguments(file: SafetensorsFile, version: ModelVersion) -> dict[str, Any]:
+    arguments = version.read_upsampler(read_config(file))
+    if arguments is None:
+        raise InvalidModel(f"{file.path} is not a spatial x2 latent upsampler; give {version.files.spatial_upsampler}.")
+    return arguments
+
+
 def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, dict[str, TensorEntry]]:
     """Give every tensor to the network that takes it; what nobody takes is an error."""
+    keys = config.version.keys
     parts: dict[str, KeyMap] = {
-        "transformer": keys.TRANSFORMER,
-        "connectors": keys.CONNECTORS,
+        "transformer": keys.transformer,
+        "connectors": keys.connectors,
         "video_vae": keys.video_vae(config.vae_stages),
-        "audio_encoder": keys.AUDIO_ENCODER,
+        "audio_encoder": keys.audio_encoder,
     }
     split: dict[str, dict[str, TensorEntry]] = {part: {} for part in parts}
     unknown = []
@@ -77,11 +95,12 @@ def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, di
                 split[part][renamed] = entry
                 break
         else:
-            if not name.startswith(keys.UNUSED):
+            if not name.startswith(keys.unused):
                 unknown.append(name)
     if unknown:
         raise InvalidModel(
-            f"{file.path} holds {listed(unknown)}, which LTX-2.3 does not have; is it another model's file?"
+            f"{file.path} holds {listed(unknown)}, which {config.version.name} does not have; is it another model's "
+            "file?"
         )
     return split
 

@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig, usable_config
+from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
@@ -20,12 +19,14 @@ from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.placed import PlacedModel
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.quantization.covered import Coverage
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.residency.network import Network, Placement
 from ltx_a2v.residency.sizes import Sizes
 from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.versions import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,11 @@ class Model:
             files.stored,
             files.transformer,
             files.connectors,
+            files.config.version.covered,
         )
-        text_policy = QuantizationPolicy.for_text_encoder(options.text_encoder_quantization)
+        text_policy = QuantizationPolicy.for_text_encoder(
+            options.text_encoder_quantization, Coverage.of(files.config.version.covered.text_encoder)
+        )
         for policy in (transformer_policy, text_policy):
             policy.check_device(device)
         loras = _open_loras(files, options)
@@ -112,7 +116,8 @@ class Model:
 
 def _open_loras(files: ModelFiles, options: LoadOptions) -> dict[str, LoraFile]:
     """The style LoRAs in the order given, then the distilled one."""
-    styles = {f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(options.loras)}
+    keys = files.config.version.keys.lora
+    styles = {f"lora {i}": LoraFile.open(lora.path, keys, lora.strength) for i, lora in enumerate(options.loras)}
     return {**styles, DISTILLED_LORA: files.distilled_lora}
 
 
@@ -124,15 +129,13 @@ def _make_loaders(
     text_policy: QuantizationPolicy,
     loras: Mapping[str, LoraFile],
 ) -> dict[str, TensorLoader]:
-    config = files.config
+    config, keys = files.config, files.config.version.keys
     vae_keys = keys.video_vae(config.vae_stages)
     encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
     connectors = text.connectors_blueprint(config, text.hidden_state_count(files.gemma), files.connectors)
     denoiser = transformer.transformer_blueprint(config, files.transformer)
 
-    def plain(
-        name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap = keys.AS_IN_FILE
-    ) -> TensorLoader:
+    def plain(name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap) -> TensorLoader:
         return TensorLoader(Blueprint(name, make, entries, key_map), dtype)
 
     return {
@@ -142,11 +145,16 @@ def _make_loaders(
             "audio encoder",
             lambda: audio_vae.build_audio_encoder(config),
             files.audio_encoder,
-            keys.AUDIO_ENCODER,
+            keys.audio_encoder,
         ),
         "video_encoder": plain("video encoder", lambda: video_vae.build_video_encoder(config), encoder, vae_keys),
         "transformer": TensorLoader(denoiser, dtype, transformer_policy),
-        "upsampler": plain("upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler),
+        "upsampler": plain(
+            "upsampler",
+            lambda: upsampler.build_upsampler(files.upsampler_arguments),
+            files.upsampler,
+            keys.upsampler,
+        ),
         "video_decoder": plain("video decoder", lambda: video_vae.build_video_decoder(config), decoder, vae_keys),
         **{name: adapters_loader(file, config.num_layers, dtype) for name, file in loras.items()},
     }

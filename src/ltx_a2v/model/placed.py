@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
@@ -17,6 +16,7 @@ from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import BlockStream, sweep_together
+from ltx_a2v.versions import ModelConfig
 
 if TYPE_CHECKING:
     from ltx_a2v.model.model import Model

@@ -5,21 +5,21 @@ from __future__ import annotations
 from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.networks.build import on_meta
 from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.versions import ModelConfig
 
 BLOCKS = "transformer_blocks"
 
 
 def build_transformer(config: ModelConfig) -> LTX2VideoTransformer3DModel:
-    return on_meta(LTX2VideoTransformer3DModel, **config.transformer_arguments())
+    return on_meta(LTX2VideoTransformer3DModel, **config.transformer)
 
 
 def transformer_blueprint(config: ModelConfig, entries: Entries) -> Blueprint:
-    return Blueprint("transformer", lambda: build_transformer(config), entries, keys.TRANSFORMER, (BLOCKS,))
+    keys = config.version.keys.transformer
+    return Blueprint("transformer", lambda: build_transformer(config), entries, keys, (BLOCKS,))
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, ...]]:

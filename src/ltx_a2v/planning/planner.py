@@ -40,4 +40,4 @@ class Planner:
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
         """Of `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
-        return predict(plan, self._model.sizes, self._model.loaders, speeds, steps, texts)
+        return predict(plan, self._model.sizes, self._model.loaders, speeds, self._model.config.version, steps, texts)

@@ -19,18 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
-from ltx_a2v.networks import text
-from ltx_a2v.networks.video_vae import Tiling, decode_frames
+from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
+from ltx_a2v.networks.video_vae import decode_frames
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.host_copies import HostBuffer
 from ltx_a2v.residency.loader import TensorLoader
-from ltx_a2v.settings.defaults import TEMPORAL_FACTOR
+from ltx_a2v.versions import ModelConfig
 
 BLOCKS = 4
 """Visits of the sampled block: two before the perturbed pass has a row of its own, its first, and one after."""
@@ -113,7 +112,7 @@ def probe(
         copy=copy,
         step_1=stage_1.step(config.num_layers, frozenset(perturbed)),
         step_2=stage_2.step(config.num_layers, frozenset()),
-        decode=_time_decode(loaders["video_decoder"], shape, device, dtype),
+        decode=_time_decode(loaders["video_decoder"], config, shape, device, dtype),
         per_parameter=stage_2.before / (block_parameters * tokens),
         overlaps=device.type == "cuda",
         extrapolated=not (whole_1 and whole_2),
@@ -233,8 +232,8 @@ def _time_step(
         grid,
         shape.frame_rate,
         torch.ones(1, grid.frames, 1, 1, device=device),
-        draw(1, shape.audio_tokens, 128),
-        *(draw(1, text.MAX_TOKENS, width) for width in (video, video, audio)),
+        draw(1, shape.audio_tokens, shape.latents.audio_channels),
+        *(draw(1, config.version.text_encoder.tokens, width) for width in (video, video, audio)),
     )
     marks: list[float] = []
 
@@ -249,7 +248,7 @@ def _time_step(
         mark()
 
     forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks)
-    latent, sigma = draw(1, grid.tokens, 128), torch.tensor(0.5)
+    latent, sigma = draw(1, grid.tokens, shape.latents.channels), torch.tensor(0.5)
 
     def step() -> list[float]:
         marks.clear()
@@ -262,16 +261,19 @@ def _time_step(
     return [median(times) for times in zip(*again, strict=True)]
 
 
-def _time_decode(loader: TensorLoader, shape: VideoShape, device: torch.device, dtype: torch.dtype) -> float:
+def _time_decode(
+    loader: TensorLoader, config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
+) -> float:
     """A piece of the video, and how often it goes into all tiles."""
-    grid, tiling = shape.grid(1), Tiling()
+    grid, tiling, channels = shape.grid(1), config.version.tiling, shape.latents.channels
     longer = max(grid.height, grid.width)
-    tiles = (tiling.temporal(grid.frames), tiling.spatial(grid.height, longer), tiling.spatial(grid.width, longer))
+    cells = [spatial_spans(tiling, length, longer) for length in (grid.height, grid.width)]
+    tiles = (temporal_spans(tiling, grid.frames), *cells)
     largest = [max(span.stop - span.start for span in axis) for axis in tiles]
     few = (3, *largest[1:]) if device.type == "cuda" else (2, 4, 4)
     frames, height, width = (min(a, b) for a, b in zip(few, largest, strict=True))
     with _Sample(loader, device) as decoder:
-        latent = torch.randn(1, 128, frames, height, width, device=device, dtype=dtype)
+        latent = torch.randn(1, channels, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:
             for _ in decode_frames(decoder.module, latent, tiling):
@@ -279,13 +281,10 @@ def _time_decode(loader: TensorLoader, shape: VideoShape, device: torch.device, 
 
         decode()
         seconds = _seconds(decode, device)
-    of_frames = sum(_frames(span.stop - span.start) for span in tiles[0]) / _frames(frames)
+    shown = [shape.latents.frames_of(span.stop - span.start) for span in tiles[0]]
+    of_frames = sum(shown) / shape.latents.frames_of(frames)
     of_cells = [sum(span.stop - span.start for span in axis) for axis in tiles[1:]]
     return seconds * of_frames * (of_cells[0] / height) * (of_cells[1] / width)
-
-
-def _frames(latent_frames: int) -> int:
-    return TEMPORAL_FACTOR * (latent_frames - 1) + 1
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.errors import InvalidMode, InvalidModel, MissingExtra
-from ltx_a2v.quantization.covered import TEXT_ENCODER, TRANSFORMER, CoveredLayers
+from ltx_a2v.quantization.covered import TEXT_ENCODER, TRANSFORMER, Coverage
 from ltx_a2v.quantization.linear import Format, reassign
 from ltx_a2v.quantization.modes import format_of_mode, format_of_text_encoder_mode
 from ltx_a2v.quantization.prequantized import (
@@ -32,14 +32,14 @@ class QuantizationPolicy:
 
     mode: str
     format: Format
-    covered: CoveredLayers | Prequantized = TRANSFORMER
+    covered: Coverage | Prequantized = TRANSFORMER
     keep_bf16_blocks: frozenset[int] = frozenset()
     already_stored: bool = False
     """The file holds what `convert` would give; `convert` then changes nothing."""
 
     @classmethod
     def from_mode(
-        cls, name: str, keep_bf16_blocks: frozenset[int] = frozenset(), *, covered: CoveredLayers = TRANSFORMER
+        cls, name: str, keep_bf16_blocks: frozenset[int] = frozenset(), *, covered: Coverage = TRANSFORMER
     ) -> QuantizationPolicy:
         """The policy of a mode of the diffusion transformer, or of the connectors with their `covered` layers.
 
@@ -50,14 +50,14 @@ class QuantizationPolicy:
         return cls(name, format, covered, keep_bf16_blocks)
 
     @classmethod
-    def for_text_encoder(cls, name: str) -> QuantizationPolicy:
+    def for_text_encoder(cls, name: str, covered: Coverage = TEXT_ENCODER) -> QuantizationPolicy:
         """The policy of a mode of the text encoder.
 
         Raises `InvalidMode` for an unknown mode, `MissingExtra` for one whose library is not installed.
         """
         format = format_of_text_encoder_mode(name)
         _check_is_installed(name, format)
-        return cls(name, format, TEXT_ENCODER)
+        return cls(name, format, covered)
 
     @classmethod
     def prequantized(cls, tensors: Mapping[str, TensorInfo], *, fp8_mm: bool = False) -> QuantizationPolicy | None:

@@ -7,16 +7,7 @@ and loading in `settings.model`, of the server in `settings.server`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-
-SPATIAL_FACTOR = 32
-"""Pixels per latent cell, each way (the video VAE: patches of 4, three halvings)."""
-TEMPORAL_FACTOR = 8
-"""Frames per latent frame after the first, which holds one frame."""
-AUDIO_LATENTS_PER_SECOND = 25
-SIZE_MULTIPLE = 2 * SPATIAL_FACTOR
-"""Stage 1 runs at half size and must still fall on the latent grid."""
 
 VRAM_HEADROOM = 2**30
 """Bytes that an automatic budget leaves to others."""
@@ -41,42 +32,6 @@ READ_THREADS = 8
 READ_CHUNK_BYTES = 16 * 2**20
 """Read by one thread in one call; two per thread are in flight, 256 MiB. A power of two, as torch rounds pinned memory
 up to one."""
-
-NEGATIVE_PROMPT = (
-    "low quality, blurry picture, soft focus, over- or underexposed, washed-out or oversaturated colours, film grain, "
-    "compression artifacts, banding, flicker, jitter, shaky camera, jump cuts, subtitles, captions, watermark, logo, "
-    "fade from black, deformed face, asymmetrical eyes, missing or extra teeth, malformed hands, extra fingers, "
-    "unnatural skin, plastic look, 3D render, cartoon, frozen expression, exaggerated grimace, gaze wandering off, "
-    "mouth out of sync with the speech, mouth moving during silence, stiff head, abrupt motion, cluttered background"
-)
-
-
-@dataclass(frozen=True)
-class GenerationDefaults:
-    """Values that the model was tuned for. Source: the reference's parameters of the same model version."""
-
-    width: int = 768
-    height: int = 512
-    frame_rate: float = 24.0
-    num_inference_steps: int = 30
-    cfg: float = 3.0
-    stg: float = 1.0
-    stg_block: float = 28 / 48
-    """Depth of the perturbed block as a share of the transformer's depth: block 28 of 48."""
-    modality: float = 3.0
-    rescale: float = 0.7
-    image_crf: int = 33
-    """H.264 quality that conditioning pictures had in training."""
-    seed: int = 42
-    negative_prompt: str = NEGATIVE_PROMPT
-
-    def stg_blocks(self, num_layers: int) -> tuple[int, ...]:
-        return (round(self.stg_block * num_layers),) if num_layers > 1 else ()
-
-
-LTX_2_3 = GenerationDefaults()
-DEFAULTS_SINCE_VERSION: tuple[tuple[tuple[int, int], GenerationDefaults], ...] = (((2, 3), LTX_2_3),)
-"""Newest first; a checkpoint takes those of the newest generation that it is at or above."""
 
 
 def cache_dir() -> Path:

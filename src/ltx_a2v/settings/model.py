@@ -18,6 +18,7 @@ from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.defaults import VRAM_HEADROOM
 from ltx_a2v.settings.loading import StyleLora
 from ltx_a2v.settings.units import parse_bytes
+from ltx_a2v.versions import NEWEST
 
 QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
@@ -30,10 +31,10 @@ class ModelSettings(Settings):
     """The files, the device and the way of loading."""
 
     model_dir: Path | None = Field(None, description="Folder in which the files below are found by name.")
-    checkpoint_path: Path | None = Field(None, description="ltx-2.3-22b-dev.safetensors")
-    distilled_lora_path: Path | None = Field(None, description="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
-    spatial_upsampler_path: Path | None = Field(None, description="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
-    gemma_root: Path | None = Field(None, description="Folder gemma-3-12b-it-qat-q4_0-unquantized.")
+    checkpoint_path: Path | None = Field(None, description=NEWEST.files.checkpoint)
+    distilled_lora_path: Path | None = Field(None, description=NEWEST.files.distilled_lora)
+    spatial_upsampler_path: Path | None = Field(None, description=NEWEST.files.spatial_upsampler)
+    gemma_root: Path | None = Field(None, description=f"Folder {NEWEST.files.gemma}.")
 
     device: str | None = _option(None, "DEVICE", "cuda, cuda:1 or cpu; default: a GPU where there is one.")
     dtype: Literal["bfloat16", "float32"] | None = Field(
