@@ -60,7 +60,10 @@ class ServerSettings(ModelSettings):
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
     max_frames: int = Field(MAX_AUTO_FRAMES, ge=9, description="Most frames of a video.")
+    max_connections: int = Field(256, ge=8, description="Most connections at a time.")
+    head_timeout: str = Field("10s", description="Longest time that the head of a request may take.")
     body_timeout: str = Field("30s", description="Longest pause of a client that sends a body.")
+    upload_timeout: str = Field("10m", description="Longest time that a whole body may take.")
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
@@ -69,7 +72,7 @@ class ServerSettings(ModelSettings):
         json_schema_extra={"flag": False},
     )
 
-    @field_validator("keep_alive", "vram_wait", "cancel_grace", "body_timeout")
+    @field_validator("keep_alive", "vram_wait", "cancel_grace", "head_timeout", "body_timeout", "upload_timeout")
     @classmethod
     def _spans_of_time(cls, text: str) -> str:
         parse_duration(text)
