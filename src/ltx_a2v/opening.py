@@ -39,7 +39,7 @@ def _style_lora(given: str) -> StyleLora:
     try:
         return StyleLora(Path(path), float(strength))
     except ValueError:
-        raise InvalidRequest(f"--lora {given!r}: {strength!r} is no strength; write PATH or PATH:0.8.") from None
+        raise InvalidRequest("lora", given, f"has no strength {strength!r}; write PATH or PATH:0.8") from None
 
 
 def _exists(given: str) -> bool:

@@ -23,7 +23,15 @@ from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import StageLatent, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
-from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidRequest, NotFinite, OutOfMemory
+from ltx_a2v.errors import (
+    SMALLER_REQUEST,
+    BudgetTooSmall,
+    InvalidInput,
+    InvalidRequest,
+    NotFinite,
+    OutOfMemory,
+    named,
+)
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFinished
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
@@ -202,7 +210,7 @@ class A2VPipeline:
             holders = memory_holders(self._device)
             raise OutOfMemory(
                 f"{self._device} ran out of memory, also with a smaller plan{f' ({holders})' if holders else ''}; "
-                "free some, or reduce --width, --height or --num-frames."
+                f"free some, or {SMALLER_REQUEST}."
             ) from error
 
     def _plan(self, fitted: _Fitted, budget: Budget) -> Plan:
@@ -265,9 +273,10 @@ class A2VPipeline:
         if request.save_latents:
             check_output_file(request.save_latents, None, "latents.safetensors")
         check_overwrites_nothing(
-            {"--output-path": request.output_path, "--save-latents": request.save_latents},
-            [("--image", request.image), ("--audio", request.audio), *self._networks.files.paths.by_flag()]
-            + [("--lora", lora.path) for lora in self._options.loras],
+            {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
+            [(named("image"), request.image), (named("audio"), request.audio)]
+            + self._networks.files.paths.described()
+            + [(named("lora"), lora.path) for lora in self._options.loras],
         )
         num_frames = request.num_frames
         if num_frames == "auto":
@@ -281,9 +290,8 @@ class A2VPipeline:
             guidance = guidance.model_copy(update={"stg_blocks": blocks})
         beyond = [block for block in guidance.stg_blocks or () if block >= self._config.num_layers]
         if beyond:
-            raise InvalidRequest(
-                f"--video-stg-blocks {beyond[0]}: this model's blocks are 0 to {self._config.num_layers - 1}."
-            )
+            last = self._config.num_layers - 1
+            raise InvalidRequest("guidance.stg_blocks", beyond[0], f"is too large: this model's blocks are 0 to {last}")
         return _Fitted(request, num_frames, guidance)
 
     def _load_audio(self, fitted: _Fitted) -> Work[AudioClip]:
@@ -427,14 +435,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device or ("cuda" if available else "cpu"))
     except RuntimeError:
-        raise InvalidInput(f"--device {device!r} is no device; use cuda, cuda:1 or cpu.") from None
+        raise InvalidInput(f"{named('device')} {device!r} is no device; use cuda, cuda:1 or cpu.") from None
     if chosen.type not in ("cuda", "cpu"):
-        raise InvalidInput(f"--device {device!r} is not supported; use cuda or cpu.")
+        raise InvalidInput(f"{named('device')} {device!r} is not supported; use cuda or cpu.")
     if chosen.type == "cpu" and chosen.index:
-        raise InvalidInput(f"--device {device!r} does not exist: there is one CPU; use --device cpu.")
+        raise InvalidInput(f"{named('device')} {device!r} does not exist: there is one CPU; use {named('device')} cpu.")
     if chosen.type == "cuda" and (not available or (chosen.index or 0) >= torch.cuda.device_count()):
         found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
-        raise InvalidInput(f"--device {device!r} was asked for, but this machine has {found}; use --device cpu.")
+        raise InvalidInput(
+            f"{named('device')} {device!r} was asked for, but this machine has {found}; use {named('device')} cpu."
+        )
     return chosen
 
 
@@ -466,7 +476,7 @@ def _check_finite(latent: Tensor, phase: Phase) -> None:
     if not latent.isfinite().all():
         raise NotFinite(
             f"{phase} computed values that are no numbers: the weights are damaged, or do not bear the way they are "
-            "stored; try --transformer-quantization none, other LoRAs, or download the files again."
+            f"stored; try {named('transformer_quantization')} none, other LoRAs, or download the files again."
         )
 
 
@@ -478,6 +488,4 @@ def _host_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
-        raise OutOfMemory(
-            "The host's memory is used up; close other programs, or reduce --width, --height or --num-frames."
-        ) from error
+        raise OutOfMemory(f"The host's memory is used up; close other programs, or {SMALLER_REQUEST}.") from error

@@ -201,7 +201,7 @@ def test_what_comes_quantized_is_not_quantized_again(model: ModelPaths, tmp_path
     official = prequantized(model, tmp_path / "checkpoint.safetensors")
     with pytest.raises(InvalidMode, match=r"comes quantized to fp8 .* use fp8-scaled or fp8-scaled-mm .* not int8"):
         networks(official, LoadOptions(transformer_quantization="int8"))
-    with pytest.raises(InvalidMode, match="leave --keep-bf16-blocks out"):
+    with pytest.raises(InvalidMode, match="leave keep_bf16_blocks out"):
         networks(official, LoadOptions(keep_bf16_blocks=frozenset({0})))
     with pytest.raises(InvalidModel, match="quantized already, to fp8 with scales: give the bf16 checkpoint"):
         next(quantize_file(official.checkpoint, "int8", tmp_path / "q.safetensors"))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from pydantic import BaseModel
 
-from ltx_a2v.cli.flags import add_setting_arguments, settings_from
+from ltx_a2v.cli.flags import add_setting_arguments, flag_name, settings_from
 from ltx_a2v.cli.stopping import EXIT_CODE, STOPPED, importing, interrupt, on_stop
 from ltx_a2v.errors import A2VError, BudgetTooSmall
 from ltx_a2v.events import Done, Event, GenerationResult
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except A2VError as error:
-        _say(f"ltx-a2v: {error}")
+        _say(f"ltx-a2v: {error.worded(flag_name)}")
         return error.exit_code
     except KeyboardInterrupt:
         _say(STOPPED)
@@ -297,7 +297,7 @@ def _print_report(result: GenerationResult, kind: str) -> None:
     try:
         _print(_report(result, kind))
     except A2VError as error:
-        raise A2VError(f"{error} The video is complete: {result.output_path}.") from error
+        raise A2VError(f"{error.template} The video is complete: {result.output_path}.") from error
 
 
 def _report(result: GenerationResult, kind: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ltx_a2v.errors import BudgetTooSmall
+from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall
 from ltx_a2v.hardware.budget import at_least, gib
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import DEFAULT_SLOTS, spread
@@ -120,7 +120,7 @@ def make_plan(
     budget: int | None,
     host_available: int,
     keep: Keep = "nothing",
-    advice: str = "reduce --width, --height or --num-frames",
+    advice: str = SMALLER_REQUEST,
     host_limit: int | None = None,
 ) -> Plan:
     """Raises `BudgetTooSmall`, naming the smallest budget that would do.
@@ -258,7 +258,7 @@ def _choose_homes(
 def _beyond_limit(wanted: int, limit: int) -> str:
     return (
         f"Blocks come from the file at every step: their copy in host memory would take {gib(wanted)}, and "
-        f"--host-memory allows {gib(limit)}."
+        f"the limit set for host memory allows {gib(limit)}."
     )
 
 

@@ -124,22 +124,6 @@ class WorkerClient:
         return f"was killed by {signal.Signals(-code).name}"
 
 
-def error_from(message: Message) -> A2VError:
-    """The worker's failure as the exception it was."""
-    kind = _kinds().get(message["code"], A2VError)
-    error = kind.__new__(kind)
-    Exception.__init__(error, message["message"])
-    error.code, error.http_status = message["code"], message["status"]
-    return error
-
-
-def _kinds(base: type[A2VError] = A2VError) -> dict[str, type[A2VError]]:
-    kinds = {base.code: base}
-    for kind in base.__subclasses__():
-        kinds.update(_kinds(kind))
-    return kinds
-
-
 def taints_worker(error: A2VError) -> bool:
     """Whether the device's state is in doubt after this, so that the next job needs a fresh process."""
     return error.http_status >= 500 and not isinstance(error, BudgetTooSmall)

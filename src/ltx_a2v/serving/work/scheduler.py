@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, Conflict, Unavailable, WorkerFailed
+from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, Conflict, Unavailable, WorkerFailed, from_json
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.progress import Estimates, Progress
 from ltx_a2v.serving.jobs.records import MAX_ATTEMPTS, Job, JobStore
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.work.client import Message, WorkerClient, error_from, taints_worker
+from ltx_a2v.serving.work.client import Message, WorkerClient, taints_worker
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import NEVER, parse_duration
 
@@ -273,7 +273,7 @@ class Scheduler:
                     result: dict[str, Any] = message["result"]
                     return result
                 case "failed":
-                    raise error_from(message)
+                    raise from_json(message)
                 case "cancelled":
                     raise Cancelled("The job was cancelled.")
 
@@ -374,7 +374,7 @@ class Scheduler:
             while (message := await worker.receive())["say"] not in ("loaded", "load_failed"):
                 self._observe(None, worker, message)
             if message["say"] == "load_failed":
-                raise error_from(message)
+                raise from_json(message)
             worker.loaded = True
         except A2VError as error:
             await self._retire_worker()

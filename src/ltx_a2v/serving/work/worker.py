@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory
+from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory, from_json
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.request import GenerationRequest
@@ -116,7 +116,7 @@ class Worker:
         try:
             self._opened()
         except Exception as error:
-            return str(_described(error)["message"])
+            return str(from_json(_described(error)))
         return None
 
     def _answer_load(self) -> None:
@@ -201,16 +201,14 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
     picture.save(thumbnail, "JPEG", quality=85)
 
 
-def _described(error: Exception) -> dict[str, str | int]:
+def _described(error: Exception) -> dict[str, Any]:
     """Code, message and HTTP status. A surprise is logged with its traceback and named by its kind."""
     if isinstance(error, A2VError):
-        return {"code": error.code, "message": str(error), "status": error.http_status}
+        return error.as_json()
     log.error("unexpected %s", type(error).__name__, exc_info=error, extra={"tag": "worker"})
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-        message = f"The device ran out of memory: {_first_line(error)}"
-        return {"code": OutOfMemory.code, "message": message, "status": OutOfMemory.http_status}
-    message = f"{type(error).__name__}: {_first_line(error)}"
-    return {"code": A2VError.code, "message": message, "status": A2VError.http_status}
+        return OutOfMemory(f"The device ran out of memory: {_first_line(error)}").as_json()
+    return A2VError(f"{type(error).__name__}: {_first_line(error)}").as_json()
 
 
 def _first_line(error: Exception) -> str:
