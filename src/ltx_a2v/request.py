@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.settings.defaults import (
@@ -206,6 +206,7 @@ _COMPLAINTS = {
     "greater_than_equal": "is too small: it must be at least {ge}",
     "less_than_equal": "is too large: it must be at most {le}",
     "less_than": "is too large: it must be below {lt}",
+    "string_too_long": "is too long: it must have at most {max_length} characters",
 }
 """By pydantic's types of errors, in words that follow a field and its value."""
 
@@ -218,9 +219,16 @@ def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidReq
     field = model.prefix + name
     if complaint["type"] == "missing":
         return InvalidRequest(field, reason=f"is missing: {model.model_fields[name].description}")
-    if complaint["type"] == "value_error":
-        return InvalidRequest(field, complaint["input"], str(complaint["ctx"]["error"]))
-    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
-    reason = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
+    reason = reason_of(complaint)
     or_auto = " or 'auto'" if name == "num_frames" and reason == _COMPLAINTS["int_type"] else ""
     return InvalidRequest(field, complaint["input"], reason + or_auto)
+
+
+def reason_of(complaint: ErrorDetails) -> str:
+    """A complaint of pydantic in words that follow a field and its value."""
+    if complaint["type"] == "value_error":
+        return str(complaint["ctx"]["error"])
+    if complaint["type"] not in _COMPLAINTS:
+        return complaint["msg"]
+    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
+    return _COMPLAINTS[complaint["type"]].format(**limits)

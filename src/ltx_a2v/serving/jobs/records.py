@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ltx_a2v.errors import QueueFull
+from ltx_a2v.serving.jobs import idempotency
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 FINAL: tuple[State, ...] = ("completed", "failed", "cancelled")
@@ -89,16 +90,28 @@ class JobStore:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # a commit is on the disk when it returns
         self._db.executescript(_SCHEMA)
+        self._db.executescript(idempotency.SCHEMA)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
     def add(
-        self, job_id: str, request: dict[str, Any], keep_alive: str | None, waited_for: bool, max_queue: int
+        self,
+        job_id: str,
+        request: dict[str, Any],
+        keep_alive: str | None,
+        waited_for: bool,
+        max_queue: int,
+        key: idempotency.Key | None = None,
     ) -> Job:
-        """Raises `QueueFull`; when it returns, the job survives a power cut."""
+        """The new job, or the one that was added with the same key. When it returns, the job survives a power cut.
+
+        Raises `QueueFull`, and `Conflict` where the key came with another body.
+        """
         with self._transaction() as db:
+            if key is not None and (known := key.job_id(db)) is not None:
+                return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (known,)).fetchone())
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= max_queue:
                 raise QueueFull(f"{waiting} jobs are waiting already, the most that are allowed; try again later.")
@@ -106,6 +119,8 @@ class JobStore:
                 "INSERT INTO jobs (id, state, waited_for, created_at, request, keep_alive) VALUES (?,?,?,?,?,?)",
                 (job_id, "queued", waited_for, time.time(), json.dumps(request), keep_alive),
             )
+            if key is not None:
+                key.remember(db, job_id)
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     def get(self, job_id: str) -> Job | None:
