@@ -13,14 +13,17 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import IO
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from ltx_a2v.errors import InvalidRequest, TooLarge, Unavailable
 from ltx_a2v.settings.server import MIB, ServerSettings
 from ltx_a2v.settings.units import parse_duration
+
+T = TypeVar("T")
 
 FREE_BYTES = 2**16
 """Of each body, for which no room is needed."""
@@ -85,12 +88,18 @@ class Receiving:
         self.texts = Room(FULL_BODIES * self.text_limit // 2)
         """For the text fields of forms, which stay in memory."""
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._parsers = ThreadPoolExecutor(LARGE_AT_ONCE, "parser")
+        """Few, as the C library keeps for each thread what it once needed."""
 
     @contextlib.asynccontextmanager
     async def parsing(self, size: int) -> AsyncIterator[None]:
         """Large texts wait for each other: JSON becomes Python's objects, base64 becomes bytes."""
         async with self._large if size > LARGE else contextlib.nullcontext():
             yield
+
+    async def parse(self, work: Callable[[], T]) -> T:
+        """What `work` returns; it parses a body."""
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, work)
 
     async def chunks(self, request: Request, limit: int, share: Share) -> AsyncGenerator[bytes]:
         """The body's; `share` of `room` grows with them.

@@ -6,7 +6,6 @@ Nothing here looks into a file. Pictures and sound are decoded in the worker.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import contextlib
 import hashlib
@@ -15,7 +14,7 @@ import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
@@ -29,6 +28,8 @@ from ltx_a2v.serving.jobs.folders import sync_to_disk
 from ltx_a2v.settings.server import MIB, ServerSettings
 
 MAX_FIELDS = 64
+PIECE = 2**18
+"""Characters of base64 that are decoded at a time: a multiple of four."""
 
 
 @dataclass
@@ -47,10 +48,10 @@ async def read_body(request: Request, model: type[BaseModel], receiving: Receivi
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with _form(request, receiving) as (form, text_size), receiving.parsing(text_size):
-            yield await asyncio.to_thread(_body_of_form, form, model)
+            yield await receiving.parse(lambda: _body_of_form(form, model))
     elif kind in ("application/json", ""):
         async with receiving.spooled(request, receiving.text_limit) as (file, size), receiving.parsing(size):
-            yield await asyncio.to_thread(lambda: _body(parse_json(model, file.read()), {}))
+            yield await receiving.parse(lambda: _body(parse_json(model, file.read()), {}))
     else:
         reason = f"A body of type {kind[:80]!r} is not read; send application/json or multipart/form-data"
         raise InvalidRequest(reason=reason)
@@ -165,7 +166,8 @@ def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     target = folder / which
     if isinstance(source, str):
-        target.write_bytes(_decoded(name, which, source, limit))
+        with target.open("wb") as file:
+            _decode(name, which, source, limit, file)
     else:
         _check_size(name, which, source.size or 0, limit)
         with target.open("wb") as file:
@@ -175,14 +177,19 @@ def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str
     return str(target.resolve())
 
 
-def _decoded(name: str, which: str, url: str, limit: int) -> bytes:
-    head, comma, payload = url.partition(",")
-    if not comma or not head.endswith(";base64"):
+def _decode(name: str, which: str, url: str, limit: int, file: BinaryIO) -> None:
+    """A piece at a time: a whole copy would be as large as the body."""
+    start = url.find(",") + 1
+    if not url[: min(start, 200)].endswith(";base64,"):
         raise InvalidRequest(name, reason="is a data URL without ';base64,': encode the file in base64")
-    _check_size(name, which, len(payload) * 3 // 4, limit)
+    _check_size(name, which, (len(url) - start) * 3 // 4, limit)
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
+        for place in range(start, len(url), PIECE):
+            piece = binascii.a2b_base64(url[place : place + PIECE], strict_mode=True)
+            if len(piece) < PIECE // 4 * 3 and place + PIECE < len(url):
+                raise ValueError("padding before the end")
+            file.write(piece)
+    except ValueError:
         raise InvalidRequest(name, reason="is a data URL whose base64 cannot be decoded") from None
 
 
