@@ -14,7 +14,8 @@
     ├── OutOfMemory             the device, or the host, ran out of memory while working
     ├── NotFinite               the networks computed values that are no numbers
     ├── Unavailable             the server cannot take the work now
-    │   └── QueueFull           too many jobs wait already
+    │   ├── QueueFull           too many jobs wait already
+    │   └── StorageFailed       the server's disk is full, or its folders cannot be written to
     ├── NotFound                no such job, file or route
     │   └── Expired             the job's files were removed after their time
     ├── Conflict                the job is in a state that does not allow this
@@ -113,6 +114,12 @@ class Unavailable(A2VError):
 class QueueFull(Unavailable):
     code = "queue_full"
     http_status = 429
+
+
+class StorageFailed(Unavailable):
+    """`code` says how: `storage_full` (507) or `storage_unwritable` (503)."""
+
+    code = "storage_unwritable"
 
 
 class NotFound(A2VError):
