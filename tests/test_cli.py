@@ -72,7 +72,7 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--width", "100"], "--width '100': must be a multiple of 64"),
+        (["--width", "100"], "--width 100 must be a multiple of 64"),
         (["--num-frames", "18"], "use 17 or 25"),
         (["--num-inference-steps", "none"], "--num-inference-steps"),
         (["--image", "missing.png"], "missing.png"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,13 +31,18 @@ def _option(default: Any, flag: str, description: str, **constraints: Any) -> An
 
 
 class _Frozen(BaseModel):
+    """Base of what a request consists of: immutable, and its mistakes are `InvalidRequest`."""
+
+    prefix: ClassVar[str] = ""
+    """Before its fields' names in errors: `guidance.` of those of `GenerationRequest.guidance`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise InvalidRequest(_one_sentence(type(self), error)) from None
+            raise _first_complaint(type(self), error) from None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -64,6 +69,8 @@ class Guidance(_Frozen):
     `pred = pos + (cfg-1)(pos-neg) + stg(pos-perturbed) + (modality-1)(pos-isolated)`, then scaled by
     `rescale * std(pos)/std(pred) + (1-rescale)`.
     """
+
+    prefix: ClassVar[str] = "guidance."
 
     cfg: float = _option(
         LTX_2_3.cfg, "--video-cfg-guidance-scale", "How closely to follow the prompt; 1 turns it off.", ge=0, le=100
@@ -94,7 +101,7 @@ class Guidance(_Frozen):
         if blocks is None:
             return None
         if any(block < 0 for block in blocks):
-            raise ValueError("block numbers start at 0")
+            raise ValueError("must be block numbers, which start at 0")
         return tuple(sorted(set(blocks)))
 
 
@@ -200,26 +207,20 @@ _COMPLAINTS = {
     "less_than_equal": "is too large: it must be at most {le}",
     "less_than": "is too large: it must be below {lt}",
 }
-"""By pydantic's types of errors, which speak of inputs and types where users gave flags."""
+"""By pydantic's types of errors, in words that follow a field and its value."""
 
 
-def _one_sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """The first complaint, in the words of the command line's flags."""
+def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidRequest:
     complaint = error.errors()[0]
     name = str(complaint["loc"][0]) if complaint["loc"] else "request"
     if name not in model.model_fields:
-        return f"Unknown field {name!r}; known are {', '.join(model.model_fields)}."
-    flag = flag_of(model, name)
+        return InvalidRequest(reason=f"Unknown field {name!r}; known are {', '.join(model.model_fields)}")
+    field = model.prefix + name
     if complaint["type"] == "missing":
-        return f"{flag} is missing: {model.model_fields[name].description}"
+        return InvalidRequest(field, reason=f"is missing: {model.model_fields[name].description}")
     if complaint["type"] == "value_error":
-        return f"{flag} {complaint['input']!r}: {complaint['ctx']['error']}."
+        return InvalidRequest(field, complaint["input"], str(complaint["ctx"]["error"]))
     limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
-    what = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
-    or_auto = " or 'auto'" if name == "num_frames" and what == _COMPLAINTS["int_type"] else ""
-    return f"{flag} {_shortened(complaint['input'])} {what}{or_auto}."
-
-
-def _shortened(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    reason = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
+    or_auto = " or 'auto'" if name == "num_frames" and reason == _COMPLAINTS["int_type"] else ""
+    return InvalidRequest(field, complaint["input"], reason + or_auto)

@@ -262,7 +262,7 @@ def test_discovery_by_name(model: ModelPaths, tmp_path: Path) -> None:
     assert found == ModelPaths.discover(folder, checkpoint=str(found.checkpoint))
     assert ModelFiles.open(found).config.num_layers == 4
     (folder / "ltx-2.3-22b-dev-fp8.safetensors").write_bytes(b"")
-    with pytest.raises(InvalidModel, match=r"more than one checkpoint.*--checkpoint-path"):
+    with pytest.raises(InvalidModel, match=r"more than one checkpoint.*checkpoint_path"):
         ModelPaths.discover(folder)
     assert ModelPaths.discover(folder, checkpoint=model.checkpoint).checkpoint == model.checkpoint
     with pytest.raises(InvalidModel, match=r"No checkpoint .* was found"):

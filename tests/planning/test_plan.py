@@ -113,12 +113,12 @@ def test_what_no_smaller_video_changes_is_not_advised() -> None:
     model = {"connectors": Sizes(0), "transformer": Sizes(0)}
     with pytest.raises(BudgetTooSmall, match=r"at any size; the smallest budget that works is 3\.00 GiB") as error:
         make_plan(model, needs, 2**30 // 2, 10**12)
-    assert "--width" not in str(error.value)
+    assert "width" not in str(error.value)
 
 
 @given(st.integers(1, 2**36))
 def test_an_amount_rounded_up_is_enough_when_it_is_given(count: int) -> None:
-    assert count <= parse_bytes(at_least(count), "--vram-budget") <= count * 1.5 + 2**20
+    assert count <= parse_bytes(at_least(count), "vram_budget") <= count * 1.5 + 2**20
 
 
 def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() -> None:
@@ -173,5 +173,5 @@ def test_a_limit_of_host_memory_is_kept_where_more_is_available() -> None:
     limited = make_plan(model, needs, 3 * gib, 10**12, host_limit=6 * gib)
     assert limited.placements["transformer"].home == "file"
     assert limited.host_bytes == 0
-    assert "would take 7.00 GiB, and --host-memory allows 6.00 GiB" in limited.notes[0]
+    assert "would take 7.00 GiB, and the limit set for host memory allows 6.00 GiB" in limited.notes[0]
     assert make_plan(model, needs, 3 * gib, 10**12, host_limit=7 * gib).host_bytes == 7 * gib

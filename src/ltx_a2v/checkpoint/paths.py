@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx_a2v.errors import InvalidModel
+from ltx_a2v.errors import InvalidModel, named
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,28 @@ class ModelPaths:
         upsamplers = [path for path in weights if "spatial-upscaler-x2" in path.name]
         checkpoints = [path for path in weights if _is_checkpoint_name(path.name)]
 
-        def given_or_only(given: str | Path | None, what: str, flag: str, found: list[Path]) -> Path:
-            return Path(given) if given else _only(what, flag, found, folder)
+        def given_or_only(given: str | Path | None, what: str, field: str, found: list[Path]) -> Path:
+            return Path(given) if given else _only(what, field, found, folder)
 
         return cls(
-            given_or_only(checkpoint, "checkpoint (ltx-2.3-*.safetensors)", "--checkpoint-path", checkpoints),
+            given_or_only(checkpoint, "checkpoint (ltx-2.3-*.safetensors)", "checkpoint_path", checkpoints),
             given_or_only(
-                distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "--distilled-lora-path", loras
+                distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "distilled_lora_path", loras
             ),
             given_or_only(
                 spatial_upsampler,
                 "spatial upsampler (*spatial-upscaler-x2*.safetensors)",
-                "--spatial-upsampler-path",
+                "spatial_upsampler_path",
                 upsamplers,
             ),
-            given_or_only(gemma_root, "text encoder folder (gemma*/)", "--gemma-root", _gemma_folders(folder)),
+            given_or_only(gemma_root, "text encoder folder (gemma*/)", "gemma_root", _gemma_folders(folder)),
         )
 
-    def by_flag(self) -> list[tuple[str, Path]]:
-        """Every file, by the flag that gives it."""
-        files = [("--checkpoint-path", self.checkpoint), ("--distilled-lora-path", self.distilled_lora)]
-        files.append(("--spatial-upsampler-path", self.spatial_upsampler))
-        return files + [("a file of --gemma-root", path) for path in sorted(self.gemma_root.glob("*"))]
+    def described(self) -> list[tuple[str, Path]]:
+        """Every file, and what errors call it."""
+        files = [(named("checkpoint_path"), self.checkpoint), (named("distilled_lora_path"), self.distilled_lora)]
+        files.append((named("spatial_upsampler_path"), self.spatial_upsampler))
+        return files + [(f"a file of {named('gemma_root')}", path) for path in sorted(self.gemma_root.glob("*"))]
 
 
 @contextmanager
@@ -96,10 +96,10 @@ def _gemma_folders(model_dir: Path) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def _only(what: str, flag: str, found: list[Path], model_dir: Path) -> Path:
+def _only(what: str, field: str, found: list[Path], model_dir: Path) -> Path:
     if not found:
-        raise InvalidModel(f"No {what} was found in {model_dir}; put it there or give its path with {flag}.")
+        raise InvalidModel(f"No {what} was found in {model_dir}; put it there or give its path with {named(field)}.")
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(model_dir)) for path in found)
-        raise InvalidModel(f"{model_dir} has more than one {what}: {names}; choose one with {flag}.")
+        raise InvalidModel(f"{model_dir} has more than one {what}: {names}; choose one with {named(field)}.")
     return found[0]

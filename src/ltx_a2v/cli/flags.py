@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic.fields import FieldInfo
 
+from ltx_a2v.request import GenerationRequest, Guidance, flag_of
 from ltx_a2v.settings.defaults import Settings
+from ltx_a2v.settings.server import ServerSettings
 
 ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG, --no-flag is LTX_A2V_FLAG=0"
 
@@ -28,6 +30,17 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: type[Settin
         field = settings.model_fields.get(name)
         if field is not None and _extra(field).get("flag") is not False:
             group.add_argument(settings.flag(name), dest=name, default=argparse.SUPPRESS, **_argument(field))
+
+
+def flag_name(field: str) -> str:
+    """What the command line calls a field of a request or a setting: `guidance.cfg` -> its flag."""
+    if field.startswith(Guidance.prefix):
+        return flag_of(Guidance, field.removeprefix(Guidance.prefix))
+    if field in GenerationRequest.model_fields and field != "guidance":
+        return flag_of(GenerationRequest, field)
+    if field in ServerSettings.model_fields:
+        return ServerSettings.flag(field)
+    return f"--{field.replace('_', '-')}"
 
 
 def settings_from(arguments: argparse.Namespace, settings: type[SettingsT]) -> SettingsT:

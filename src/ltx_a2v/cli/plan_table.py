@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.errors import BudgetTooSmall
 from ltx_a2v.hardware.budget import GIB, at_least, gib
 from ltx_a2v.planning.plan import Plan
@@ -54,7 +55,7 @@ def try_budget(mode: str, budget: str, make: Callable[[], Plan], predict: Callab
     try:
         plan = make()
     except BudgetTooSmall as error:
-        return Row(mode, budget, None, str(error))
+        return Row(mode, budget, None, error.worded(flag_name))
     return Row(mode, budget, plan, "", predict(plan) if predict else None)
 
 

@@ -20,7 +20,7 @@ from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
 from ltx_a2v.conversion.report import ConversionReport, LayerError
-from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput, OutOfMemory
+from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput, OutOfMemory, named
 from ltx_a2v.events import StepFinished
 from ltx_a2v.media.output_file import check_output_file
 from ltx_a2v.model.files import split_checkpoint
@@ -60,7 +60,7 @@ def quantize_file(
     try:
         return (yield from work)
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{chosen} ran out of memory; free some, or use --device cpu.") from error
+        raise OutOfMemory(f"{chosen} ran out of memory; free some, or use {named('device')} cpu.") from error
 
 
 _UNCHANGED = KeyMap(prefixes=(("", ""),))

@@ -31,7 +31,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.text not in ("auto", "unlimited") and not self.text.endswith("%"):
-            parse_bytes(self.text, "--vram-budget", ", 60%, auto, unlimited")
+            parse_bytes(self.text, "vram_budget", ", 60%, auto, unlimited")
         elif self.text.endswith("%"):
             self._share()
 
@@ -48,7 +48,7 @@ class Budget:
             return max(torch.cuda.mem_get_info(device)[0] + ours - self.headroom, 0)
         if self.text.endswith("%"):
             return int(total_memory(device) * self._share())
-        return parse_bytes(self.text, "--vram-budget")
+        return parse_bytes(self.text, "vram_budget")
 
     def _share(self) -> float:
         try:
@@ -56,7 +56,7 @@ class Budget:
         except ValueError:
             share = 0.0
         if not 0 < share <= 1:
-            raise InvalidRequest(f"--vram-budget {self.text!r}: give more than 0% and at most 100%.")
+            raise InvalidRequest("vram_budget", self.text, "must be more than 0% and at most 100%")
         return share
 
 
@@ -79,13 +79,11 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
 
 def beside(others: str, device: torch.device, headroom: int) -> str:
     """The budget that is left where other services need `others` of the device's memory; raises `InvalidRequest`."""
-    total, needed = total_memory(device), parse_bytes(others, "--coexist")
+    total, needed = total_memory(device), parse_bytes(others, "coexist")
     left = total - needed - headroom
     if left <= 0:
-        raise InvalidRequest(
-            f"--coexist {others}: beside that and {gib(headroom)} of headroom nothing is left of this device's "
-            f"{gib(total)}; give what the others need of it."
-        )
+        reason = f"leaves nothing of this device's {gib(total)}, less {gib(headroom)} of headroom; give less"
+        raise InvalidRequest("coexist", others, reason)
     return f"{left / GIB:.2f}GiB"
 
 

@@ -27,14 +27,14 @@ def check_output_file(path: Path, suffix: str | None, example: str) -> None:
 
 
 def check_overwrites_nothing(outputs: Mapping[str, Path | None], inputs: Iterable[tuple[str, Path | None]]) -> None:
-    """By flag. Raises `InvalidOutput` when an output is the same file as an input or as another output."""
-    taken = {_identity(path): flag for flag, path in inputs if path is not None}
-    for flag, path in outputs.items():
+    """Paths by what errors call them. Raises `InvalidOutput` when an output is the same file as any other."""
+    taken = {_identity(path): name for name, path in inputs if path is not None}
+    for name, path in outputs.items():
         if path is None:
             continue
-        other = taken.setdefault(_identity(path), flag)
-        if other != flag:
-            raise InvalidOutput(f"{flag} {path} is the same file as {other}; choose another place.")
+        other = taken.setdefault(_identity(path), name)
+        if other != name:
+            raise InvalidOutput(f"{name} {path} is the same file as {other}; choose another place.")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltx_a2v.errors import InvalidImage
+from ltx_a2v.errors import InvalidImage, named
 from ltx_a2v.settings.defaults import MAX_IMAGE_ASPECT, MAX_IMAGE_PIXELS
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO")
@@ -164,5 +164,5 @@ def _through_h264(pixels: npt.NDArray[np.uint8], crf: int, path: Path) -> npt.ND
             return np.asarray(decoded.to_ndarray(format="rgb24"), dtype=np.uint8)
     except (av.FFmpegError, StopIteration) as error:
         raise InvalidImage(
-            f"H.264 cannot take the image {path} at {width}x{height}; scale it down or give --image-crf 0."
+            f"H.264 cannot take the image {path} at {width}x{height}; scale it down or give {named('image_crf')} 0."
         ) from error

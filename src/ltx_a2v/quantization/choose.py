@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
-from ltx_a2v.errors import InvalidMode, InvalidModel
+from ltx_a2v.errors import InvalidMode, InvalidModel, named
 from ltx_a2v.quantization.covered import CONNECTORS
 from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
@@ -56,7 +56,7 @@ def choose_policies(
         mode = _agreed(wanted, stored.mode, path)
         if keep_bf16_blocks and keep_bf16_blocks != stored.keep_bf16_blocks:
             kept = ",".join(str(block) for block in sorted(stored.keep_bf16_blocks)) or "no blocks"
-            raise InvalidMode(f"{path} was quantized with {kept} kept in bf16; leave --keep-bf16-blocks out.")
+            raise InvalidMode(f"{path} was quantized with {kept} kept in bf16; leave {named('keep_bf16_blocks')} out.")
         return ChosenPolicies(*_policies(mode, stored.keep_bf16_blocks), already_converted=True)
     infos = {name: (entry.dtype, entry.shape) for name, entry in transformer.items()}
     found = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
@@ -66,7 +66,9 @@ def choose_policies(
                 f"{path} comes quantized to fp8 with scales: use fp8-scaled or fp8-scaled-mm with it, not {wanted}."
             )
         if keep_bf16_blocks:
-            raise InvalidMode(f"{path} comes quantized and its blocks stay as they are; leave --keep-bf16-blocks out.")
+            raise InvalidMode(
+                f"{path} comes quantized and its blocks stay as they are; leave {named('keep_bf16_blocks')} out."
+            )
         infos = {name: (entry.dtype, entry.shape) for name, entry in connectors.items()}
         others = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
         plain = QuantizationPolicy.none().for_network(CONNECTORS)
@@ -79,7 +81,7 @@ def _agreed(wanted: str | None, mode: str, path: Path) -> str:
         return mode
     if any({wanted, mode} <= same for same in _SAME_STORAGE):
         return wanted
-    raise InvalidMode(f"{path} is quantized as {mode}: use --transformer-quantization {mode} or leave it out.")
+    raise InvalidMode(f"{path} is quantized as {mode}: use {named('transformer_quantization')} {mode} or leave it out.")
 
 
 def _policies(mode: str, keep_bf16_blocks: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:

@@ -92,7 +92,7 @@ def cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """What flags say first and the environment second. Raises `InvalidRequest`, which names the flag."""
+    """What flags say first and the environment second. Raises `InvalidRequest`, which names the field."""
 
     model_config = SettingsConfigDict(env_prefix="LTX_A2V_", env_ignore_empty=True, extra="ignore")
 
@@ -101,9 +101,9 @@ class Settings(BaseSettings):
             super().__init__(**given)
         except ValidationError as error:
             complaint = error.errors()[0]
-            name = self.flag(str(complaint["loc"][0])) if complaint["loc"] else "The settings"
-            message = complaint["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(f"{name} {complaint['input']!r}: {message}.") from None
+            name = str(complaint["loc"][0]) if complaint["loc"] else ""
+            reason = complaint["msg"].removeprefix("Value error, ")
+            raise InvalidRequest(name, complaint["input"], f"cannot be used: {reason}") from None
 
     @classmethod
     def flag(cls, name: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidModel
+from ltx_a2v.errors import InvalidModel, named
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.settings.defaults import VRAM_HEADROOM, Settings
 from ltx_a2v.settings.units import parse_bytes
@@ -89,19 +89,20 @@ class ModelSettings(Settings):
             return ModelPaths(**known)
         if self.model_dir is None:
             raise InvalidModel(
-                "No model files were given: use --model-dir (or LTX_A2V_MODEL_DIR), or --checkpoint-path, "
-                "--distilled-lora-path, --spatial-upsampler-path and --gemma-root; `ltx-a2v demo` needs none."
+                f"No model files were given: use {named('model_dir')} (or LTX_A2V_MODEL_DIR), or "
+                f"{named('checkpoint_path')}, {named('distilled_lora_path')}, {named('spatial_upsampler_path')} and "
+                f"{named('gemma_root')}; `ltx-a2v demo` needs none."
             )
         return ModelPaths.discover(self.model_dir, **known)
 
     @property
     def budget(self) -> Budget:
         """Raises `InvalidRequest`."""
-        return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "--vram-headroom"))
+        return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "vram_headroom"))
 
     @property
     def host_limit(self) -> int | None:
         """Bytes, or None for what is available. Raises `InvalidRequest`."""
         if self.host_memory == "auto":
             return None
-        return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "--host-memory", ", 0, auto")
+        return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "host_memory", ", 0, auto")

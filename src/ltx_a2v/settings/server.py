@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidInput, InvalidModel
+from ltx_a2v.errors import InvalidInput, InvalidModel, named
 from ltx_a2v.settings.defaults import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
@@ -70,15 +70,15 @@ class ServerSettings(ModelSettings):
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
-        "ltx_a2v.opening:open_pipeline",
+        "ltx_a2v.session:open_pipeline",
         description="What the worker opens the pipeline with: module:function of `ModelSettings`.",
         json_schema_extra={"flag": False},
     )
 
     @field_validator("keep_alive", "vram_wait", "cancel_grace", "worker_silence", "step_timeout", "body_timeout")
     @classmethod
-    def _spans_of_time(cls, text: str) -> str:
-        parse_duration(text)
+    def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
+        parse_duration(text, info.field_name or "")
         return text
 
     @field_validator("keep_outputs")
@@ -95,7 +95,7 @@ class ServerSettings(ModelSettings):
     def keep_alive_seconds(self) -> float:
         if self.cold_start:
             return 0.0
-        return NEVER if self.persistent else parse_duration(self.keep_alive)
+        return NEVER if self.persistent else parse_duration(self.keep_alive, "keep_alive")
 
     @cached_property
     def found_paths(self) -> ModelPaths:
@@ -116,13 +116,13 @@ class ServerSettings(ModelSettings):
     def check(self) -> None:
         """Raises `InvalidInput` where the server cannot start with these settings."""
         if self.cold_start and self.persistent:
-            raise InvalidInput("--cold-start and --persistent exclude each other: give one of them.")
+            raise InvalidInput(f"{named('cold_start')} and {named('persistent')} exclude each other: give one of them.")
         for name in ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root"):
             path = getattr(self, name)
             if path is not None and not path.exists():
-                raise InvalidModel(f"{self.flag(name)} {path} does not exist.")
+                raise InvalidModel(f"{named(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
-            raise InvalidInput(f"--input-dir {self.input_dir} is not a folder.")
+            raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
         _ = self.budget, self.found_paths  # readable and found, or told what is wrong
 
     def for_worker(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class KeepOutputs:
         seconds, total = NEVER, None
         for part in text.split("/"):
             if part.strip().upper().endswith("B"):
-                total = parse_bytes(part, "--keep-outputs")
+                total = parse_bytes(part, "keep_outputs")
             else:
-                seconds = parse_duration(part)
+                seconds = parse_duration(part, "keep_outputs")
         return cls(seconds, total)

@@ -15,10 +15,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def parse_duration(value: str | float) -> float:
+def parse_duration(value: str | float, field: str = "") -> float:
     """Seconds from "10m", "1h30m", 300 or "300"; anything negative is `NEVER` (Ollama's convention)."""
     if isinstance(value, bool):
-        raise InvalidRequest(f"{value!r} is not a span of time; write 300, '5m' or -1.")
+        raise InvalidRequest(field, value, "is not a span of time; write 300, '5m' or -1")
     text = str(value).strip()
     if _NUMBER.fullmatch(text):
         seconds = float(text)
@@ -26,13 +26,13 @@ def parse_duration(value: str | float) -> float:
     negative, text = text.startswith("-"), text.removeprefix("-")
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise InvalidRequest(f"{value!r} is not a span of time; write 300, '300', '5m', '1h30m', 0 or -1.")
+        raise InvalidRequest(field, value, "is not a span of time; write 300, '300', '5m', '1h30m', 0 or -1")
     return NEVER if negative else sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def parse_bytes(text: str, flag: str, others: str = "") -> int:
+def parse_bytes(text: str, field: str, others: str = "") -> int:
     """`"12GiB"` -> 12 * 2**30, `"8G"` -> 8 * 10**9. Raises `InvalidRequest`, which names the `others` that would do."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower(), re.ASCII)
     if not found or float(found[1]) == 0:
-        raise InvalidRequest(f"{flag} {text!r} is no amount of memory; write 12GiB, 8G{others} or bytes.")
+        raise InvalidRequest(field, text, f"is not an amount of memory; write 12GiB, 8G{others} or bytes")
     return int(float(found[1]) * _BYTES[found[2] or ""])

@@ -327,7 +327,7 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         complaint = error.errors()[0]
         name = ".".join(str(part) for part in complaint["loc"][1:]) or "The body"
-        return error_reply(InvalidRequest(f"{name}: {complaint['msg']}."), request.url.path)
+        return error_reply(InvalidRequest(reason=f"{name}: {complaint['msg']}."), request.url.path)
 
     @app.exception_handler(ClientDisconnect)
     async def left(_request: Request, _error: ClientDisconnect) -> Response:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ltx_a2v.errors import InvalidRequest, TooLarge
-from ltx_a2v.request import GenerationRequest, Guidance, flag_of, nearest_num_frames
+from ltx_a2v.request import GenerationRequest, Guidance, nearest_num_frames
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import parse_duration
 
@@ -275,7 +275,7 @@ def parse_json(model: type[BaseModel], body: bytes) -> dict[str, Any]:
     try:
         return model.model_validate_json(body, strict=True).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise InvalidRequest(explain(error)) from None
+        raise InvalidRequest(reason=explain(error)) from None
 
 
 def parse_form(model: type[BaseModel], fields: Mapping[str, str]) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def parse_form(model: type[BaseModel], fields: Mapping[str, str]) -> dict[str, A
     try:
         return model.model_validate(values).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise InvalidRequest(explain(error)) from None
+        raise InvalidRequest(reason=explain(error)) from None
 
 
 def _object_or_text(name: str, text: str) -> Any:
@@ -299,7 +299,7 @@ def _object_or_text(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise InvalidRequest(f"{name} begins like a JSON object but is none.") from None
+        raise InvalidRequest(reason=f"{name} begins like a JSON object but is none.") from None
 
 
 def explain(error: ValidationError) -> str:
@@ -340,18 +340,20 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
 
 def _check_model(body: dict[str, Any], settings: ServerSettings) -> None:
     if body.get("model") not in (None, settings.model_id):
-        raise InvalidRequest(f"model {body['model']!r} is not served here; leave it out or use {settings.model_id!r}.")
+        raise InvalidRequest(
+            reason=f"model {body['model']!r} is not served here; leave it out or use {settings.model_id!r}."
+        )
 
 
 def _frames_for(body: dict[str, Any]) -> int:
     if "num_frames" in body:
-        raise InvalidRequest("seconds and num_frames say the same thing: give one of them.")
+        raise InvalidRequest(reason="seconds and num_frames say the same thing: give one of them.")
     try:
         seconds = float(body["seconds"])
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise InvalidRequest(f"seconds {_shortened(body['seconds'])}: must be a number above 0.")
+        raise InvalidRequest(reason=f"seconds {_shortened(body['seconds'])}: must be a number above 0.")
     return fit_seconds(seconds, body.get("fps", GenerationRequest.model_fields["frame_rate"].default))
 
 
@@ -365,17 +367,7 @@ def _checked(fields: dict[str, Any], renamed: dict[str, str]) -> GenerationReque
     try:
         return GenerationRequest(**fields)
     except InvalidRequest as error:
-        raise InvalidRequest(_in_words_of_the_body(str(error), renamed)) from None
-
-
-def _in_words_of_the_body(message: str, renamed: dict[str, str]) -> str:
-    """`--frame-rate 500: …` is a command line's word for it."""
-    flag, space, rest = message.partition(" ")
-    for model in (GenerationRequest, Guidance):
-        for name in model.model_fields:
-            if flag_of(model, name) == flag:
-                return renamed.get(name, name) + space + rest
-    return message
+        raise InvalidRequest(renamed.get(error.field, error.field), error.value, error.reason) from None
 
 
 def _check_limits(request: GenerationRequest, settings: ServerSettings) -> None:

@@ -58,7 +58,9 @@ async def read_body(request: Request, model: type[BaseModel], settings: ServerSe
         limit = settings.max_json_mb * MIB
         yield _body_of_json(b"".join([chunk async for chunk in _limited(request, limit, settings)]), model)
     else:
-        raise InvalidRequest(f"A body of type {kind!r} is not read; send application/json or multipart/form-data.")
+        raise InvalidRequest(
+            reason=f"A body of type {kind!r} is not read; send application/json or multipart/form-data."
+        )
 
 
 async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dict[str, str]:
@@ -67,7 +69,9 @@ async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dic
     Raises `InvalidRequest`, `TooLarge` and `Forbidden`.
     """
     if "audio" not in body.sources:
-        raise InvalidRequest("audio is missing: send the speech as a file, a data URL, or a path below --input-dir.")
+        raise InvalidRequest(
+            reason="audio is missing: send the speech as a file, a data URL, or a path below --input-dir."
+        )
     return {name: await asyncio.to_thread(_save, name, body.sources[name], folder, settings) for name in body.sources}
 
 
@@ -114,7 +118,7 @@ async def _read_form(request: Request, kind: str, settings: ServerSettings) -> F
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise InvalidRequest(f"The form cannot be read: {error.message}") from None
+        raise InvalidRequest(reason=f"The form cannot be read: {error.message}") from None
 
 
 def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
@@ -122,10 +126,10 @@ def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
     files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
     names = [name for name, _ in form.multi_items()]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise InvalidRequest(f"{min(repeated)} is given more than once.")
+        raise InvalidRequest(reason=f"{min(repeated)} is given more than once.")
     for name in files:
         if name not in FILE_FIELDS or name not in model.model_fields:
-            raise InvalidRequest(f"Unknown field {name!r}.")
+            raise InvalidRequest(reason=f"Unknown field {name!r}.")
     return _body(parse_form(model, texts), files)
 
 
@@ -138,7 +142,7 @@ def _body(fields: dict[str, Any], files: dict[str, UploadFile]) -> Body:
     for name, which in FILE_FIELDS.items():
         source = files.get(name) or _text_of(name, fields.pop(name, None))
         if source is not None and which in sources:
-            raise InvalidRequest(f"The {which} is given twice.")
+            raise InvalidRequest(reason=f"The {which} is given twice.")
         if source is not None:
             sources[which] = source
     return Body(fields, sources)
@@ -150,7 +154,7 @@ def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
         return value
     known = f"{FILE_FIELDS[name]}_url"
     if set(value) != {known}:
-        raise InvalidRequest(f"{name} as an object has the one member {known!r}; given were {sorted(value)}.")
+        raise InvalidRequest(reason=f"{name} as an object has the one member {known!r}; given were {sorted(value)}.")
     return value[known]
 
 
@@ -174,17 +178,17 @@ def _save(name: str, source: UploadFile | str, folder: Path, settings: ServerSet
 def _decoded(name: str, url: str, limit: int) -> bytes:
     head, comma, payload = url.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise InvalidRequest(f"{name} is a data URL without ';base64,': encode the file in base64.")
+        raise InvalidRequest(reason=f"{name} is a data URL without ';base64,': encode the file in base64.")
     _check_size(name, len(payload) * 3 // 4, limit)
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest(f"{name} is a data URL whose base64 cannot be decoded.") from None
+        raise InvalidRequest(reason=f"{name} is a data URL whose base64 cannot be decoded.") from None
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
     if size == 0:
-        raise InvalidRequest(f"{name} is empty.")
+        raise InvalidRequest(reason=f"{name} is empty.")
     if size > limit:
         message = f"The {name} has {size / MIB:.1f} MiB; this server allows {limit // MIB}."
         raise TooLarge(message, f"{name}_too_large")
@@ -193,7 +197,9 @@ def _check_size(name: str, size: int, limit: int) -> None:
 def _below_input_dir(given: str, input_dir: Path | None) -> Path:
     """The file with all links followed; one answer for what is outside and what does not exist."""
     if "://" in given:
-        raise InvalidRequest("Links are not fetched: send the file itself, a data URL, or a path below --input-dir.")
+        raise InvalidRequest(
+            reason="Links are not fetched: send the file itself, a data URL, or a path below --input-dir."
+        )
     if input_dir is None:
         raise Forbidden("Paths on the server are not allowed here: the server was started without --input-dir.")
     root = input_dir.resolve()

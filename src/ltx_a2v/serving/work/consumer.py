@@ -11,7 +11,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed
+from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
 from ltx_a2v.serving.jobs.folders import VIDEO, Folders
 from ltx_a2v.serving.jobs.progress import Estimates, Progress
 from ltx_a2v.serving.jobs.records import Job, JobStore
@@ -20,7 +20,6 @@ from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import Message, WorkerClient
-from ltx_a2v.serving.work.failures import error_from
 from ltx_a2v.serving.work.keep_alive import KeepAlive
 from ltx_a2v.serving.work.outcomes import RETRY_SECONDS, Outcomes
 from ltx_a2v.serving.work.queue_policy import VRAM_RETRY_SECONDS, MemoryWait, after_failure, next_job
@@ -165,7 +164,7 @@ class Consumer:
             while (message := await worker.receive())["say"] not in ("loaded", "load_failed"):
                 self._observer.take(None, worker, message)
             if message["say"] == "load_failed":
-                raise error_from(message)
+                raise from_json(message)
             worker.loaded = True
         except Exception as error:
             await self._retire()
@@ -254,7 +253,7 @@ class Consumer:
                     result: dict[str, Any] = message["result"]
                     return result
                 case "failed":
-                    raise error_from(message)
+                    raise from_json(message)
                 case "cancelled":
                     raise Cancelled("The job was cancelled.")
 

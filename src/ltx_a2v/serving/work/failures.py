@@ -1,4 +1,4 @@
-"""An exception on its way from the worker to the server: described there, raised again here."""
+"""What the worker says of an exception: whose fault it is, and whether the device can still be trusted."""
 
 from __future__ import annotations
 
@@ -19,18 +19,12 @@ _DEVICE_ERROR_TYPES = ("OutOfMemoryError", "AcceleratorError")
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """Code, message, HTTP status and field, and whether the device's state is in doubt (`tainted`).
+    """What `errors.from_json` takes, and whether the device's state is in doubt (`tainted`).
 
     An unexpected error is logged with its traceback and named by its kind.
     """
     ours = error if isinstance(error, A2VError) and not isinstance(error, InvalidOutput) else _as_ours(error)
-    return {
-        "code": ours.code,
-        "message": str(ours),
-        "status": ours.http_status,
-        "field": getattr(ours, "field", None),
-        "tainted": taints_device(error),
-    }
+    return {**ours.as_json(), "tainted": taints_device(error)}
 
 
 def taints_device(error: Exception) -> bool:
@@ -38,17 +32,6 @@ def taints_device(error: Exception) -> bool:
     if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ in _DEVICE_ERROR_TYPES:
         return True
     return not isinstance(error, A2VError) and _DEVICE_ERROR.search(str(error)) is not None
-
-
-def error_from(message: dict[str, Any]) -> A2VError:
-    """The worker's failure as the exception it was."""
-    kind = _kinds().get(message["code"], A2VError)
-    error = kind.__new__(kind)
-    Exception.__init__(error, message["message"])
-    error.code, error.http_status = message["code"], message["status"]
-    if message.get("field") is not None:
-        error.field = message["field"]  # type: ignore[attr-defined]
-    return error
 
 
 def _as_ours(error: Exception) -> A2VError:
@@ -66,10 +49,3 @@ def _as_ours(error: Exception) -> A2VError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:500]
-
-
-def _kinds(base: type[A2VError] = A2VError) -> dict[str, type[A2VError]]:
-    kinds = {base.code: base}
-    for kind in base.__subclasses__():
-        kinds.update(_kinds(kind))
-    return kinds

@@ -7,7 +7,7 @@ A thread says "beat" every few moments, so that the server can see that the proc
 
     server -> worker    start {engine, settings, beat} · run {job, request, folder, keep} · load · cancel {job} · exit
     worker -> server    standby {device, problem} · event {job, …} · done {job, result} · cancelled {job} · loaded
-                        failed {job, code, message, status, field, tainted} · load_failed {the same but job} · beat
+                        failed {job, tainted, … of `A2VError.as_json`} · load_failed {the same but job} · beat
 
 A job whose weights are kept after it (`keep`) loads them all first; any other lets each phase load what it needs and
 give it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ltx_a2v.errors import Cancelled
+from ltx_a2v.errors import Cancelled, from_json
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.request import GenerationRequest
@@ -136,7 +136,7 @@ class Worker:
         try:
             self._opened()
         except Exception as error:
-            return str(described(error)["message"])
+            return str(from_json(described(error)))
         return None
 
     def _answer_load(self) -> None:
