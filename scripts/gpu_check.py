@@ -173,7 +173,7 @@ def placements_agree(folder: Path, mode: str) -> str:
     result = pipeline.run(request(folder, "first"))
     first = load_file(folder / "first.safetensors")
     video = (folder / "first.mp4").read_bytes()
-    networks = pipeline._networks
+    networks = pipeline.model
     for home, resident in (("host", 0), ("file", 0), ("host", 2), ("file", 3), ("device", None)):
         fixed = {name: Placement(home, resident) for name in networks._recipes}  # type: ignore[arg-type]
         networks.plan = lambda *_, p=fixed, plan=networks.plan: _with(plan(*_), p)  # type: ignore[method-assign]

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ltx_a2v.checkpoint.paths import ModelPaths
     from ltx_a2v.errors import A2VError
     from ltx_a2v.events import GenerationResult
-    from ltx_a2v.pipeline import A2VPipeline
     from ltx_a2v.request import GenerationRequest, Guidance
+    from ltx_a2v.session import A2VPipeline
 
 __all__ = ["A2VError", "A2VPipeline", "GenerationRequest", "GenerationResult", "Guidance", "ModelPaths"]
 
 _HOMES = {
     "A2VError": "errors",
-    "A2VPipeline": "pipeline",
+    "A2VPipeline": "session",
     "GenerationRequest": "request",
     "GenerationResult": "events",
     "Guidance": "request",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ltx_a2v import A2VPipeline
+from ltx_a2v.diffusion.block_plan import plan_stage
+from ltx_a2v.diffusion.block_step import audio_text_of, block_step
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
@@ -19,7 +23,7 @@ ALL = frozenset(Pass)
 
 @pytest.fixture(scope="module")
 def transformer(pipeline: A2VPipeline) -> Iterator[nn.Module]:
-    with pipeline._networks.use("transformer") as module:
+    with pipeline.model.within({}).use("transformer") as module:
         yield module
 
 
@@ -50,6 +54,36 @@ def test_exact_passes_equal_each_pass_alone_to_the_bit(
     for kind in Pass:
         alone = velocities(transformer, inputs, frozenset({Pass.POSITIVE, kind}), blocks, exact=True)
         assert torch.equal(together[kind], alone[kind])
+
+
+@pytest.mark.parametrize("blocks", [{0}, {2}], ids=str)
+def test_passes_without_the_positive_one_equal_all_together_to_the_bit(
+    transformer: nn.Module, inputs: StageInputs, blocks: set[int]
+) -> None:
+    """So that several GPUs can each compute some of the passes."""
+    together = velocities(transformer, inputs, ALL, blocks, exact=True)
+    others = sorted(ALL - {Pass.POSITIVE})
+    for passes in (frozenset(some) for count in (1, 2, 3) for some in combinations(others, count)):
+        apart = velocities(transformer, inputs, passes, blocks, exact=True)
+        assert apart.keys() == passes
+        assert all(torch.equal(apart[kind], together[kind]) for kind in passes)
+
+
+@torch.inference_mode()
+def test_a_block_is_a_function_of_its_state_and_plan(transformer: nn.Module, inputs: StageInputs) -> None:
+    """Called twice with the same it gives the same, and changes none of the tensors it was given."""
+    plan = plan_stage(ALL, frozenset({0}), 4).blocks[0]
+    forward = StageForward(transformer, inputs, ALL, frozenset({0}))
+    block = transformer.transformer_blocks[0]
+    latent = torch.randn(1, GRID.tokens, 128, generator=torch.Generator().manual_seed(1))
+    state = forward._start(latent, torch.tensor(0.7))
+    state.audio_text = audio_text_of(block, inputs.audio_text, state.modulation)
+    video, audio = state.video.clone(), state.audio.clone()
+    once, again = (block_step(block, replace(state), plan) for _ in range(2))
+    assert torch.equal(once.video, again.video)
+    assert torch.equal(once.audio, again.audio)
+    assert torch.equal(state.video, video)
+    assert torch.equal(state.audio, audio)
 
 
 @pytest.mark.parametrize("blocks", [{0}, {2}, {1, 3}], ids=str)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.diffusion import forward as forward_module
+from ltx_a2v.diffusion import attention as attention_module
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
@@ -31,7 +31,7 @@ ALL = frozenset(Pass)
 def flops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of every linear and attention."""
     counted: list[int] = []
-    linear, attention = F.linear, forward_module._attention
+    linear, attention = F.linear, attention_module.attention
 
     def counting_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         counted.append(2 * x.numel() * weight.shape[0])
@@ -43,7 +43,7 @@ def flops(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return attention(query, key, value)
 
     monkeypatch.setattr(F, "linear", counting_linear)
-    monkeypatch.setattr(forward_module, "_attention", counting_attention)
+    monkeypatch.setattr(attention_module, "attention", counting_attention)
     return counted
 
 
@@ -76,7 +76,7 @@ def test_a_guided_step_takes_at_most_83_percent_of_four_full_passes(flops: list[
 
 def test_blocks_are_visited_once_per_step(pipeline: A2VPipeline) -> None:
     visits: list[nn.Module] = []
-    with pipeline._networks.use("transformer") as transformer, torch.inference_mode():
+    with pipeline.model.within({}).use("transformer") as transformer, torch.inference_mode():
 
         def blocks() -> Iterator[nn.Module]:
             for block in transformer.transformer_blocks:
@@ -111,7 +111,7 @@ def test_a_step_makes_the_cpu_wait_for_the_gpu_nowhere(model: ModelPaths, mode: 
     pipeline = A2VPipeline.open(model, device="cpu", options=LoadOptions(mode))
     grid, sigma = LatentGrid(2, 2, 2), torch.tensor(0.5)
     latent = torch.zeros(1, grid.tokens, 128)
-    with pipeline._networks.use("transformer") as transformer, torch.inference_mode():
+    with pipeline.model.within({}).use("transformer") as transformer, torch.inference_mode():
         forward = StageForward(transformer, inputs(grid, 9, 20, (128, 64), "cpu"), passes, frozenset({1}))
         forward.velocities(latent, sigma)
         with Operations() as operations:
@@ -126,7 +126,7 @@ def test_faster_than_four_separate_passes(pipeline: A2VPipeline) -> None:
     grid = LatentGrid(4, 8, 12)
     given = inputs(grid, 26, 256, (128, 64), "cpu")
     latent = torch.randn(1, grid.tokens, 128)
-    with pipeline._networks.use("transformer") as transformer, torch.inference_mode():
+    with pipeline.model.within({}).use("transformer") as transformer, torch.inference_mode():
         together = StageForward(transformer, given, ALL, frozenset({2}))
         separate = [StageForward(transformer, given, frozenset({Pass.POSITIVE}), frozenset()) for _ in range(4)]
         best = {"together": math.inf, "separate": math.inf}

@@ -5,20 +5,23 @@ import torch
 
 from ltx_a2v import ModelPaths
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.model import Networks
+from ltx_a2v.model.model import Model
 from ltx_a2v.networks.text import Context
 from ltx_a2v.prompts.encoder import PromptEncoder
+from ltx_a2v.residency.network import Placement
 from ltx_a2v.settings.loading import LoadOptions
 
 
-def open_networks(paths: ModelPaths, dtype: torch.dtype = torch.float32, **options: object) -> Networks:
-    return Networks(ModelFiles.open(paths), torch.device("cpu"), dtype, LoadOptions(**options))
+def open_model(paths: ModelPaths, dtype: torch.dtype = torch.float32, **options: object) -> Model:
+    return Model.open(ModelFiles.open(paths), torch.device("cpu"), dtype, LoadOptions(**options))
 
 
 @torch.inference_mode()
-def encode(encoder: PromptEncoder, *texts: str) -> tuple[list[Context], list[str]]:
+def encode(
+    encoder: PromptEncoder, *texts: str, placements: dict[str, Placement] | None = None
+) -> tuple[list[Context], list[str]]:
     """The contexts, and what was noticed."""
-    notices, events = [], encoder.encode(texts)
+    notices, events = [], encoder.encode(encoder.model.within(placements or {}), texts)
     while True:
         try:
             notices.append(next(events).message)

@@ -13,16 +13,16 @@ from ltx_a2v.networks.text import Context
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.settings.loading import LoadOptions
-from tests.networks.conftest import encode, open_networks, same
+from tests.networks.conftest import encode, open_model, same
 
 PROMPT = "A robot speaks to the camera."
 QUANTIZED = ["int4", "bnb-nf4"]
 
 
 def context_of(model: ModelPaths, mode: str, placement: Placement | None = None) -> Context:
-    networks = open_networks(model, text_encoder_quantization=mode, prompt_cache=False)
-    networks.placements["text_encoder"] = placement or Placement()
-    contexts, _ = encode(PromptEncoder(networks), PROMPT)
+    opened = open_model(model, text_encoder_quantization=mode, prompt_cache=False)
+    placements = {"text_encoder": placement or Placement()}
+    contexts, _ = encode(PromptEncoder(opened), PROMPT, placements=placements)
     return contexts[0]
 
 
@@ -72,10 +72,9 @@ def test_four_bits_take_a_quarter(model: ModelPaths) -> None:
     """Of the layers; 4.5 bits against 32 here, and norms stay what they are."""
 
     def host_bytes(mode: str) -> int:
-        networks = open_networks(model, text_encoder_quantization=mode)
-        networks.placements["text_encoder"] = Placement("host")
-        with torch.inference_mode(), networks.text_encoder(1):
-            return networks._networks["text_encoder"].host_bytes
+        opened = open_model(model, text_encoder_quantization=mode)
+        with torch.inference_mode(), opened.within({"text_encoder": Placement("host")}).text_encoder(1):
+            return opened.networks["text_encoder"].host_bytes
 
     assert host_bytes("int4") < 0.2 * host_bytes("none")
 

@@ -52,7 +52,7 @@ def test_tiles_put_together_equal_the_whole(shape: tuple[int, int, int]) -> None
 @torch.inference_mode()
 def test_small_videos_are_decoded_at_once(pipeline: A2VPipeline) -> None:
     latent = torch.randn(1, 128, 3, 2, 4, generator=torch.Generator().manual_seed(0))
-    with pipeline._networks.use("video_decoder") as decoder:
+    with pipeline.model.within({}).use("video_decoder") as decoder:
         pieces = list(decode_frames(decoder, latent, Tiling()))
         assert len(pieces) == 1
         assert torch.equal(pieces[0], to_8_bit(decoder(latent)))

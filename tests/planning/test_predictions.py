@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.events import PhaseFinished, StepFinished
 from ltx_a2v.hardware.budget import GIB, Budget
-from ltx_a2v.model.model import Networks
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds, StageSeconds
 from ltx_a2v.residency.ledger import Ledger
@@ -42,11 +41,10 @@ def style(tmp_path: Path) -> StyleLora:
 def test_weights_take_exactly_the_predicted_bytes(model: ModelPaths, style: StyleLora, mode: str) -> None:
     options = LoadOptions(mode, loras=(style,), text_encoder_quantization="none" if mode == "none" else "int4")
     pipeline = A2VPipeline.open(model, device="cpu", dtype=torch.bfloat16, options=options)
-    networks: Networks = pipeline._networks
-    for name, network in networks._networks.items():
+    for name, network in pipeline.model.networks.items():
         for placement in (Placement("file"), Placement("file", 0), Placement("host", 1, slots=3)):
             with Ledger() as ledger, network.use(placement):
-                assert ledger.live == networks._sizes[name].on_device(placement), (name, placement)
+                assert ledger.live == pipeline.model.sizes[name].on_device(placement), (name, placement)
             network.release()
 
 
@@ -55,8 +53,8 @@ def test_reading_takes_what_is_predicted(model: ModelPaths, mode: str, monkeypat
     """One tensor at a time as it is in the file, which a GPU holds and here the host, and what converting it makes."""
     monkeypatch.setattr("ltx_a2v.model.recipe.READ_CHUNK_BYTES", 0)
     pipeline = A2VPipeline.open(model, device="cpu", dtype=torch.bfloat16, options=LoadOptions(mode))
-    for name, network in pipeline._networks._networks.items():
-        recipe, predicted = network.recipe, pipeline._networks._sizes[name].reading
+    for name, network in pipeline.model.networks.items():
+        recipe, predicted = network.recipe, pipeline.model.sizes[name].reading
         names = recipe.on_device(recipe.entries)
         most = 0
         for key in names:
@@ -69,7 +67,7 @@ def test_reading_takes_what_is_predicted(model: ModelPaths, mode: str, monkeypat
 def test_blocks_kept_in_bf16_do_not_hide_what_the_others_take(model: ModelPaths) -> None:
     readings = [
         A2VPipeline.open(model, device="cpu", options=LoadOptions("int8", keep_bf16_blocks=kept))
-        ._networks._sizes["transformer"]
+        .model.sizes["transformer"]
         .reading
         for kept in (frozenset(), frozenset({0}), frozenset({3}))
     ]
@@ -92,7 +90,7 @@ def test_a_plan_that_waits_for_copies_foretells_longer_steps(
     assert (resident.step_1, resident.step_2) == (0.01, 0.02)
     assert resident.step_1 < half.step_1 < streamed.step_1 < read.step_1
     assert resident.total < streamed.total < read.total
-    blocks = sum(pipeline._networks._sizes["transformer"].blocks)
+    blocks = sum(pipeline.model.sizes["transformer"].blocks)
     assert streamed.step_1 == pytest.approx(blocks / SLOW_COPIES.copy)
     hidden = replace(SLOW_COPIES, copy=1e12)
     assert predicted(Placement("host", 0), hidden).step_1 == 0.01

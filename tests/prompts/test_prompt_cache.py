@@ -19,7 +19,7 @@ from ltx_a2v.prompts.cache import EncodedPrompt, PromptCache
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.settings.defaults import cache_dir
 from ltx_a2v.settings.loading import LoadOptions
-from tests.networks.conftest import encode, open_networks, same
+from tests.networks.conftest import encode, open_model, same
 
 CPU = torch.device("cpu")
 FIRST, SECOND = "A robot speaks.", "A dog sings."
@@ -31,7 +31,7 @@ def stored() -> list[Path]:
 
 
 def encoder_of(paths: ModelPaths, dtype: torch.dtype = torch.float32, **options: object) -> PromptEncoder:
-    return PromptEncoder(open_networks(paths, dtype, **options))
+    return PromptEncoder(open_model(paths, dtype, **options))
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ class TestFolder:
 from pathlib import Path
 import torch
 from ltx_a2v.prompts.cache import PromptCache
-from tests.networks.test_prompt_cache import prompt_of
+from tests.prompts.test_prompt_cache import prompt_of
 cache = PromptCache(Path({str(tmp_path / "cache")!r}), limit=6000)
 for i in range(300):
     cache.put(str(i % 7), prompt_of(i % 7))

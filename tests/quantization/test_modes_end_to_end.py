@@ -17,7 +17,7 @@ from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.conversion.convert import quantize_file
 from ltx_a2v.errors import InvalidMode, InvalidModel
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.model import Networks
+from ltx_a2v.model.model import Model
 from ltx_a2v.settings.loading import LoadOptions, StyleLora
 from tests.conftest import ROOT
 from tests.large_model import write_large_model
@@ -69,14 +69,14 @@ def unquantized(model: ModelPaths, tmp_path_factory: pytest.TempPathFactory) -> 
     return latents(model, tmp_path_factory.mktemp("unquantized"))
 
 
-def networks(model: ModelPaths, options: LoadOptions) -> Networks:
-    return Networks(ModelFiles.open(model), torch.device("cpu"), torch.float32, options)
+def opened(model: ModelPaths, options: LoadOptions) -> Model:
+    return Model.open(ModelFiles.open(model), torch.device("cpu"), torch.float32, options)
 
 
 def weights(model: ModelPaths, options: LoadOptions) -> dict[str, Tensor]:
     """What a load of the transformer and the connectors holds, as bytes."""
-    opened = networks(model, options)
-    with opened.transformer() as transformer, opened.connectors(1) as connectors:
+    in_use = opened(model, options).within({})
+    with in_use.transformer() as transformer, in_use.connectors(1) as connectors:
         return {
             f"{kind}.{name}": tensor.reshape(-1).view(torch.uint8).clone()
             for kind, module in (("transformer", transformer.module), ("connectors", connectors))
@@ -133,25 +133,25 @@ STRENGTHS = ((), (0.0,), (1.0,), (-0.5,), (0.25, 0.5))
 
 
 @pytest.fixture(scope="module")
-def styles(model: ModelPaths) -> dict[tuple[float, ...], Networks]:
+def styles(model: ModelPaths) -> dict[tuple[float, ...], Model]:
     """The same file once or twice, at some strength."""
     return {
-        strengths: networks(model, LoadOptions(loras=tuple(StyleLora(model.distilled_lora, s) for s in strengths)))
+        strengths: opened(model, LoadOptions(loras=tuple(StyleLora(model.distilled_lora, s) for s in strengths)))
         for strengths in STRENGTHS
     }
 
 
 @pytest.mark.parametrize("mode", ["none", *DRIFT])
-def test_lora_beside_every_mode(mode: str, model: ModelPaths, styles: dict[tuple[float, ...], Networks]) -> None:
+def test_lora_beside_every_mode(mode: str, model: ModelPaths, styles: dict[tuple[float, ...], Model]) -> None:
     inputs = torch.randn(1, 20, 128)
     pair = load_file(model.distilled_lora)
     name = f"diffusion_model.{LAYER}.lora_{{}}.weight"
     delta = inputs @ pair[name.format("A")].float().T @ pair[name.format("B")].float().T
 
     outputs = {}
-    with networks(model, LoadOptions(transformer_quantization=mode)).transformer() as transformer:
+    with opened(model, LoadOptions(transformer_quantization=mode)).within({}).transformer() as transformer:
         for strengths, styled in styles.items():
-            with styled.adapted(transformer, distilled=False):
+            with styled.within({}).adapted(transformer, distilled=False, sweeps=1):
                 outputs[strengths] = transformer.module.get_submodule(LAYER)(inputs)
 
     base = outputs.pop(())
@@ -200,9 +200,9 @@ def test_a_checkpoint_that_comes_quantized(model: ModelPaths, unquantized: dict[
 def test_what_comes_quantized_is_not_quantized_again(model: ModelPaths, tmp_path: Path) -> None:
     official = prequantized(model, tmp_path / "checkpoint.safetensors")
     with pytest.raises(InvalidMode, match=r"comes quantized to fp8 .* use fp8-scaled or fp8-scaled-mm .* not int8"):
-        networks(official, LoadOptions(transformer_quantization="int8"))
+        opened(official, LoadOptions(transformer_quantization="int8"))
     with pytest.raises(InvalidMode, match="leave keep_bf16_blocks out"):
-        networks(official, LoadOptions(keep_bf16_blocks=frozenset({0})))
+        opened(official, LoadOptions(keep_bf16_blocks=frozenset({0})))
     with pytest.raises(InvalidModel, match="quantized already, to fp8 with scales: give the bf16 checkpoint"):
         next(quantize_file(official.checkpoint, "int8", tmp_path / "q.safetensors"))
 
@@ -216,7 +216,7 @@ import torch
 
 from ltx_a2v import ModelPaths
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.model import Networks
+from ltx_a2v.model.model import Model
 from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.conversion.convert import quantize_file
 
@@ -230,11 +230,11 @@ def from_here():
 
 torch.set_num_threads(2)
 paths = ModelPaths(*map(Path, sys.argv[1:5]))
-networks = Networks(
+model = Model.open(
     ModelFiles.open(paths), torch.device("cpu"), torch.bfloat16, LoadOptions(transformer_quantization="int8")
 )
 start = from_here()
-with networks.transformer():
+with model.within({}).transformer():
     loading = status("VmHWM") - start
 start = from_here()
 list(quantize_file(paths.checkpoint, "int8", Path(sys.argv[5])))

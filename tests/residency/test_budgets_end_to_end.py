@@ -9,7 +9,9 @@ import pytest
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.errors import BudgetTooSmall, InvalidModel
+from ltx_a2v.events import Done
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.planning.plan import Plan
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import BlockStream
 from ltx_a2v.settings.loading import LoadOptions
@@ -23,8 +25,15 @@ def open_with(model: ModelPaths, budget: str = "unlimited", **options: object) -
     )
 
 
-def video(pipeline: A2VPipeline, request: GenerationRequest) -> bytes:
-    return pipeline.run(request).output_path.read_bytes()
+def video(pipeline: A2VPipeline, request: GenerationRequest, plan: Plan | None = None) -> bytes:
+    *_, done = pipeline.generate(request, plan)
+    assert isinstance(done, Done)
+    return done.result.output_path.read_bytes()
+
+
+def placed(pipeline: A2VPipeline, request: GenerationRequest, placement: Placement) -> Plan:
+    """A plan that puts every network there."""
+    return replace(pipeline.plan(request), placements=dict.fromkeys(pipeline.model.networks, placement))
 
 
 def test_predictions_hold_and_a_ledger_keeps_the_budget(model: ModelPaths, small_request: GenerationRequest) -> None:
@@ -54,12 +63,11 @@ def test_same_bytes_wherever_the_weights_are(
 ) -> None:
     reference = video(open_with(model), small_request)
     pipeline = open_with(model)
-    placement = Placement(home, resident, slots)
-    _place_everything(pipeline, placement)
-    assert video(pipeline, small_request) == reference
-    assert video(pipeline, small_request) == reference  # from what was kept
+    plan = placed(pipeline, small_request, Placement(home, resident, slots))
+    assert video(pipeline, small_request, plan) == reference
+    assert video(pipeline, small_request, plan) == reference  # from what was kept
     pipeline.release()
-    assert all(not n.on_device and n.host_bytes == 0 for n in pipeline._networks._networks.values())
+    assert all(not n.on_device and n.host_bytes == 0 for n in pipeline.model.networks.values())
 
 
 def test_each_block_is_copied_once_per_step(
@@ -71,8 +79,7 @@ def test_each_block_is_copied_once_per_step(
         BlockStream, "close", lambda self: (closed.append((len(self._blocks), self.copies)), close(self))
     )
     pipeline = open_with(model)
-    _place_everything(pipeline, Placement("host", 0))
-    pipeline.run(small_request)
+    video(pipeline, small_request, placed(pipeline, small_request, Placement("host", 0)))
     blocks, steps = 4, small_request.num_inference_steps
     # the transformer serves both stages; begin() counts on
     assert (blocks, blocks * (steps + 3)) in closed
@@ -86,8 +93,7 @@ def test_a_checkpoint_cut_while_it_is_streamed(
     whole = model.checkpoint.read_bytes()
     path.write_bytes(whole)
     pipeline = open_with(replace(model, checkpoint=path))
-    _place_everything(pipeline, Placement("file", 0))
-    events = pipeline.generate(small_request)
+    events = pipeline.generate(small_request, placed(pipeline, small_request, Placement("file", 0)))
     next(e for e in events if getattr(e, "phase", "") == "stage_1" and hasattr(e, "step"))
     path.write_bytes(whole[: len(whole) // 3])
     with pytest.raises(InvalidModel, match="ended"):
@@ -100,7 +106,7 @@ def test_a_checkpoint_cut_while_it_is_streamed(
 def test_prepare_keeps_and_release_gives_back(model: ModelPaths, small_request: GenerationRequest) -> None:
     pipeline = open_with(model, keep="device")
     assert pipeline.prepare().keep == "device"
-    networks = pipeline._networks._networks.values()
+    networks = pipeline.model.networks.values()
     assert all(network.on_device for network in networks)
     reference = video(open_with(model), small_request)
     assert video(pipeline, small_request) == reference
@@ -108,22 +114,11 @@ def test_prepare_keeps_and_release_gives_back(model: ModelPaths, small_request: 
     assert not any(network.on_device for network in networks)
 
 
-def _place_everything(pipeline: A2VPipeline, placement: Placement) -> None:
-    networks = pipeline._networks
-    plan = networks.plan
-
-    def fixed(*given: object) -> object:
-        return replace(plan(*given), placements=dict.fromkeys(networks._recipes, placement))
-
-    networks.plan = fixed  # type: ignore[method-assign]
-
-
 def test_only_streamed_blocks_are_copied_to_host_memory(model: ModelPaths, small_request: GenerationRequest) -> None:
     reference = video(open_with(model), small_request)
     pipeline = open_with(model)
     placement = Placement("host", 3, whole_copy=False)
-    _place_everything(pipeline, placement)
-    assert video(pipeline, small_request) == reference
-    networks = pipeline._networks
+    assert video(pipeline, small_request, placed(pipeline, small_request, placement)) == reference
+    model_ = pipeline.model
     for name in ("transformer", "distilled"):
-        assert networks._networks[name].host_bytes == networks._sizes[name].streamed(placement) > 0
+        assert model_.networks[name].host_bytes == model_.sizes[name].streamed(placement) > 0

@@ -147,7 +147,7 @@ def _no_memory(*_: object) -> object:
 
 def _transformer(paths: ModelPaths) -> Network:
     pipeline = A2VPipeline.open(paths, device="cpu", options=LoadOptions("int8", prompt_cache=False))
-    return pipeline._networks._networks["transformer"]
+    return pipeline.model.networks["transformer"]
 
 
 def _cut_while_used(network: Network, placement: Placement, path: Path, size: int) -> str:

@@ -29,7 +29,7 @@ torch.set_num_threads(2)
 pipeline = A2VPipeline.open(
     ModelPaths(*map(Path, sys.argv[1:5])), device="cpu", dtype=torch.bfloat16, options=LoadOptions("none")
 )
-network = pipeline._networks._networks["transformer"]
+network = pipeline.model.networks["transformer"]
 placement = Placement("host", 0)
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 start = status("VmRSS")
@@ -39,7 +39,7 @@ with network.use(placement) as loaded:
         for _ in loaded.stream.sweep():
             pass
 peak = status("VmHWM") - start
-sizes = pipeline._networks._sizes["transformer"]
+sizes = pipeline.model.sizes["transformer"]
 network.release()
 after = status("VmRSS") - start
 print(peak, after, sizes.total, sizes.on_device(placement))

@@ -24,17 +24,17 @@ def crowded(
         model, device="cpu", options=LoadOptions("int8", budget=Budget(budget), prompt_cache=False)
     )
     plans: list[Plan] = []
-    generate = pipeline._generate
+    attempt = pipeline._attempt
 
-    def failing(fitted: object, plan: Plan, log: object) -> Iterator[Event]:
+    def failing(fitted: object, plan: Plan, *others: object) -> Iterator[Event]:
         plans.append(plan)
-        events = generate(fitted, plan, log)  # type: ignore[arg-type]
+        events = attempt(fitted, plan, *others)  # type: ignore[arg-type]
         yield next(events)
         if len(plans) <= failures:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         yield from events
 
-    monkeypatch.setattr(pipeline, "_generate", failing)
+    monkeypatch.setattr(pipeline, "_attempt", failing)
     return pipeline, plans
 
 

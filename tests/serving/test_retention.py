@@ -9,7 +9,7 @@ import pytest
 
 from ltx_a2v.serving.jobs.folders import VIDEO, Folders
 from ltx_a2v.serving.jobs.records import JobStore
-from ltx_a2v.serving.jobs.retention import sweep
+from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.settings.server import KeepOutputs
 from tests.serving.conftest import wait_for
 
@@ -30,12 +30,16 @@ def store(folders: Folders):
 
 def finish(store: JobStore, folders: Folders, name: str, size: int) -> None:
     store.add(name, {"prompt": name}, None, False, 100)
-    store.claim()
+    store.claim("worker-1")
     work = folders.new_work(name, 1)
     (work / VIDEO).write_bytes(b"x" * size)
     folders.commit(name, 1)
     folders.inputs(name).mkdir()
     store.complete(name, {})
+
+
+def sweep(store: JobStore, folders: Folders, keep: KeepOutputs, now: float) -> list[str]:
+    return Sweeper(store, folders, keep, wall=lambda: now).sweep()
 
 
 def test_old_ones_go_with_their_uploads(store: JobStore, folders: Folders) -> None:

@@ -155,7 +155,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     prepare_libraries()
 
     with importing():
-        from ltx_a2v.opening import open_pipeline
+        from ltx_a2v.session import open_pipeline
 
     _print_report(_watch(open_pipeline(settings).generate(request)), arguments.report)
     return 0
@@ -165,8 +165,8 @@ def _quantize(arguments: argparse.Namespace) -> int:
     prepare_libraries()
 
     from ltx_a2v.conversion.convert import quantize_file
-    from ltx_a2v.pipeline import choose_device
     from ltx_a2v.quantization import parse_blocks
+    from ltx_a2v.session import choose_device
 
     report = _show(
         quantize_file(
@@ -204,7 +204,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     from ltx_a2v.cli.plan_table import LADDER, best, print_table, try_budget
     from ltx_a2v.hardware.budget import Budget, beside
-    from ltx_a2v.opening import open_pipeline
+    from ltx_a2v.session import open_pipeline
 
     settings.dtype = settings.dtype or "bfloat16"
     ladder: tuple[str, ...] = LADDER if settings.vram_budget == "auto" else (settings.vram_budget,)
@@ -249,7 +249,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     with importing():
         from ltx_a2v.miniature import ensure_miniature
-        from ltx_a2v.pipeline import A2VPipeline
+        from ltx_a2v.session import A2VPipeline
 
     pipeline = A2VPipeline.open(ensure_miniature(cache_dir() / "miniature"), device="cpu")
     _print_report(_watch(pipeline.generate(request)), arguments.report)

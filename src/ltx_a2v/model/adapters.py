@@ -19,6 +19,9 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.transformer import BLOCKS
 
+DISTILLED_LORA = "distilled"
+"""The name of the network that holds the factors of stage 2's LoRA."""
+
 
 class Adapter(nn.Module):
     """The factors of one layer, added to its output by a forward hook: the layer may be of any kind."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.model.files import Entries
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
@@ -201,8 +202,13 @@ def _fade_in(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> None:
 
 
 def to_8_bit(frames: Tensor) -> Tensor:
-    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] on the CPU, with one frame's temporaries."""
-    return torch.stack([levels(frame).cpu() for frame in frames[0].unbind(1)])
+    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] in host memory, with one frame's temporaries."""
+    count, height, width = frames.shape[2:]
+    with on_host():
+        host = torch.empty(count, height, width, 3, dtype=torch.uint8, device="meta" if frames.is_meta else "cpu")
+    for index, frame in enumerate(frames[0].unbind(1)):
+        host[index].copy_(levels(frame))
+    return host
 
 
 def levels(frame: Tensor) -> Tensor:

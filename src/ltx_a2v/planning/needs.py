@@ -1,175 +1,160 @@
-"""What each phase of a request takes besides weights, measured by running it on `meta`.
+"""What each phase of a request takes besides weights.
 
-The computations are the real ones, on tensors without memory, under a ledger that counts what would be alive. Only
-what `meta` cannot run is estimated: Gemma, whose masks look at values.
+Each phase of the method runs once on `meta`, with the same functions that generate a video, while a ledger counts live
+tensors. Only Gemma is estimated: its masks depend on values, which `meta` does not have.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import astuple, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ltx_a2v.diffusion.forward import StageForward, StageInputs
-from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
-from ltx_a2v.diffusion.latents import LatentGrid, start_stage
-from ltx_a2v.diffusion.sampler import denoise
+from ltx_a2v import pipeline as method
+from ltx_a2v.diffusion.guidance import UNGUIDED
+from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.files import ModelFiles
-from ltx_a2v.model.recipe import Recipe, split
-from ltx_a2v.networks import audio_vae, text
-from ltx_a2v.networks.video_vae import Tiling, decode_pieces, levels
-from ltx_a2v.planning.plan import PhaseNeed, Sizes
-from ltx_a2v.request import Guidance
+from ltx_a2v.model.model import Model
+from ltx_a2v.networks import text
+from ltx_a2v.networks.text import Context
+from ltx_a2v.phases import Work
+from ltx_a2v.pipeline import Conditions, Stage
+from ltx_a2v.planning.meta_model import META, MetaModel
+from ltx_a2v.planning.plan import PhaseNeed
+from ltx_a2v.prompts.encoder import run_connectors
+from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
 
-META = torch.device("meta")
 SAMPLED_BLOCKS = 3
-"""All blocks take the same and give it back, but for the audio's text keys and values, which stay."""
+"""Every block takes the same memory and gives it back, except for the audio's text keys and values, which stay."""
 WORKSPACES = 128 * 2**20
-"""Bytes allowed for what cuBLAS and cuDNN keep on a GPU; an allowance, of which an H100 used 33 MiB between phases."""
-
+"""Bytes allowed for what cuBLAS and cuDNN keep on a GPU; an H100 used 33 MiB between phases."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
-"""Bytes that cuDNN takes besides while it decodes: what an H100 took above the prediction at 768x512 (0.78 GiB)."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the memory of a request depends on."""
-
-    width: int
-    height: int
-    num_frames: int
-    frame_rate: float
-    guidance: Guidance
-    has_image: bool
-
-    def grid(self, scale: int) -> LatentGrid:
-        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale)
-
-    @property
-    def audio_tokens(self) -> int:
-        return audio_vae.latent_steps(self.num_frames / self.frame_rate)
-
-
-def sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
-    rest, parts, _ = split(recipe, module)
-    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts), recipe.reading(module))
+"""More bytes that cuDNN takes while decoding: what an H100 took above the prediction at 768x512 (0.78 GiB)."""
 
 
 @torch.inference_mode()
-def measure_needs(
-    files: ModelFiles,
-    modules: Mapping[str, Any],
-    shape: Shape,
-    dtype: torch.dtype,
-    workspaces: int,
-) -> list[PhaseNeed]:
-    """The phases in order; `modules`, on `meta`, are the pipeline's networks by name."""
-    kept = _kept_between_phases(files, shape, dtype)
+def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
+    """The phases in order, for a request of that shape."""
+    on_gpu = model.device.type == "cuda"
+    phases = _MetaPhases(model, shape)
+    common = _kept_between_phases(model, shape) + (WORKSPACES if on_gpu else 0)
+    styles = model.style_loras
 
-    def need(name: str, networks: tuple[str, ...], compute: Callable[[], object]) -> PhaseNeed:
-        with Ledger() as ledger:
-            made = compute()
-        del made
-        return PhaseNeed(name, networks, ledger.peak + kept + workspaces)
+    def need(name: str, networks: tuple[str, ...], run: Callable[[], object], more: int = 0) -> PhaseNeed:
+        return PhaseNeed(name, networks, _peak_of(run) + common + more)
 
-    def connect() -> object:
-        states = text.hidden_state_count(files.gemma)
-        hidden = _empty(1, text.MAX_TOKENS, files.gemma.config["hidden_size"], states, dtype=dtype)
-        mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
-        others = torch.empty_like(hidden)
-        return others, modules["connectors"](hidden, mask)
-
-    def encode_images() -> object:
-        if not shape.has_image:
-            return None
-        return [
-            modules["video_encoder"](_empty(1, 3, 1, shape.height // scale, shape.width // scale, dtype=dtype))
-            for scale in (2, 1)
-        ]
-
-    def encode_audio() -> object:
-        samples = math.ceil(shape.num_frames / shape.frame_rate * files.config.sample_rate)
-        mel_frames = -(-samples // files.config.hop_length) + 1
-        return modules["audio_encoder"](_empty(1, 2, mel_frames, files.config.mel_bins, dtype=dtype))
-
-    def upsample() -> object:
-        grid = shape.grid(2)
-        return modules["upsampler"](_empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype))
-
-    def decode() -> object:
-        grid = shape.grid(1)
-        latent = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
-        for piece in decode_pieces(modules["video_decoder"], latent, Tiling()):
-            levels(piece[0, :, 0])
-            del piece
-        return latent
-
-    def stage(scale: int, guidance: Guidance, adapters: tuple[str, ...]) -> Tensor:
-        return _run_stage(modules, files, shape, scale, guidance, adapters, dtype)
-
-    def with_convolutions(one: PhaseNeed) -> PhaseNeed:
-        return replace(one, activations=one.activations + (CONVOLUTION_WORKSPACE if workspaces else 0))
-
-    def with_cache(one: PhaseNeed) -> PhaseNeed:
-        """Keys and values of the audio's text, kept for every block."""
-        blocks = max(files.config.num_layers - SAMPLED_BLOCKS, 0)
-        kept = blocks * 2 * text.MAX_TOKENS * files.config.widths[1] * dtype.itemsize
-        return replace(one, activations=one.activations + kept)
-
-    styles = tuple(name for name in modules if name.startswith("lora "))
+    cache = _audio_text_cache(model)
+    gemma = PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(model.files, model.dtype))
     return [
-        PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(files, dtype) + workspaces),
-        need("connectors", ("connectors",), connect),
-        need("encode_audio", ("audio_encoder",), encode_audio),
-        need("encode_image", ("video_encoder",), encode_images),
-        with_cache(need("stage_1", ("transformer", *styles), lambda: stage(2, shape.guidance, styles))),
-        need("upsample", ("transformer", "upsampler"), upsample),
-        with_cache(
-            need("stage_2", ("transformer", "distilled", *styles), lambda: stage(1, UNGUIDED, ("distilled", *styles)))
-        ),
-        with_convolutions(need("decode", ("video_decoder",), decode)),
+        replace(gemma, activations=gemma.activations + (WORKSPACES if on_gpu else 0)),
+        need("connectors", ("connectors",), phases.connect),
+        need("encode_audio", ("audio_encoder",), phases.encode_sound),
+        need("encode_image", ("video_encoder",), phases.encode_pictures),
+        need("stage_1", ("transformer", *styles), phases.stage_1, cache),
+        need("upsample", ("transformer", "upsampler"), phases.upsample),
+        need("stage_2", ("transformer", DISTILLED_LORA, *styles), phases.stage_2, cache),
+        need("decode", ("video_decoder",), phases.decode, CONVOLUTION_WORKSPACE if on_gpu else 0),
     ]
 
 
-def _kept_between_phases(files: ModelFiles, shape: Shape, dtype: torch.dtype) -> int:
-    """Bytes of what phases hand on: both contexts, the sound, and of either stage the picture, the start (noisy and
-    clean) and the result, once as tokens and once as a picture."""
-    contexts = 2 * text.MAX_TOKENS * sum(files.config.widths)
-    tokens = shape.audio_tokens + sum(5 * shape.grid(scale).tokens for scale in (2, 1))
-    return (contexts + 128 * tokens) * dtype.itemsize
+def _peak_of(run: Callable[[], object]) -> int:
+    with Ledger() as ledger:
+        made = run()
+        if isinstance(made, Generator):
+            made = _finished(made)
+        elif isinstance(made, Iterable) and not isinstance(made, Tensor):
+            for piece in made:
+                del piece
+    del made
+    return ledger.peak
 
 
-def _run_stage(
-    modules: Mapping[str, Any],
-    files: ModelFiles,
-    shape: Shape,
-    scale: int,
-    guidance: Guidance,
-    adapters: tuple[str, ...],
-    dtype: torch.dtype,
-) -> Tensor:
-    """One step of a stage on `meta`."""
-    video_dim, audio_dim = files.config.widths
-    grid, audio = shape.grid(scale), _empty(1, shape.audio_tokens, 128, dtype=dtype)
-    initial = _empty(1, 128, grid.frames, grid.height, grid.width, dtype=dtype)
-    start = start_stage(grid, initial, None, 1.0, 1.0, None, audio)
-    contexts = [_empty(1, text.MAX_TOKENS, dim, dtype=dtype) for dim in (video_dim, video_dim, audio_dim)]
-    inputs = StageInputs(grid, shape.frame_rate, start.mask, audio, *contexts)
-    transformer = modules["transformer"]
-    with ExitStack() as stack:
-        for name in adapters:
-            stack.enter_context(modules[name].attached(transformer))
-        sample = transformer.transformer_blocks[:SAMPLED_BLOCKS]
-        perturbed = frozenset({1} if guidance.stg_blocks else ())
-        forward = StageForward(transformer, inputs, passes_of(guidance), perturbed, lambda: sample)
-        (latent,) = denoise(forward, start, torch.tensor([1.0, 0.5]), guidance)
-    return latent
+def _finished(work: Work[object]) -> object:
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            return stop.value
+
+
+class _MetaPhases:
+    """The method's phases on `meta`. What phases hand on is made here, where no ledger counts it; see
+    `_kept_between_phases`."""
+
+    def __init__(self, model: Model, shape: VideoShape) -> None:
+        self._files = model.files
+        self._shape = shape
+        self._model = MetaModel(model, SAMPLED_BLOCKS)
+        self._request = GenerationRequest(prompt="", audio=Path())
+        self._half, self._full = (self._empty(1, 128, *astuple(shape.grid(scale))) for scale in (2, 1))
+        video, audio = model.config.widths
+        context = Context(self._empty(1, text.MAX_TOKENS, video), self._empty(1, text.MAX_TOKENS, audio))
+        self._conditions = Conditions(context, context, self._empty(1, shape.audio_tokens, 128), {})
+
+    def connect(self) -> object:
+        """While the other prompt's hidden states wait."""
+        states = text.hidden_state_count(self._files.gemma)
+        hidden = self._empty(1, text.MAX_TOKENS, self._files.gemma.config["hidden_size"], states)
+        mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
+        others = torch.empty_like(hidden)
+        return others, run_connectors(self._model, [hidden], [mask])
+
+    def encode_sound(self) -> object:
+        config = self._model.config
+        samples = math.ceil(self._shape.seconds * config.sample_rate)
+        mel_frames = -(-samples // config.hop_length) + 1
+        mel = self._empty(1, 2, mel_frames, config.mel_bins)
+        return method.encode_sound(self._model, mel, self._shape.audio_tokens)
+
+    def encode_pictures(self) -> object:
+        shape = self._shape
+        sizes = {scale: (shape.height // scale, shape.width // scale) for scale in (2, 1) if shape.has_image}
+        pictures = {scale: self._empty(1, 3, 1, *size) for scale, size in sizes.items()}
+        return method.encode_pictures(self._model, pictures)
+
+    def stage_1(self) -> object:
+        perturbed = (1,) if self._shape.guidance.stg_blocks else ()
+        guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed})
+        return self._denoise(Stage("stage_1", 2, torch.tensor([1.0, 0.5]), 1.0, guidance, distilled=False), None)
+
+    def upsample(self) -> object:
+        return method.upsample_latent(self._model, self._half)
+
+    def stage_2(self) -> object:
+        stage = Stage("stage_2", 1, torch.tensor([0.9, 0.5]), 0.9, UNGUIDED, distilled=True)
+        return self._denoise(stage, self._full)
+
+    def decode(self) -> object:
+        return method.decode(self._model, self._full)
+
+    def _denoise(self, stage: Stage, initial: Tensor | None) -> Work[Tensor]:
+        fitted = FittedRequest(self._request, self._shape)
+        with self._model.transformer() as transformer:
+            return method.denoise_stage(self._model, transformer, stage, fitted, self._conditions, initial, None)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self._model.dtype, device=META)
+
+
+def _kept_between_phases(model: Model, shape: VideoShape) -> int:
+    """Bytes of what phases hand on: both contexts, the sound, the picture and the result of either stage, and the
+    upsampled latent."""
+    contexts = 2 * text.MAX_TOKENS * sum(model.config.widths)
+    half, full = shape.grid(2), shape.grid(1)
+    tokens = shape.audio_tokens + half.frame_tokens + half.tokens + full.frame_tokens + 2 * full.tokens
+    return (contexts + 128 * tokens) * model.dtype.itemsize
+
+
+def _audio_text_cache(model: Model) -> int:
+    """Bytes of the keys and values of the audio's text, kept for every block that is not sampled."""
+    blocks = max(model.config.num_layers - SAMPLED_BLOCKS, 0)
+    return blocks * 2 * text.MAX_TOKENS * model.config.widths[1] * model.dtype.itemsize
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
@@ -180,7 +165,3 @@ def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
     mlp = 4 * text.MAX_TOKENS * config["intermediate_size"] * dtype.itemsize
     masks = 2 * 4 * text.MAX_TOKENS**2
     return int(states + mlp + masks + 6 * hidden)
-
-
-def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=META)

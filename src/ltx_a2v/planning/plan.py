@@ -14,7 +14,8 @@ from typing import Literal
 from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall
 from ltx_a2v.hardware.budget import at_least, gib
 from ltx_a2v.residency.network import Placement
-from ltx_a2v.residency.stream import DEFAULT_SLOTS, spread
+from ltx_a2v.residency.sizes import Sizes
+from ltx_a2v.residency.stream import DEFAULT_SLOTS
 
 Keep = Literal["device", "host", "nothing"]
 HOST_SHARE = 0.8
@@ -23,49 +24,6 @@ OF_ANY_SIZE = ("text_encoder", "connectors")
 """Phases that take the same for every video."""
 DENOISING = ("transformer", "distilled")
 """Swept at every step; the transformer's are the most."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of one network as stored: all that is in no block, and each block. `reading` is what the next of them takes
-    on the device beside its place while it is read and converted."""
-
-    rest: int
-    blocks: tuple[int, ...] = ()
-    reading: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.rest + sum(self.blocks)
-
-    def on_device(self, placement: Placement) -> int:
-        """While it is used."""
-        resident, streamed = self._divided(placement)
-        slots = min(placement.slots, len(streamed)) * max(streamed, default=0)
-        return self.rest + sum(resident) + slots
-
-    def at_most(self, placement: Placement) -> int:
-        """The same where blocks are alike, else no less, and more the more blocks are resident: what plans go by."""
-        resident, streamed = (len(blocks) for blocks in self._divided(placement))
-        slots = min(placement.slots, streamed) * max(self.blocks, default=0)
-        return self.rest + sum(sorted(self.blocks)[streamed:] if resident else ()) + slots
-
-    def streamed(self, placement: Placement) -> int:
-        """Bytes over the bus per sweep."""
-        return sum(self._divided(placement)[1])
-
-    def _divided(self, placement: Placement) -> tuple[list[int], list[int]]:
-        """Resident and streamed blocks."""
-        count = len(self.blocks)
-        wanted = count if placement.resident_blocks is None else min(placement.resident_blocks, count)
-        resident = spread(count, wanted)
-        return [self.blocks[i] for i in sorted(resident)], [b for i, b in enumerate(self.blocks) if i not in resident]
-
-    def in_host(self, placement: Placement) -> int:
-        """Of copies in host memory."""
-        if placement.home != "host":
-            return 0
-        return self.total if placement.whole_copy else self.streamed(placement)
 
 
 @dataclass(frozen=True)
@@ -211,7 +169,7 @@ def _reduce(
 def _leanest(size: Sizes) -> Placement:
     """All blocks streamed, unless they are so few or so unlike that the slots would take more than they do."""
     streamed, resident = _with_blocks(size, 0), Placement(resident_blocks=None)
-    return min(streamed, resident, key=size.at_most)
+    return min(streamed, resident, key=size.upper_bound)
 
 
 def _with_blocks(size: Sizes, resident: int) -> Placement:
@@ -220,7 +178,7 @@ def _with_blocks(size: Sizes, resident: int) -> Placement:
 
 
 def _peak(sizes: Mapping[str, Sizes], placements: Mapping[str, Placement], need: PhaseNeed) -> int:
-    return need.working(sizes, placements) + sum(sizes[name].at_most(placements[name]) for name in need.networks)
+    return need.working(sizes, placements) + sum(sizes[name].upper_bound(placements[name]) for name in need.networks)
 
 
 def _choose_homes(

@@ -10,8 +10,9 @@ from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS
 from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks import text
-from ltx_a2v.planning.plan import Plan, Sizes
+from ltx_a2v.planning.plan import Plan
 from ltx_a2v.planning.probe import Speeds
+from ltx_a2v.residency.sizes import Sizes
 
 ENCODERS = ("text_encoder", "connectors")
 

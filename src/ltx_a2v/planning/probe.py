@@ -24,10 +24,10 @@ from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
+from ltx_a2v.fitting import VideoShape
 from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import Tiling, decode_frames
-from ltx_a2v.planning.needs import Shape
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.sources import FileSource, HostBuffer
 from ltx_a2v.residency.stream import Slot
@@ -87,7 +87,7 @@ class Speeds:
 
 @torch.inference_mode()
 def probe(
-    recipes: Mapping[str, Recipe], config: ModelConfig, shape: Shape, device: torch.device, dtype: torch.dtype
+    recipes: Mapping[str, Recipe], config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
 ) -> Speeds:
     """Measure on `device`. Raises what reading and computing raise."""
     with ExitStack() as stack:
@@ -189,7 +189,7 @@ def _forget(entries: list[TensorEntry]) -> None:
 def _time_stage(
     denoiser: _Sample,
     config: ModelConfig,
-    shape: Shape,
+    shape: VideoShape,
     scale: int,
     guidance: Guidance,
     device: torch.device,
@@ -213,7 +213,7 @@ def _time_stage(
 def _time_step(
     denoiser: _Sample,
     config: ModelConfig,
-    shape: Shape,
+    shape: VideoShape,
     grid: LatentGrid,
     guidance: Guidance,
     device: torch.device,
@@ -258,7 +258,7 @@ def _time_step(
     return [median(times) for times in zip(*again, strict=True)]
 
 
-def _time_decode(recipe: Recipe, shape: Shape, device: torch.device, dtype: torch.dtype) -> float:
+def _time_decode(recipe: Recipe, shape: VideoShape, device: torch.device, dtype: torch.dtype) -> float:
     """A piece of the video, and how often it goes into all tiles."""
     grid, tiling = shape.grid(1), Tiling()
     longer = max(grid.height, grid.width)

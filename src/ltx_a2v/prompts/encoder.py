@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.events import Notice
-from ltx_a2v.model.files import Entries
-from ltx_a2v.model.model import Networks
+from ltx_a2v.model.files import Entries, GemmaFiles
+from ltx_a2v.model.in_use import ModelInUse
+from ltx_a2v.model.model import Model
 from ltx_a2v.networks import text
-from ltx_a2v.networks.text import Context
+from ltx_a2v.networks.text import Context, Tokens
 from ltx_a2v.phases import Work
 from ltx_a2v.prompts.cache import EncodedPrompt, PromptCache
 from ltx_a2v.quantization.policy import QuantizationPolicy
@@ -37,18 +39,18 @@ LIBRARIES = ("ltx-a2v", "torch", "transformers", "diffusers")
 
 
 class PromptEncoder:
-    """Contexts of one model's networks. The model is identified when this is made, before any weights are read."""
+    """The prompts of one model, which is identified when this is made: before any weights are read."""
 
-    def __init__(self, networks: Networks) -> None:
-        self._networks = networks
-        self._identity = _identity(networks) if networks.options.prompt_cache else None
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._identity = _identity(model) if model.options.prompt_cache else None
 
-    def encode(self, texts: Sequence[str]) -> Work[list[Context]]:
+    def encode(self, in_use: ModelInUse, texts: Sequence[str]) -> Work[list[Context]]:
         """The context of each text; only what is not in the cache is computed."""
         keys = self._keys(texts)
         cached = _default_cache() if keys else None
-        encoded = {t: found for t, key in keys.items() if cached and (found := cached.get(key, self._networks.device))}
-        fresh = self._compute([t for t in dict.fromkeys(texts) if t not in encoded])
+        encoded = {t: found for t, key in keys.items() if cached and (found := cached.get(key, in_use.device))}
+        fresh = compute_contexts(in_use, self.model.files.gemma, [t for t in dict.fromkeys(texts) if t not in encoded])
         encoded |= fresh
         for t in dict.fromkeys(texts):
             if encoded[t].truncated:
@@ -59,25 +61,32 @@ class PromptEncoder:
 
     def _keys(self, texts: Iterable[str]) -> dict[str, str]:
         """By text; empty where nothing is to be cached, or the files are no longer those that were opened."""
-        if self._identity is None or _stamps(self._networks) != self._identity["stamps"]:
+        if self._identity is None or _stamps(self.model) != self._identity["stamps"]:
             return {}
         return {t: _hash({**self._identity, "text": t.strip()}) for t in texts}
 
-    def _compute(self, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
-        if not texts:
-            return {}
-        networks, gemma = self._networks, self._networks.files.gemma
-        tokenizer = text.load_tokenizer(gemma)
-        tokens = [text.tokenize(tokenizer, t) for t in texts]
-        with networks.text_encoder(len(tokens)) as encoder:
-            embedded = [text.embed(gemma, t, networks.dtype).to(networks.device) for t in tokens]
-            hidden = [text.encode_text(encoder, e, t) for e, t in zip(embedded, tokens, strict=True)]
-        with networks.connectors(len(tokens)) as connectors:
-            contexts = [text.connect(connectors, h, t.mask) for h, t in zip(hidden, tokens, strict=True)]
-        return {
-            t: EncodedPrompt(context, token.truncated)
-            for t, context, token in zip(texts, contexts, tokens, strict=True)
-        }
+
+def compute_contexts(model: ModelInUse, gemma: GemmaFiles, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
+    """Tokens -> hidden states -> contexts; the text encoder and the connectors are loaded one after the other."""
+    if not texts:
+        return {}
+    tokenizer = text.load_tokenizer(gemma)
+    tokens = [text.tokenize(tokenizer, t) for t in texts]
+    hidden = run_text_encoder(model, gemma, tokens)
+    contexts = run_connectors(model, hidden, [t.mask for t in tokens])
+    return {t: EncodedPrompt(c, token.truncated) for t, c, token in zip(texts, contexts, tokens, strict=True)}
+
+
+def run_text_encoder(model: ModelInUse, gemma: GemmaFiles, tokens: Sequence[Tokens]) -> list[Tensor]:
+    """-> all hidden states of each text, [1, 1024, 3840, 49]."""
+    with model.text_encoder(len(tokens)) as encoder:
+        embedded = [text.embed(gemma, t, model.dtype).to(model.device) for t in tokens]
+        return [text.encode_text(encoder, e, t) for e, t in zip(embedded, tokens, strict=True)]
+
+
+def run_connectors(model: ModelInUse, hidden: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Context]:
+    with model.connectors(len(hidden)) as connectors:
+        return [text.connect(connectors, h, mask) for h, mask in zip(hidden, masks, strict=True)]
 
 
 def _default_cache() -> PromptCache | None:
@@ -95,23 +104,23 @@ def _store(cached: PromptCache, prompts: dict[str, EncodedPrompt]) -> Work[None]
         yield Notice(f"The encoded prompt could not be kept in {cached.folder}: {error.strerror}.")
 
 
-def _identity(networks: Networks) -> dict[str, Any] | None:
+def _identity(model: Model) -> dict[str, Any] | None:
     """All that contexts depend on besides the text.
 
     None where that cannot be known: a file cannot be read, which its use will report, or this program was not installed
     and has no version.
     """
-    files = networks.files
+    files = model.files
     try:
         return {
-            "stamps": _stamps(networks),
+            "stamps": _stamps(model),
             "weights": [_weights(files.gemma.entries), _weights(files.connectors)],
             "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(files.gemma.root)],
             "connectors": repr(files.config.connectors_arguments(text.hidden_state_count(files.gemma))),
-            "modes": [_mode(networks.text_policy), _mode(networks.policies.connectors)],
-            "dtype": str(networks.dtype),
-            "device": _device_name(networks.device),
-            "libraries": _versions(networks.text_policy),
+            "modes": [_mode(model.text_policy), _mode(model.policies.connectors)],
+            "dtype": str(model.dtype),
+            "device": _device_name(model.device),
+            "libraries": _versions(model.text_policy),
         }
     except (OSError, InvalidModel, PackageNotFoundError):
         return None
@@ -131,9 +140,9 @@ def _sample(entry: TensorEntry) -> str:
     return hashlib.sha256(raw.numpy().data).hexdigest()
 
 
-def _stamps(networks: Networks) -> list[tuple[int, int]] | None:
+def _stamps(model: Model) -> list[tuple[int, int]] | None:
     """Size and time of each file that is read, without its path: a model may be moved."""
-    files = networks.files
+    files = model.files
     entries = [*files.gemma.entries.values(), *files.connectors.values()]
     try:
         paths = [*dict.fromkeys(entry.path for entry in entries), *_small_files(files.gemma.root)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.records import JobStore
-from ltx_a2v.serving.jobs.retention import sweep_for_ever
+from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.scheduler import Scheduler
@@ -37,10 +38,14 @@ def serve(settings: ServerSettings) -> int:
     check_bind(settings)
     settings.check()
     logs.configure(settings.log_format)
-    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
-    folders.create()
+    os.umask(0o077)  # prompts, uploads and videos are not for other users of this machine
     bounds = Bounds.of(settings)
-    with _only_server(folders.state), _listening(settings, bounds) as listener:
+    folders = _created_folders(settings)
+    with (
+        _only_server(folders.state / "lock"),
+        _only_server(folders.outputs / ".lock"),
+        _listening(settings, bounds) as listener,
+    ):
         asyncio.run(_serve(settings, folders, listener, bounds))
     return 0
 
@@ -51,13 +56,15 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
     service = Service(settings, store, folders, scheduler, metrics)
     server = _server(build_app(service), scheduler, bounds)
     await scheduler.start()
-    sweeper = asyncio.create_task(sweep_for_ever(store, folders, service.keep))
+    sweeper = Sweeper(store, folders, service.keep)
+    sweeping = asyncio.create_task(sweeper.run())
     host, port = listener.getsockname()[:2]
     say("server", f"A2V listening on http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
         await server.serve(sockets=[listener])
     finally:
-        sweeper.cancel()
+        sweeper.stop()
+        sweeping.cancel()
         await scheduler.stop()
         store.close()
         say("server", "stopped")
@@ -97,15 +104,33 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
     return server
 
 
+def _created_folders(settings: ServerSettings) -> Folders:
+    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
+    try:
+        folders.create()
+    except OSError as error:
+        raise InvalidInput(
+            f"The folder {error.filename} cannot be made ({error.strerror}): give another --output-dir or --state-dir."
+        ) from None
+    return folders
+
+
 @contextlib.contextmanager
-def _only_server(state: Path) -> Iterator[None]:
-    """Two servers on one set of jobs would run them twice."""
-    with (state / "lock").open("w") as lock:
+def _only_server(lock: Path) -> Iterator[None]:
+    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files."""
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise InvalidInput(
+            f"The folder {lock.parent} cannot be written to ({error.strerror}): give another --output-dir or "
+            "--state-dir."
+        ) from None
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InvalidInput(
-                f"Another server works in {state}: give this one its own --state-dir and --output-dir."
+                f"Another server works in {lock.parent}: give this one its own --state-dir and --output-dir."
             ) from None
         yield
 

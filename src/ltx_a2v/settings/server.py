@@ -50,6 +50,12 @@ class ServerSettings(ModelSettings):
     standby: bool = Field(True, description="Keep no spare worker with its imports done.")
     vram_wait: str = Field("60s", description="How long a job waits for device memory before it fails.")
     cancel_grace: str = Field("10s", description="How long a cancelled job may take to stop before it is killed.")
+    worker_silence: str = Field(
+        "2m", description="How long the worker may give no sign of life before it is killed and its job tried again."
+    )
+    step_timeout: str = Field(
+        "30m", description="Longest time of one step, or of a phase without steps, before the same happens; 0: any."
+    )
 
     max_queue: int = Field(32, ge=1, description="Jobs that may wait.")
     keep_outputs: str = Field("7d / 50GB", description="Age and total size up to which outputs stay; 'all' keeps them.")
@@ -67,12 +73,21 @@ class ServerSettings(ModelSettings):
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
-        "ltx_a2v.opening:open_pipeline",
+        "ltx_a2v.session:open_pipeline",
         description="What the worker opens the pipeline with: module:function of `ModelSettings`.",
         json_schema_extra={"flag": False},
     )
 
-    @field_validator("keep_alive", "vram_wait", "cancel_grace", "head_timeout", "body_timeout", "upload_timeout")
+    @field_validator(
+        "keep_alive",
+        "vram_wait",
+        "cancel_grace",
+        "worker_silence",
+        "step_timeout",
+        "head_timeout",
+        "body_timeout",
+        "upload_timeout",
+    )
     @classmethod
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
         parse_duration(text, info.field_name or "")

@@ -138,10 +138,9 @@ class Service:
         return self._video(job, position)
 
     def _video(self, job: Job, position: int | None) -> api.Video:
-        running = self.scheduler.running
-        live = running if running is not None and running.job.id == job.id and not job.is_final else None
+        live = None if job.is_final else self.scheduler.running_job(job.id)
         progress = live.progress if live else None
-        eta = progress.seconds_left(time.time()) if progress else None
+        eta = progress.seconds_left(time.monotonic()) if progress else None
         end = expires_at(job, self.keep)
         asked = job.request
         return api.Video(

@@ -1,0 +1,215 @@
+"""One transformer block for all rows of a batch: a function of the block's weights, a `BlockState` and a `BlockPlan`.
+
+It reads nothing else, keeps nothing, branches on the plan alone and never waits for the device. So blocks with equal
+plans and shapes are the same sequence of kernels, which a CUDA graph can replay.
+
+Three things differ from diffusers' own block and follow the reference (docs/how-it-works.md): the frozen audio has
+timestep 0 and sigma 0; cross-modal scale and shift take the modality's own timesteps but the gate the other's sigma;
+the perturbed pass perturbs the video's self-attention only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltx_a2v.diffusion.attention import KeyValue, attend, key_value, query, values_only
+from ltx_a2v.diffusion.block_plan import BlockPlan
+from ltx_a2v.kernels import add_gated, modulate, norm_and_modulate
+from ltx_a2v.kernels.pointwise import Rope
+
+_Adaln = tuple[Tensor, ...]
+"""Shift, scale and gate, [1, t, 1, dim]."""
+
+
+@dataclass(frozen=True)
+class Ropes:
+    """Rotary tables of self-attention and of the attention between video and audio; the same during a stage."""
+
+    video: Rope
+    audio: Rope
+    video_cross: Rope
+    audio_cross: Rope
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """AdaLN values of one step, to which each block adds its own table: [1, t, n * dim], where t is the number of
+    latent frames for what follows the picture's mask and 1 for the rest."""
+
+    video: Tensor
+    video_text: Tensor
+    video_cross: Tensor
+    video_gate: Tensor
+    audio: Tensor
+    audio_text: Tensor
+    audio_cross: Tensor
+    audio_gate: Tensor
+    output: Tensor
+
+
+@dataclass
+class BlockState:
+    """What a block reads, and `video` and `audio`, which it replaces."""
+
+    video: Tensor
+    """[rows, tokens, video dim]"""
+    audio: Tensor
+    """[rows that hear it or 1, audio tokens, audio dim]"""
+    texts: Tensor
+    """[texts of the stage's plan, text tokens, video dim]"""
+    audio_text: KeyValue | None
+    """This block's keys and values of the audio's text (`audio_text_of`); None where the plan has no audio."""
+    modulation: Modulation
+    ropes: Ropes
+
+
+def block_step(block: Any, state: BlockState, plan: BlockPlan) -> BlockState:
+    """Take `state` through `block`, a `LTX2VideoTransformerBlock`.
+
+    The state is taken over and given back: each part replaces the video or the audio as soon as it has made the next,
+    so that no block holds the video that it began with to its end.
+    """
+    for_video = _table(block.scale_shift_table, state.modulation.video)
+    _video_self_attention(block, state, plan, for_video[0:3])
+    _video_text_attention(block, state, plan, for_video[6:9])
+    for_audio: _Adaln = ()
+    if plan.audio is not None:
+        for_audio = _table(block.audio_scale_shift_table, state.modulation.audio)
+        _audio_self_attention(block, state, plan, for_audio[0:3])
+        _audio_text_attention(block, state, plan, for_audio[6:9])
+    state.video = _copied(state.video, plan.cross_attention)
+    if plan.audio is not None:
+        _cross_attention(block, state, plan)
+    state.video = _feed_forward(block.ff, block.norm3, state.video, for_video[3:6], plan)
+    if plan.audio_used:
+        state.audio = _feed_forward(block.audio_ff, block.audio_norm3, state.audio, for_audio[3:6], plan)
+    return state
+
+
+def audio_text_of(block: Any, text: Tensor, modulation: Modulation) -> KeyValue:
+    """Keys and values of the audio's text [1, tokens, audio dim] in `block`: the same in every step, as the audio's
+    timestep is always 0."""
+    shift, scale = _table(block.audio_prompt_scale_shift_table, modulation.audio_text)
+    return key_value(block.audio_attn2, modulate(text, scale, shift))
+
+
+def output_of(transformer: Any, video: Tensor, modulation: Modulation, plan: BlockPlan) -> Tensor:
+    """Rows after the last block -> their velocities [rows, tokens, channels]."""
+    table = transformer.scale_shift_table + modulation.output.unsqueeze(2)
+    shift, scale = (part.unsqueeze(2) for part in table.unbind(2))
+    return _each_row(plan, lambda x: transformer.proj_out(modulate(transformer.norm_out(x), scale, shift)), video)
+
+
+def _video_self_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    shift, scale, gate = adaln
+    rope = state.ropes.video
+    normed = norm_and_modulate(block.norm1, state.video, scale, shift)
+    attending = normed[: plan.attending]
+    state.video = _copied(state.video, plan.self_attention)
+    attended = [_each_row(plan, lambda x: attend(block.attn1, x, x, rope), attending)] if plan.attending else []
+    if plan.values_of is not None:
+        attended.append(values_only(block.attn1, normed[plan.values_of : plan.values_of + 1]))
+    del normed, attending
+    state.video = add_gated(state.video, attended[0] if len(attended) == 1 else torch.cat(attended), gate)
+
+
+def _video_text_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    shift, scale, gate = adaln
+    state.video = _copied(state.video, plan.text_attention)
+    text_shift, text_scale = _table(block.prompt_scale_shift_table, state.modulation.video_text)
+    texts = [
+        key_value(block.attn2, modulate(text, text_scale, text_shift))
+        for text in (state.texts.split(1) if plan.exact else [state.texts])
+    ]
+    key, value = (_picked(parts, plan.texts) for parts in zip(*texts, strict=True))
+    normed = norm_and_modulate(block.norm2, state.video, scale, shift)
+    attended = _each_row(plan, lambda x, k, v: query(block.attn2, x, (k, v)), normed, key, value)
+    state.video = add_gated(state.video, attended, gate)
+
+
+def _audio_self_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    shift, scale, gate = adaln
+    normed = norm_and_modulate(block.audio_norm1, state.audio, scale, shift)
+    attended = _each_row(plan, lambda x: attend(block.audio_attn1, x, x, state.ropes.audio), normed)
+    state.audio = add_gated(state.audio, attended, gate)
+
+
+def _audio_text_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    assert state.audio_text is not None
+    assert plan.audio is not None
+    shift, scale, gate = adaln
+    text = state.audio_text
+    normed = norm_and_modulate(block.audio_norm2, state.audio, scale, shift)
+    attended = _each_row(plan, lambda x: query(block.audio_attn2, x, text), normed)
+    state.audio = _copied(add_gated(state.audio, attended, gate), plan.audio)
+
+
+def _cross_attention(block: Any, state: BlockState, plan: BlockPlan) -> None:
+    """Audio to video and video to audio, both from the states before either."""
+    modulation, ropes = state.modulation, state.ropes
+    v_table, a_table = block.video_a2v_cross_attn_scale_shift_table, block.audio_a2v_cross_attn_scale_shift_table
+    v_scale, v_shift, v_scale_back, v_shift_back = _table(v_table[:4], modulation.video_cross)
+    a_scale, a_shift, a_scale_back, a_shift_back = _table(a_table[:4], modulation.audio_cross)
+    (v_gate,) = _table(v_table[4:], modulation.video_gate)
+    (a_gate,) = _table(a_table[4:], modulation.audio_gate)
+    v_norm, a_norm = block.audio_to_video_norm, block.video_to_audio_norm
+
+    alone, hearing = state.video[: plan.isolated], state.video[plan.isolated :]
+    to_video = _each_row(
+        plan,
+        lambda x, a: attend(block.audio_to_video_attn, x, a, ropes.video_cross, ropes.audio_cross),
+        norm_and_modulate(v_norm, hearing, v_scale, v_shift),
+        _as_rows(norm_and_modulate(a_norm, state.audio, a_scale, a_shift), hearing),
+    )
+    hearing_after = add_gated(hearing, to_video, v_gate)
+    state.video = torch.cat([alone, hearing_after]) if plan.isolated else hearing_after
+    if not plan.audio_used:
+        return
+    to_audio = _each_row(
+        plan,
+        lambda x, v: attend(block.video_to_audio_attn, x, v, ropes.audio_cross, ropes.video_cross),
+        _as_rows(norm_and_modulate(a_norm, state.audio, a_scale_back, a_shift_back), hearing),
+        norm_and_modulate(v_norm, hearing, v_scale_back, v_shift_back),
+    )
+    state.audio = add_gated(state.audio, to_audio, a_gate)
+
+
+def _feed_forward(layer: nn.Module, norm: nn.Module, x: Tensor, adaln: _Adaln, plan: BlockPlan) -> Tensor:
+    shift, scale, gate = adaln
+    return add_gated(x, _each_row(plan, layer, norm_and_modulate(norm, x, scale, shift)), gate)
+
+
+def _each_row(plan: BlockPlan, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    if not plan.exact or rows[0].shape[0] == 1:
+        return compute(*rows)
+    return torch.cat([compute(*row) for row in zip(*(t.split(1) for t in rows), strict=True)])
+
+
+def _table(table: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """A block's own table [n, dim] + the step's values [1, t, n * dim] -> n of [1, t, 1, dim]."""
+    return tuple(part.unsqueeze(2) for part in (table + values.unflatten(2, table.shape)).unbind(2))
+
+
+def _copied(x: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """The rows of `x` with these numbers; `x` itself where they are all of them in order."""
+    return x if rows == tuple(range(x.shape[0])) else _picked([x], rows)
+
+
+def _picked(parts: tuple[Tensor, ...] | list[Tensor], rows: tuple[int, ...]) -> Tensor:
+    """Rows of tensors that follow each other, put together from views.
+
+    A tensor of indices would be copied to the device, for which the CPU would wait in every block until the GPU has
+    caught up.
+    """
+    views = [row for part in parts for row in part.split(1)]
+    return views[rows[0]] if len(rows) == 1 else torch.cat([views[row] for row in rows])
+
+
+def _as_rows(audio: Tensor, video: Tensor) -> Tensor:
+    """Before the first video-to-audio attention all rows share one audio."""
+    return audio.expand(video.shape[0], -1, -1)

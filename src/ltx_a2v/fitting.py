@@ -1,0 +1,95 @@
+"""A request fitted to its files and to the model: the number of frames, the perturbed blocks, the picture's pixels.
+
+Everything that can be refused without weights is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.diffusion.latents import LatentGrid
+from ltx_a2v.errors import InvalidRequest, named
+from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
+from ltx_a2v.media.picture import decode_image, fit_image
+from ltx_a2v.media.sound import audio_seconds
+from ltx_a2v.media.video import check_output
+from ltx_a2v.networks import audio_vae
+from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """What the memory and the time of a request depend on."""
+
+    width: int
+    height: int
+    num_frames: int
+    frame_rate: float
+    guidance: Guidance
+    has_image: bool
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.frame_rate
+
+    def grid(self, scale: int) -> LatentGrid:
+        """The latent grid at the size divided by `scale`."""
+        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale)
+
+    @property
+    def audio_tokens(self) -> int:
+        return audio_vae.latent_steps(self.seconds)
+
+
+@dataclass(frozen=True)
+class FittedRequest:
+    """A request with its shape and its picture: [1, 3, 1, H, W] at size / 2 and size / 1, nothing without one."""
+
+    request: GenerationRequest
+    shape: VideoShape
+    pictures: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+def fit_request(
+    request: GenerationRequest, config: ModelConfig, other_inputs: Iterable[tuple[str, Path | None]]
+) -> FittedRequest:
+    """Raises `InvalidInput` (and below) for outputs that cannot be written or would overwrite an input (the request's
+    own or one of `other_inputs`, by name), for a sound or picture that cannot be used, and what `shape_of` raises."""
+    check_output(request.output_path)
+    if request.save_latents:
+        check_output_file(request.save_latents, None, "latents.safetensors")
+    check_overwrites_nothing(
+        {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
+        [(named("image"), request.image), (named("audio"), request.audio), *other_inputs],
+    )
+    num_frames = request.num_frames
+    if num_frames == "auto":
+        num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
+    shape = shape_of(request, num_frames, config)
+    return FittedRequest(request, shape, _fit_pictures(request))
+
+
+def shape_of(request: GenerationRequest, num_frames: int, config: ModelConfig) -> VideoShape:
+    """Raises `InvalidRequest` for a perturbed block that the model does not have."""
+    guidance = request.guidance
+    if guidance.stg_blocks is None:
+        guidance = guidance.model_copy(update={"stg_blocks": config.defaults.stg_blocks(config.num_layers)})
+    beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
+    if beyond:
+        reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
+        raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
+    return VideoShape(
+        request.width, request.height, num_frames, request.frame_rate, guidance, has_image=request.image is not None
+    )
+
+
+def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:
+    if request.image is None:
+        return {}
+    pixels = decode_image(request.image, request.image_crf)
+    return {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}

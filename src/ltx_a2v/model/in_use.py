@@ -1,0 +1,57 @@
+"""What the phases of a generation see of a model: modules ready to compute, for as long as they are used.
+
+Two things answer to it: a model with its weights placed on a device, which computes, and the same model on `meta`, with
+which the planner runs the same phases to measure their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.networks.video_vae import ChannelStatistics
+
+Blocks = Callable[[], Iterable[Any]]
+"""One sweep: the transformer's blocks in order, each ready to compute until the next one is asked for."""
+
+
+class LoadedTransformer(Protocol):
+    """The transformer with everything outside its blocks on the device."""
+
+    @property
+    def module(self) -> Any: ...
+
+
+class ModelInUse(Protocol):
+    """Networks by name (`video_encoder`, `upsampler`, …), on `device` and in `dtype`."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def exact_passes(self) -> bool: ...
+
+    def use(self, name: str) -> AbstractContextManager[Any]:
+        """The module of a network whose blocks are not streamed."""
+
+    def text_encoder(self, texts: int) -> AbstractContextManager[Any]:
+        """Gemma without its embedding table (see `networks.text.embed`), to be called `texts` times."""
+
+    def connectors(self, texts: int) -> AbstractContextManager[Any]:
+        """The text connectors, to be called `texts` times."""
+
+    def transformer(self) -> AbstractContextManager[LoadedTransformer]:
+        """The transformer, for both stages."""
+
+    def adapted(self, transformer: Any, distilled: bool, sweeps: int) -> AbstractContextManager[Blocks]:
+        """The transformer's blocks with the style LoRAs, and in stage 2 the distilled one, for `sweeps` sweeps."""
+
+    def latent_statistics(self) -> ChannelStatistics:
+        """Of the video VAE's latents."""

@@ -1,0 +1,95 @@
+"""A model whose weights live where a plan puts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.model.adapters import DISTILLED_LORA
+from ltx_a2v.model.in_use import Blocks
+from ltx_a2v.networks import text
+from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.residency.network import Loaded, Placement, sweep_together
+
+if TYPE_CHECKING:
+    from ltx_a2v.model.model import Model
+
+
+class PlacedModel:
+    """Loads a network when it is used, to where its placement says; one without a placement comes from the file."""
+
+    def __init__(self, model: Model, placements: Mapping[str, Placement]) -> None:
+        self._model = model
+        self._placements = placements
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._model.dtype
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._model.config
+
+    @property
+    def exact_passes(self) -> bool:
+        return self._model.options.exact_passes
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Any]:
+        with self._load(name) as loaded:
+            yield loaded.module
+
+    @contextmanager
+    def text_encoder(self, texts: int) -> Iterator[Any]:
+        with self._load("text_encoder") as loaded:
+            text.finish_gemma(loaded.module, self.device)
+            with loaded.hooked(texts) as module:
+                yield module
+
+    @contextmanager
+    def connectors(self, texts: int) -> Iterator[Any]:
+        with self._load("connectors") as loaded, loaded.hooked(texts) as module:
+            yield module
+
+    @contextmanager
+    def transformer(self) -> Iterator[Loaded]:
+        with self._load("transformer") as loaded:
+            yield loaded
+
+    @contextmanager
+    def adapted(self, transformer: Loaded, distilled: bool, sweeps: int) -> Iterator[Blocks]:
+        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
+        with ExitStack() as stack:
+            adapters = [stack.enter_context(self._load(name)) for name in names]
+            for adapter in adapters:
+                stack.enter_context(adapter.module.attached(transformer.module))
+            for loaded in (transformer, *adapters):
+                loaded.begin(sweeps)
+            yield lambda: sweep_together(transformer, *adapters)
+
+    def latent_statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))
+
+    def preload(self) -> None:
+        """Bring every network to where its placement keeps it between uses."""
+        for name, placement in self._placements.items():
+            if placement.home != "file":
+                self._model.networks[name].preload(placement)
+
+    @contextmanager
+    def _load(self, name: str) -> Iterator[Loaded]:
+        with self._model.networks[name].use(self._placements.get(name, Placement())) as loaded:
+            yield loaded
+
+    def _statistic(self, name: str) -> Tensor:
+        return read_tensor(self._model.files.video_vae[name]).to(self.device, self.dtype)

@@ -1,0 +1,71 @@
+"""A model on `meta`: it has shapes and no memory, and the phases of the method run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.model.adapters import DISTILLED_LORA
+from ltx_a2v.model.in_use import Blocks
+from ltx_a2v.model.model import Model
+from ltx_a2v.networks.video_vae import ChannelStatistics
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class MetaTransformer:
+    """The transformer, of which each sweep visits a sample of blocks."""
+
+    module: Any
+    sample: Sequence[Any]
+
+
+class MetaModel:
+    """Answers to `ModelInUse`. A sweep visits the first `sampled_blocks` blocks: every block takes the same memory and
+    gives it back."""
+
+    device = META
+
+    def __init__(self, model: Model, sampled_blocks: int) -> None:
+        self._model = model
+        self._sampled_blocks = sampled_blocks
+        self.dtype = model.dtype
+        self.exact_passes = model.options.exact_passes
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._model.config
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Any]:
+        yield self._model.on_meta[name]
+
+    def text_encoder(self, texts: int) -> AbstractContextManager[Any]:  # noqa: ARG002
+        return self.use("text_encoder")
+
+    def connectors(self, texts: int) -> AbstractContextManager[Any]:  # noqa: ARG002
+        return self.use("connectors")
+
+    @contextmanager
+    def transformer(self) -> Iterator[MetaTransformer]:
+        module: Any = self._model.on_meta["transformer"]
+        yield MetaTransformer(module, module.transformer_blocks[: self._sampled_blocks])
+
+    @contextmanager
+    def adapted(self, transformer: MetaTransformer, distilled: bool, sweeps: int) -> Iterator[Blocks]:  # noqa: ARG002
+        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
+        with ExitStack() as stack:
+            for name in names:
+                adapters: Any = self._model.on_meta[name]
+                stack.enter_context(adapters.attached(transformer.module))
+            yield lambda: transformer.sample
+
+    def latent_statistics(self) -> ChannelStatistics:
+        shape = self._model.files.video_vae["latents_mean"].shape
+        return ChannelStatistics(*(torch.empty(shape, dtype=self.dtype, device=META) for _ in range(2)))

@@ -1,0 +1,43 @@
+"""Plans, measurements and predictions for one opened model."""
+
+from __future__ import annotations
+
+from ltx_a2v.fitting import VideoShape
+from ltx_a2v.hardware.budget import host_memory_available
+from ltx_a2v.kernels import planned_for
+from ltx_a2v.model.model import Model
+from ltx_a2v.planning.needs import measure_needs
+from ltx_a2v.planning.plan import Keep, PhaseNeed, Plan, make_plan
+from ltx_a2v.planning.prediction import Prediction, predict
+from ltx_a2v.planning.probe import Speeds, probe
+
+
+class Planner:
+    """Remembers what each shape needs, so that a second plan for it takes no time."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._needs: dict[VideoShape, list[PhaseNeed]] = {}
+
+    def plan(self, shape: VideoShape, budget: int | None, keep: Keep) -> Plan:
+        """Raises `BudgetTooSmall`."""
+        if shape not in self._needs:
+            with planned_for(self._model.device):
+                self._needs[shape] = measure_needs(self._model, shape)
+        return make_plan(
+            self._model.sizes,
+            self._needs[shape],
+            budget,
+            host_memory_available() + self._model.host_bytes,
+            keep,
+            host_limit=self._model.options.host_memory,
+        )
+
+    def measure(self, shape: VideoShape) -> Speeds:
+        """How fast this machine reads, copies and computes: seconds of work with one block on the device."""
+        model = self._model
+        return probe(model.recipes, model.config, shape, model.device, model.dtype)
+
+    def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
+        """Of `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
+        return predict(plan, self._model.sizes, self._model.recipes, speeds, steps, texts)

@@ -1,0 +1,335 @@
+"""Around the method: a model that stays open, what fits on its device, and what happens when memory runs out.
+
+`A2VPipeline` is the library's front door. One process owns one of them; it serves one request at a time and is not
+thread-safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ltx_a2v import kernels
+from ltx_a2v.checkpoint.paths import ModelPaths
+from ltx_a2v.diffusion.guidance import Pass, passes_of
+from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory, named
+from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished
+from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
+from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.model import Model
+from ltx_a2v.phases import GIB, PhaseLog
+from ltx_a2v.pipeline import generate_video
+from ltx_a2v.planning.plan import Keep, Plan
+from ltx_a2v.planning.planner import Planner
+from ltx_a2v.planning.prediction import Prediction
+from ltx_a2v.planning.probe import Speeds
+from ltx_a2v.prompts.encoder import PromptEncoder
+from ltx_a2v.quantization import parse_blocks
+from ltx_a2v.request import GenerationRequest
+from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.settings.loading import LoadOptions, StyleLora
+from ltx_a2v.settings.model import ModelSettings
+
+USUAL_FRAMES = 97
+"""Four seconds: what `prepare` expects where no request is given."""
+
+
+class A2VPipeline:
+    """One model, ready to generate. Opening checks every file's header; weights are read when a phase needs them."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._planner = Planner(model)
+        self._prompts = PromptEncoder(model)
+        self.keep: Keep = model.options.keep
+        """Where weights may stay between requests; may be changed between two of them."""
+
+    def __repr__(self) -> str:
+        return f"A2VPipeline({self.model.files.paths.checkpoint.name!r}, device={str(self.device)!r})"
+
+    @classmethod
+    def open(
+        cls,
+        paths: ModelPaths,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        options: LoadOptions | None = None,
+    ) -> A2VPipeline:
+        """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
+
+        Raises `InvalidModel` for files that are wrong or do not belong together, `InvalidMode` for a quantization that
+        they or the device cannot have, `InvalidInput` for a device that does not exist or a dtype that is not
+        supported.
+        """
+        chosen = choose_device(device)
+        if dtype not in (None, torch.bfloat16, torch.float32):
+            raise InvalidInput(f"dtype {dtype!r} is not supported; use torch.bfloat16 or torch.float32.")
+        default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
+        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def model_version(self) -> str:
+        return self.model.config.version
+
+    # -- planning ----------------------------------------------------------------------------------------------------
+
+    def plan(self, request: GenerationRequest, budget: Budget | None = None) -> Plan:
+        """Where weights will be while this request is made, and the peaks that follow; loads nothing.
+
+        Raises `BudgetTooSmall`, naming the smallest budget that works, and what `generate` raises for the request.
+        """
+        return self._plan(self._fit(request).shape, budget or self.model.options.budget)
+
+    def plan_for(self, request: GenerationRequest, budget: Budget | None = None) -> Plan:
+        """The plan for the request's size, frames and guidance; looks at none of its files.
+
+        Raises `InvalidRequest` where `num_frames` is "auto": only a sound says how many those are.
+        """
+        return self._plan(self._shape(request), budget or self.model.options.budget)
+
+    def measure(self, request: GenerationRequest) -> Speeds:
+        """How fast this machine reads, copies and computes what such a request needs: takes seconds."""
+        return self._planner.measure(self._shape(request))
+
+    def predict(self, request: GenerationRequest, plan: Plan, speeds: Speeds) -> Prediction:
+        """How long the request would take within `plan`, with prompts that are not in the cache."""
+        texts = 1 + (Pass.NEGATIVE in passes_of(self._shape(request).guidance))
+        return self._planner.predict(plan, speeds, request.num_inference_steps, texts)
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def prepare(self, request: GenerationRequest | None = None) -> Plan:
+        """Bring the weights to where the plan for such requests, or for ones of the default size, keeps them.
+
+        Raises `BudgetTooSmall`, and `OutOfMemory` when the device or the host could not hold them.
+        """
+        usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES)
+        plan = self.plan(request) if request else self.plan_for(usual)
+        try:
+            with _host_memory_errors(), capped(self.device, plan.budget):
+                self.model.within(plan.placements).preload()
+        except torch.OutOfMemoryError as error:
+            self.release()
+            raise self._out_of_memory("while the weights were loaded") from error
+        return plan
+
+    def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
+        """Give the device's memory back; with "nothing", the host's too."""
+        self.model.release(to)
+
+    # -- generating --------------------------------------------------------------------------------------------------
+
+    def run(self, request: GenerationRequest) -> GenerationResult:
+        """Generate to the end and return the result; raises what `generate` raises."""
+        for event in self.generate(request):
+            if isinstance(event, Done):
+                return event.result
+        raise AssertionError("a generation ends with Done")
+
+    @torch.inference_mode()
+    def generate(self, request: GenerationRequest, plan: Plan | None = None) -> Generator[Event]:
+        """Make the video, saying what happens; the last event is `Done`.
+
+        Closing the iterator stops the work and leaves no partial file. With a `plan` (of `plan` or `plan_for`) weights
+        are placed as it says. Raises `InvalidInput` (and below) and `BudgetTooSmall` before any weights are read where
+        the request, its files or the budget are wrong, and `OutOfMemory` when the device could not hold the work, nor a
+        smaller plan for it.
+        """
+        with _host_memory_errors():
+            fitted = self._fit(request)
+            plan = plan or self._plan(fitted.shape, self.model.options.budget)
+            report = _Report(fitted, self.model_version)
+            with closing(self._with_second_attempt(fitted, plan, report)) as events:
+                for event in events:
+                    report.add(event)
+                    yield event
+            yield Done(report.result())
+
+    def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
+        """With a smaller plan where the device could not hold the first."""
+        yield from map(Notice, plan.notes)
+        if self.device.type == "cuda" and (reason := kernels.problem(self.device)):
+            yield Notice(f"Steps take longer without the fused kernels, which cannot be used: {reason}.")
+        try:
+            yield from self._attempt(fitted, plan, plan.budget, report)
+            return
+        except torch.OutOfMemoryError:
+            self.release("host")  # what the failed attempt held goes with its traceback
+        try:
+            smaller = self._smaller_plan(fitted.shape, plan)
+            yield Notice(f"{self.device} ran out of memory; trying again within {gib(smaller.budget or 0)}.")
+            yield from self._attempt(fitted, smaller, plan.budget, report)
+        except (torch.OutOfMemoryError, BudgetTooSmall) as error:
+            self.release()
+            raise self._out_of_memory("also with a smaller plan") from error
+
+    def _attempt(self, fitted: FittedRequest, plan: Plan, limit: int | None, report: _Report) -> Generator[Event]:
+        """Within `limit` bytes of the device. On a CPU, a ledger stands in for the device and keeps the limit."""
+        report.begin_attempt(plan)
+        ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
+        model = self.model.within(plan.placements)
+        events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
+        with capped(self.device, limit):
+            yield from events if ledger is None else ledger.during(events)
+
+    # -- what fits ---------------------------------------------------------------------------------------------------
+
+    def _fit(self, request: GenerationRequest) -> FittedRequest:
+        model_files = self.model.files.paths.described()
+        loras = [(named("lora"), lora.path) for lora in self.model.options.loras]
+        return fit_request(request, self.model.config, [*model_files, *loras])
+
+    def _shape(self, request: GenerationRequest) -> VideoShape:
+        if request.num_frames == "auto":
+            raise InvalidRequest("num_frames", "auto", "needs a sound to fit; give a number, such as 97")
+        return shape_of(request, request.num_frames, self.model.config)
+
+    def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
+        return self._planner.plan(shape, budget.resolve(self.device, self._reserved()), self.keep)
+
+    def _smaller_plan(self, shape: VideoShape, failed: Plan) -> Plan:
+        """For what is free now with twice the headroom, and at least a tenth less than what failed where that works."""
+        headroom = 2 * self.model.options.budget.headroom
+        roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
+        less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
+        return self._planner.plan(shape, less if roomy is None else min(less, roomy), self.keep)
+
+    def _reserved(self) -> int:
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
+    def _out_of_memory(self, when: str) -> OutOfMemory:
+        holders = memory_holders(self.device)
+        return OutOfMemory(
+            f"{self.device} ran out of memory, {when}{f' ({holders})' if holders else ''}; "
+            f"free some, or {SMALLER_REQUEST}."
+        )
+
+
+class _Report:
+    """What the events of one generation add up to. A second attempt starts the phases over."""
+
+    def __init__(self, fitted: FittedRequest, model_version: str) -> None:
+        self._fitted = fitted
+        self._model_version = model_version
+        self._started = time.perf_counter()
+        self._notices: list[str] = []
+        self.begin_attempt(None)
+
+    def begin_attempt(self, plan: Plan | None) -> None:
+        self._plan = plan
+        self._finished: dict[str, PhaseFinished] = {}
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._notices.append(event.message)
+        elif isinstance(event, PhaseFinished):
+            self._finished[event.phase] = event
+
+    def result(self) -> GenerationResult:
+        request, finished = self._fitted.request, self._finished
+        return GenerationResult(
+            output_path=request.output_path,
+            width=request.width,
+            height=request.height,
+            num_frames=self._fitted.shape.num_frames,
+            frame_rate=request.frame_rate,
+            seed=request.seed,
+            elapsed_seconds=round(time.perf_counter() - self._started, 3),
+            peak_vram_gib=max(phase.allocated_gib for phase in finished.values()),
+            phases={name: phase.seconds for name, phase in finished.items()},
+            model_version=self._model_version,
+            notices=tuple(self._notices),
+            details={"memory": self._memory()},
+        )
+
+    def _memory(self) -> dict[str, dict[str, float]]:
+        """GiB per phase: predicted, used by tensors at most, and reserved for them by the allocator."""
+        predicted: dict[str, int] = {}
+        for phase in self._plan.phases if self._plan else ():
+            name = "encode_prompt" if phase.name in ("text_encoder", "connectors") else phase.name
+            predicted[name] = max(predicted.get(name, 0), phase.peak)
+        return {
+            name: {
+                "predicted": round(peak / GIB, 3),
+                "allocated": self._finished[name].allocated_gib,
+                "reserved": self._finished[name].reserved_gib,
+            }
+            for name, peak in predicted.items()
+        }
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """Raises `InvalidInput` when the device does not exist here."""
+    name = f"{named('device')} {device!r}"
+    available = torch.cuda.is_available()
+    try:
+        chosen = torch.device(device or ("cuda" if available else "cpu"))
+    except RuntimeError:
+        raise InvalidInput(f"{name} is no device; use cuda, cuda:1 or cpu.") from None
+    if chosen.type not in ("cuda", "cpu"):
+        raise InvalidInput(f"{name} is not supported; use cuda or cpu.")
+    if chosen.type == "cpu" and chosen.index:
+        raise InvalidInput(f"{name} does not exist: there is one CPU; use {named('device')} cpu.")
+    if chosen.type == "cuda" and (not available or (chosen.index or 0) >= torch.cuda.device_count()):
+        found = f"{torch.cuda.device_count()} GPUs" if available else "no GPU that PyTorch can use"
+        raise InvalidInput(f"{name} was asked for, but this machine has {found}; use {named('device')} cpu.")
+    return chosen
+
+
+@contextmanager
+def _host_memory_errors() -> Iterator[None]:
+    """What the host's allocators raise becomes `OutOfMemory`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(f"The host's memory is used up; close other programs, or {SMALLER_REQUEST}.") from error
+
+
+def open_pipeline(settings: ModelSettings) -> A2VPipeline:
+    """Raises what `A2VPipeline.open` raises, and `InvalidRequest` for a setting that cannot be read."""
+    return A2VPipeline.open(
+        settings.model_paths,
+        device=settings.device,
+        dtype=getattr(torch, settings.dtype) if settings.dtype else None,
+        options=LoadOptions(
+            transformer_quantization=settings.transformer_quantization,
+            keep_bf16_blocks=parse_blocks(settings.keep_bf16_blocks),
+            text_encoder_quantization=settings.text_encoder_quantization,
+            prompt_cache=settings.prompt_cache,
+            loras=tuple(_style_lora(given) for given in settings.lora),
+            exact_passes=settings.exact_passes,
+            budget=settings.budget,
+            host_memory=settings.host_limit,
+        ),
+    )
+
+
+def _style_lora(given: str) -> StyleLora:
+    path, separator, strength = given.rpartition(":")
+    if not separator or _exists(given):
+        return StyleLora(Path(given))
+    try:
+        return StyleLora(Path(path), float(strength))
+    except ValueError:
+        raise InvalidRequest("lora", given, f"has no strength {strength!r}; write PATH or PATH:0.8") from None
+
+
+def _exists(given: str) -> bool:
+    try:
+        return Path(given).exists()
+    except OSError:  # too long for a name
+        return False
