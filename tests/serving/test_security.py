@@ -268,7 +268,8 @@ def test_malicious_files_are_refused_in_the_worker(strict: Server, which: str, c
     (folder / "secret.wav").write_bytes(wav())
     reply = strict.client.post("/generate", data={"prompt": "x", "num_frames": "9"}, files=files)
     assert reply.json()["code"] == code, reply.text
-    assert reply.status_code == (413 if "too" in code else 400)
+    assert reply.status_code == (413 if "too" in code else 422)
+    assert reply.json()["param"] == which
     resident = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{strict.process.pid}/status").read_text())
     assert resident is not None
     assert int(resident[1]) < 150 * 1024, "nothing was decoded in the server"

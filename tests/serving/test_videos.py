@@ -160,6 +160,9 @@ def test_uploads_beyond_their_limits(start: Any) -> None:
     for files, code in cases:
         reply = server.client.post("/v1/videos", data={"prompt": "hello"}, files=files)
         assert reply.json()["error"]["code"] == code, reply.text
+    half = "a" * 600_000  # text fields stay in memory, so what counts is their sum
+    reply = server.client.post("/v1/videos", files={"audio": (None, half), "input_reference": (None, half)})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
     reply = server.client.post("/v1/videos", json={"prompt": "x", "audio": data_url(many)})
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
     assert list((server.folder / "outputs/.state/inputs").iterdir()) == []
@@ -267,7 +270,7 @@ def test_sync_replies_with_the_video(server: Server) -> None:
 
 def test_sync_has_the_status_of_the_failure(server: Server) -> None:
     reply = server.client.post("/v1/videos/sync", data={"prompt": "fail-at=decode"}, files={"audio": wav()})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_audio")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "invalid_audio")
 
 
 def test_generate_replies_like_the_script_it_replaces(server: Server) -> None:

@@ -87,6 +87,7 @@ class Receiving:
         self.room = Room(FULL_BODIES * largest)
         self.texts = Room(FULL_BODIES * self.text_limit // 2)
         """For the text fields of forms, which stay in memory."""
+        tempfile.gettempdir()  # chosen by writing to it, which a disk that is full later would refuse
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._parsers = ThreadPoolExecutor(LARGE_AT_ONCE, "parser")
         """Few, as the C library keeps for each thread what it once needed."""
