@@ -74,9 +74,20 @@ def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
         if app.openapi_schema is None:
             app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
             app.openapi_schema["components"]["schemas"].update(_body_schemas())
+            for path in app.openapi_schema["paths"].values():
+                for operation in path.values():
+                    _errors_are_json(operation["responses"])
         return app.openapi_schema
 
     return schema
+
+
+def _errors_are_json(responses: dict[str, dict[str, Any]]) -> None:
+    """FastAPI describes them in the type of the route's stream."""
+    for status, response in responses.items():
+        stream = response.get("content", {}).pop("text/event-stream", None) if status != "200" else None
+        if stream is not None:
+            response["content"]["application/json"] = stream
 
 
 def _body_schemas() -> dict[str, Any]:
