@@ -57,11 +57,11 @@ def test_a_job_of_many_short_steps_and_an_idle_worker_are_left_alone(start: Star
 
 
 def test_a_server_that_stood_still_does_not_blame_its_worker(start: Start) -> None:
-    server = start("--worker-silence", "1s", "--step-timeout", "2s")
+    server = start("--worker-silence", "2s", "--step-timeout", "2s")
     job = server.create("slow=0.4", num_inference_steps=12)
     wait_for(lambda: server.get(job["id"])["phase"] == "stage_1")
     server.process.send_signal(signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(4)
     server.process.send_signal(signal.SIGCONT)
     done = server.wait(job["id"])
     assert (done["status"], done["attempts"]) == ("completed", 1)
@@ -104,8 +104,10 @@ def test_the_cause_of_a_death_survives_a_kill_right_after(tmp_path: Path, monkey
         monkeypatch.setenv(name, value)
 
     async def scenario() -> None:
-        if sys.version_info < (3, 12):
-            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+        if sys.version_info < (3, 12):  # from there on the default
+            watcher = asyncio.PidfdChildWatcher()
+            watcher.attach_loop(asyncio.get_running_loop())
+            asyncio.set_child_watcher(watcher)
         worker = await WorkerClient.start(ServerSettings(output_dir=tmp_path, device="cpu"), lambda: None)
         await worker.ready.wait()
         os.kill(worker.pid, signal.SIGSEGV)
@@ -116,4 +118,8 @@ def test_the_cause_of_a_death_survives_a_kill_right_after(tmp_path: Path, monkey
         with pytest.raises(WorkerFailed, match="was killed by SIGSEGV"):
             await worker.receive()
 
-    asyncio.run(scenario())
+    try:
+        asyncio.run(scenario())
+    finally:
+        if sys.version_info < (3, 12):
+            asyncio.set_child_watcher(None)
