@@ -157,9 +157,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests of a file that do not kill it."""
+    """One that keeps its model loaded, for all tests that neither stop it nor need other flags."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "inputs").mkdir()
     one = Server(folder, "--input-dir", str(folder / "inputs"), "--keep-alive", "-1", "--max-queue", "100")

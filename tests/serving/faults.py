@@ -1,7 +1,7 @@
 """What happens to jobs, files and the machine when something breaks. Each function does it to real servers.
 
-`scripts/fault_table.py` prints all of them as the table of docs/security.md; the tests run them in a short form. A
-fault takes an empty folder and whether to be `short`, and returns what was done, what came out, and whether that is right.
+`scripts/fault_table.py` prints all of them as the table of docs/security.md; the tests run them in a short form.
+A fault takes an empty folder and whether to be `short`. It returns what was done, what came out, and if that is right.
 """
 
 from __future__ import annotations

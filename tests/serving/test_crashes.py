@@ -17,8 +17,7 @@ Start = Callable[..., Server]
 TINY = {"size": "64x64", "num_frames": 9, "num_inference_steps": 2}
 
 
-def test_a_segfault_is_tried_again_once_and_then_told(start: Start) -> None:
-    server = start()
+def test_a_segfault_is_tried_again_once_and_then_told(server: Server) -> None:
     job = server.make("crash-at=stage_1")
     assert (job["status"], job["attempts"]) == ("failed", 2)
     assert job["error"] == {"code": "worker_failed", "message": "The worker process was killed by SIGSEGV."}
@@ -26,8 +25,7 @@ def test_a_segfault_is_tried_again_once_and_then_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "code"), [("cuda-error", "internal_error"), ("device-full", "out_of_memory")])
-def test_the_job_after_a_device_error_has_a_fresh_worker(start: Start, prompt: str, code: str) -> None:
-    server = start("--persistent")
+def test_the_job_after_a_device_error_has_a_fresh_worker(server: Server, prompt: str, code: str) -> None:
     server.make()
     pid = server.worker_pid()
     job = server.make(prompt)
@@ -37,16 +35,15 @@ def test_the_job_after_a_device_error_has_a_fresh_worker(start: Start, prompt: s
     assert server.worker_pid() != pid
 
 
-def test_a_users_mistake_keeps_the_worker(start: Start) -> None:
-    server = start("--persistent")
+def test_a_users_mistake_keeps_the_worker(server: Server) -> None:
     server.make()
     pid = server.worker_pid()
     assert server.make("fail-at=stage_1")["status"] == "failed"
     assert server.worker_pid() == pid
 
 
-def test_an_idle_worker_that_is_killed_is_replaced(start: Start) -> None:
-    server = start()
+def test_an_idle_worker_that_is_killed_is_replaced(server: Server) -> None:
+    server.client.post("/api/unload")
     wait_for(lambda: server.worker_state() == "standby")
     pid = server.worker_pid()
     os.kill(pid, signal.SIGKILL)

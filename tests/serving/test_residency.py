@@ -91,8 +91,7 @@ def test_ready_from_the_first_opened_model_on(start: Start) -> None:
     assert {status for _, status in answers_until_standby()} == {200}  # while the next worker starts, too
 
 
-def test_load_and_unload_by_hand(start: Start) -> None:
-    server = start("--persistent")
+def test_load_and_unload_by_hand(server: Server) -> None:
     assert server.client.post("/api/load").json() == {"status": "loaded"}
     model = server.client.get("/api/ps").json()["models"][0]
     assert (model["name"], model["expires_at"]) == ("ltx-2.3-fake", None)
@@ -103,8 +102,7 @@ def test_load_and_unload_by_hand(start: Start) -> None:
     wait_for(lambda: server.client.get("/api/ps").json() == {"models": []}, 5)
 
 
-def test_unload_waits_for_the_running_job(start: Start) -> None:
-    server = start("--persistent")
+def test_unload_waits_for_the_running_job(server: Server) -> None:
     job = server.create("slow=0.03")
     server.wait(job["id"], "in_progress")
     assert server.client.post("/api/unload").json() == {"status": "unloading"}

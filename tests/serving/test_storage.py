@@ -114,8 +114,7 @@ def test_a_refusing_output_folder_is_told_as_such(start: Start) -> None:
     assert server.make()["status"] == "completed"
 
 
-def test_a_video_on_a_full_disk_is_not_the_clients_mistake(start: Start) -> None:
-    server = start()
+def test_a_video_on_a_full_disk_is_not_the_clients_mistake(server: Server) -> None:
     job = server.make("disk-full")
     assert (job["status"], job["error"]["code"]) == ("failed", "storage_full")
 
@@ -150,8 +149,7 @@ def test_leftovers_of_others_stay(folders: Folders) -> None:
     assert [folder.name for folder in folders.outputs.iterdir()] == [".work-theirs-1"]
 
 
-def test_files_are_for_the_user_of_the_server_only(start: Start) -> None:
-    server = start()
+def test_files_are_for_the_user_of_the_server_only(server: Server) -> None:
     server.make()
     for path in (server.folder / "outputs").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path

@@ -67,8 +67,7 @@ def test_a_server_that_stood_still_does_not_blame_its_worker(start: Start) -> No
     assert (done["status"], done["attempts"]) == ("completed", 1)
 
 
-def test_a_worker_that_was_killed_from_outside_names_memory(start: Start) -> None:
-    server = start()
+def test_a_worker_that_was_killed_from_outside_names_memory(server: Server) -> None:
     job = server.create("slow=0.2")
     for attempt in (1, 2):
         wait_for(lambda n=attempt: (v := server.get(job["id"]))["attempts"] == n and v["phase"] == "stage_1")
@@ -88,8 +87,7 @@ def test_the_worker_does_not_know_the_key(start: Start) -> None:
     assert b"the-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def test_an_error_that_is_not_the_devices_keeps_the_worker(start: Start) -> None:
-    server = start("--persistent")
+def test_an_error_that_is_not_the_devices_keeps_the_worker(server: Server) -> None:
     server.make()
     pid = server.worker_pid()
     assert server.make("python-error")["error"]["code"] == "internal_error"
