@@ -51,6 +51,7 @@ class WorkerClient:
         """It was told to run or load and has not answered yet."""
         self.heard_at = self.moved_at = time.monotonic()
         """When it said anything, and anything but that it lives."""
+        self.has_spoken = False
         self._killed_for: str | None = None
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._writer = writer
@@ -59,18 +60,23 @@ class WorkerClient:
 
     @classmethod
     async def start(cls, settings: ServerSettings, on_death: Callable[[], None]) -> WorkerClient:
+        """Raises `OSError` where the system has no more processes, descriptors or memory."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ltx_a2v.serving.work.worker",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
-                env=_environment(settings),
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "ltx_a2v.serving.work.worker",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
+                    env=_environment(settings),
+                )
+        except BaseException:
+            ours.close()
+            raise
         client = cls(process, *await asyncio.open_connection(sock=ours, limit=MAX_LINE), on_death)
         client.send("start", engine=settings.engine, settings=settings.for_worker(), beat=_beat_seconds(settings))
         return client
@@ -129,7 +135,7 @@ class WorkerClient:
             self._on_death()
 
     def _take(self, message: Message) -> None:
-        self.heard_at = time.monotonic()
+        self.heard_at, self.has_spoken = time.monotonic(), True
         if message["say"] == "beat":
             return
         self.moved_at = self.heard_at

@@ -18,6 +18,8 @@ RESTART_PAUSES = (0.0, 0.5, 2.0, 10.0, 30.0)
 """Before the n-th start in a row of a worker that dies before it is ready."""
 LOOKS_PER_LIMIT = 10
 MAX_LOOK_SECONDS = 5.0
+FIRST_WORD_SECONDS = 60.0
+"""At least so long until the first sign of life: Python and its imports may come from a slow disk."""
 LATE_SECONDS = 1.0
 
 StartWorker = Callable[[ServerSettings, Callable[[], None]], Awaitable[WorkerClient]]
@@ -132,7 +134,7 @@ class Supervisor:
             now = time.monotonic()
             if now - slept_at > pause + LATE_SECONDS:  # it was this process that stood still
                 worker.heard_at = worker.moved_at = now
-            elif now - worker.heard_at > silence:
+            elif now - worker.heard_at > (silence if worker.has_spoken else max(silence, FIRST_WORD_SECONDS)):
                 self._kill(worker, f"it gave no sign of life for {self._settings.worker_silence}")
             elif worker.working and now - worker.moved_at > step:
                 self._kill(worker, f"no step ended within {self._settings.step_timeout}")
