@@ -14,7 +14,8 @@
     ├── OutOfMemory             the device, or the host, ran out of memory while working
     ├── NotFinite               a network returned NaN or Inf
     ├── Unavailable             the server cannot take the work now
-    │   └── QueueFull           too many jobs wait already
+    │   ├── QueueFull           too many jobs wait already
+    │   └── StorageFailed       the server's disk is full, or its folders cannot be written to
     ├── NotFound                no such job, file or route
     │   └── Expired             the job's files were removed after their time
     ├── Conflict                the job is in a state that does not allow this
@@ -130,12 +131,14 @@ class InvalidAudio(InvalidInput):
     """The audio file cannot be used."""
 
     code = "invalid_audio"
+    http_status = 422
 
 
 class InvalidImage(InvalidInput):
     """The image file cannot be used."""
 
     code = "invalid_image"
+    http_status = 422
 
 
 class InvalidModel(InvalidInput):
@@ -214,6 +217,12 @@ class QueueFull(Unavailable):
 
     code = "queue_full"
     http_status = 429
+
+
+class StorageFailed(Unavailable):
+    """`code` says how: `storage_full` (507) or `storage_unwritable` (503)."""
+
+    code = "storage_unwritable"
 
 
 class NotFound(A2VError):

@@ -16,10 +16,13 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+if TYPE_CHECKING:
+    from tests.serving.bench import Bench
 
 ROOT = Path(__file__).parents[2]
 FINAL = ("completed", "failed", "cancelled")
@@ -154,11 +157,21 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests of a file that do not kill it."""
+    """One that keeps its model loaded, for all tests that neither stop it nor need other flags."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "inputs").mkdir()
     one = Server(folder, "--input-dir", str(folder / "inputs"), "--keep-alive", "-1", "--max-queue", "100")
     yield one
     assert one.stop() == 0
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
+    """Makes a scheduler without HTTP on this test's folder."""
+    from tests.serving.bench import Bench
+
+    for name, value in fake_engine(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return lambda **settings: Bench(tmp_path, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ltx_a2v.errors import BudgetTooSmall, InvalidAudio
+from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
 from ltx_a2v.request import GenerationRequest, fit_num_frames
 from ltx_a2v.settings.model import ModelSettings
@@ -29,7 +30,8 @@ def open_pipeline(settings: ModelSettings) -> FakePipeline:
 
 class FakePipeline:
     """Words in the prompt: `slow=SECONDS` per step, `slow-phase=SECONDS` for a phase without steps, `crash-at=PHASE`,
-    `fail-at=PHASE`, `hang`, `cuda-error`, `device-full`, `no-room` (for ever) and `no-room-until=FILE`."""
+    `fail-at=PHASE`, `tell-a-path`, `hang`, `hang-once=FILE`, `cuda-error`, `device-full`, `python-error`, `disk-full`,
+    `no-room` (for ever) and `no-room-until=FILE`."""
 
     keep = "nothing"
     device = "cpu"
@@ -102,12 +104,31 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if f"fail-at={phase}" in prompt:
         raise InvalidAudio("The audio cannot be decoded: it holds no sound.")
+    if "tell-a-path" in prompt:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(request.audio))
     if "cuda-error" in prompt:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
     if "device-full" in prompt:
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.")
-    if "hang" in prompt:
+    if "python-error" in prompt:
+        raise KeyError("shape")
+    if "disk-full" in prompt:
+        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise InvalidOutput(f"{request.output_path} cannot be written: {cause.strerror}.") from cause
+    if "hang-once" in prompt and _is_first(prompt):
         time.sleep(600)
+    if re.search(r"\bhang\b(?!-once)", prompt):
+        time.sleep(600)
+
+
+def _is_first(prompt: str) -> bool:
+    match = re.search(r"hang-once=(\S+)", prompt)
+    assert match is not None
+    try:
+        Path(match[1]).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _exists(prompt: str) -> bool:

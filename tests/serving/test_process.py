@@ -35,8 +35,8 @@ def test_starts_quickly_and_stays_small(start: Start) -> None:
     assert "libtorch" not in (process / "maps").read_text()
 
 
-def test_log_lines(start: Start) -> None:
-    server = start()
+def test_log_lines(server: Server) -> None:
+    server.client.post("/api/unload")
     job = server.make()
     expected = [
         r"\[server\] A2V listening on http://127\.0\.0\.1:\d+",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ltx_a2v.serving.jobs.folders import Folders
-from ltx_a2v.serving.jobs.records import JobStore, new_job_id
-from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.work.scheduler import Scheduler
-from ltx_a2v.settings.server import ServerSettings
-from tests.serving.conftest import Server, data_url, fake_engine, is_running, wait_for, wav
+from ltx_a2v.errors import WorkerFailed
+from ltx_a2v.serving.work.client import WorkerClient
+from ltx_a2v.serving.work.waiting import SystemClock
+from tests.serving.bench import Bench
+from tests.serving.conftest import Server, data_url, is_running, wait_for, wav
 
 Start = Callable[..., Server]
 
@@ -89,8 +91,7 @@ def test_ready_from_the_first_opened_model_on(start: Start) -> None:
     assert {status for _, status in answers_until_standby()} == {200}  # while the next worker starts, too
 
 
-def test_load_and_unload_by_hand(start: Start) -> None:
-    server = start("--persistent")
+def test_load_and_unload_by_hand(server: Server) -> None:
     assert server.client.post("/api/load").json() == {"status": "loaded"}
     model = server.client.get("/api/ps").json()["models"][0]
     assert (model["name"], model["expires_at"]) == ("ltx-2.3-fake", None)
@@ -101,8 +102,7 @@ def test_load_and_unload_by_hand(start: Start) -> None:
     wait_for(lambda: server.client.get("/api/ps").json() == {"models": []}, 5)
 
 
-def test_unload_waits_for_the_running_job(start: Start) -> None:
-    server = start("--persistent")
+def test_unload_waits_for_the_running_job(server: Server) -> None:
     job = server.create("slow=0.03")
     server.wait(job["id"], "in_progress")
     assert server.client.post("/api/unload").json() == {"status": "unloading"}
@@ -120,66 +120,6 @@ def test_waits_for_memory_and_then_names_the_need(start: Start, tmp_path: Path) 
     reply = server.client.post("/generate", json={"prompt": "no-room", "audio": data_url(wav())})
     assert (reply.status_code, reply.json()["code"]) == (503, "budget_too_small")
     assert "5.00 GiB" in reply.json()["error"]
-
-
-class TurnedClock:
-    """Stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        end = self.time + seconds
-        while not event.is_set() and self.time < end:
-            await asyncio.sleep(0.001)
-
-
-class Bench:
-    """A scheduler with a real worker process and a turned clock."""
-
-    def __init__(self, folder: Path, **settings: object) -> None:
-        self.settings = ServerSettings(output_dir=folder, device="cpu", **settings)
-        folders = Folders(folder, folder / "state")
-        folders.create()
-        (folder / "audio").write_bytes(wav())
-        self.clock = TurnedClock()
-        self.store = JobStore(folder / "jobs.sqlite3")
-        self.scheduler = Scheduler(self.settings, self.store, folders, Metrics(), self.clock)
-        self._audio = str(folder / "audio")
-
-    async def __aenter__(self) -> Bench:
-        await self.scheduler.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.scheduler.stop()
-        self.store.close()
-
-    async def run_job(self, keep_alive: str | None = None) -> None:
-        request = {"prompt": "x", "audio": self._audio, "num_frames": 9, "num_inference_steps": 1}
-        job = self.store.add(new_job_id(), request, keep_alive, False, 10)
-        self.scheduler.wake()
-        await self.until(lambda: (self.store.get(job.id) or job).state == "completed" and not self.scheduler.running)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < end
-            await asyncio.sleep(0.005)
-
-    async def stays_loaded(self) -> bool:
-        await asyncio.sleep(0.05)
-        return self.scheduler.is_loaded
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
-    for name, value in fake_engine(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    return lambda **settings: Bench(tmp_path, **settings)
 
 
 def test_the_timer_starts_when_the_last_job_ends(bench: Callable[..., Bench]) -> None:
@@ -213,5 +153,85 @@ def test_a_request_decides_for_the_time_after_it(bench: Callable[..., Bench]) ->
             await b.run_job()
             b.clock.time += 299
             assert await b.stays_loaded(), "the next request has the server's default again"
+
+    asyncio.run(scenario())
+
+
+def test_setting_the_clock_neither_keeps_nor_unloads_the_model(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with bench(keep_alive="700ms", clock=SystemClock()) as b:
+            await b.run_job()
+            now = time.time
+            monkeypatch.setattr(time, "time", lambda: now() + 7 * 86400)
+            assert await b.stays_loaded()
+            monkeypatch.setattr(time, "time", lambda: now() - 3600)
+            began = time.monotonic()
+            await b.until(lambda: not b.scheduler.is_loaded)
+            assert time.monotonic() - began < 3
+
+    asyncio.run(scenario())
+
+
+def test_a_load_that_cannot_start_a_process_says_so_and_lets_jobs_pass(bench: Callable[..., Bench]) -> None:
+    refusals = 1
+
+    async def start_worker(*arguments: Any) -> WorkerClient:
+        nonlocal refusals
+        if refusals > 0:
+            refusals -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return await WorkerClient.start(*arguments)
+
+    async def scenario() -> None:
+        async with bench(standby=False, options={"start_worker": start_worker}) as b:
+            with pytest.raises(WorkerFailed, match="cannot be started: Resource temporarily unavailable"):
+                await asyncio.wait_for(b.scheduler.load(None), 5)
+            await b.run_job()
+
+    asyncio.run(scenario())
+
+
+def test_unload_goes_before_the_jobs_that_wait(bench: Callable[..., Bench]) -> None:
+    async def scenario() -> None:
+        async with bench(persistent=True) as b:
+            first, second = b.add("slow=0.1"), b.add()
+            await b.until(lambda: b.state(first) == "in_progress" and b.scheduler.is_loaded)
+            pid = b.scheduler.worker.pid
+            assert await b.scheduler.unload() is False, "a job runs"
+            await b.until(lambda: b.state(second) == "completed")
+            assert not is_running(pid)
+            assert b.scheduler.worker.pid != pid, "the second job ran on a fresh worker"
+
+    asyncio.run(scenario())
+
+
+def test_the_state_may_be_asked_from_any_thread_while_workers_come_and_go(bench: Callable[..., Bench]) -> None:
+    """The class is asked with a worker that other threads take away between two looks."""
+
+    async def scenario() -> None:
+        async with bench() as b:
+            await b.until(lambda: b.scheduler.worker_state == "standby")
+            supervisor = b.scheduler._consumers[0].supervisor
+            worker, over = supervisor.worker, threading.Event()
+
+            def take_away() -> None:
+                while not over.is_set():
+                    supervisor.worker = None
+                    supervisor.worker = worker
+
+            interval = sys.getswitchinterval()
+            sys.setswitchinterval(1e-6)
+            thread = threading.Thread(target=take_away)
+            thread.start()
+            try:
+                assert {b.scheduler.worker_state for _ in range(20_000)} <= {"none", "standby"}
+                assert {b.scheduler.is_loaded for _ in range(20_000)} == {False}
+            finally:
+                over.set()
+                thread.join()
+                sys.setswitchinterval(interval)
+                supervisor.worker = worker
 
     asyncio.run(scenario())

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.app import build_app
+from ltx_a2v.serving.http.connections import BoundedHttp, Bounds
 from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.records import JobStore
-from ltx_a2v.serving.jobs.retention import sweep_for_ever
+from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.scheduler import Scheduler
@@ -33,26 +38,33 @@ def serve(settings: ServerSettings) -> int:
     check_bind(settings)
     settings.check()
     logs.configure(settings.log_format)
-    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
-    folders.create()
-    with _only_server(folders.state), _listening(settings) as listener:
-        asyncio.run(_serve(settings, folders, listener))
+    os.umask(0o077)  # prompts, uploads and videos are not for other users of this machine
+    bounds = Bounds.of(settings)
+    folders = _created_folders(settings)
+    with (
+        _only_server(folders.state / "lock"),
+        _only_server(folders.outputs / ".lock"),
+        _listening(settings, bounds) as listener,
+    ):
+        asyncio.run(_serve(settings, folders, listener, bounds))
     return 0
 
 
-async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket) -> None:
+async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket, bounds: Bounds) -> None:
     store, metrics = JobStore(folders.state / "jobs.sqlite3"), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
-    server = _server(build_app(service), scheduler)
+    server = _server(build_app(service), scheduler, bounds)
     await scheduler.start()
-    sweeper = asyncio.create_task(sweep_for_ever(store, folders, service.keep))
+    sweeper = Sweeper(store, folders, service.keep)
+    sweeping = asyncio.create_task(sweeper.run())
     host, port = listener.getsockname()[:2]
     say("server", f"A2V listening on http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
         await server.serve(sockets=[listener])
     finally:
-        sweeper.cancel()
+        sweeper.stop()
+        sweeping.cancel()
         await scheduler.stop()
         store.close()
         say("server", "stopped")
@@ -66,10 +78,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: object, scheduler: Scheduler) -> uvicorn.Server:
+def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Server:
     server = _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
+            http=cast(Any, partial(BoundedHttp, bounds)),  # it is called like the class that uvicorn expects
+            ws="none",
+            backlog=bounds.backlog,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -89,21 +104,39 @@ def _server(app: object, scheduler: Scheduler) -> uvicorn.Server:
     return server
 
 
+def _created_folders(settings: ServerSettings) -> Folders:
+    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
+    try:
+        folders.create()
+    except OSError as error:
+        raise InvalidInput(
+            f"The folder {error.filename} cannot be made ({error.strerror}): give another --output-dir or --state-dir."
+        ) from None
+    return folders
+
+
 @contextlib.contextmanager
-def _only_server(state: Path) -> Iterator[None]:
-    """Two servers on one set of jobs would run them twice."""
-    with (state / "lock").open("w") as lock:
+def _only_server(lock: Path) -> Iterator[None]:
+    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files."""
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise InvalidInput(
+            f"The folder {lock.parent} cannot be written to ({error.strerror}): give another --output-dir or "
+            "--state-dir."
+        ) from None
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InvalidInput(
-                f"Another server works in {state}: give this one its own --state-dir and --output-dir."
+                f"Another server works in {lock.parent}: give this one its own --state-dir and --output-dir."
             ) from None
         yield
 
 
 @contextlib.contextmanager
-def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
+def _listening(settings: ServerSettings, bounds: Bounds) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,5 +144,5 @@ def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
             listener.bind((settings.host, settings.port))
         except OSError as error:
             raise InvalidInput(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
-        listener.listen(2048)
+        listener.listen(bounds.backlog)
         yield listener

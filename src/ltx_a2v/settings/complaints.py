@@ -14,6 +14,7 @@ _COMPLAINTS = {
     "float_parsing": "is not a number",
     "finite_number": "is not a finite number",
     "string_type": "is not text",
+    "string_too_long": "is too long: it must have at most {max_length} characters",
     "path_type": "is not a path",
     "tuple_type": "is not a list of whole numbers",
     "bool_parsing": "is neither true nor false",
@@ -31,5 +32,7 @@ def reason_of(complaint: ErrorDetails) -> str:
     context = complaint.get("ctx", {})
     if complaint["type"] == "value_error":
         return str(context["error"])
+    if complaint["type"] not in _COMPLAINTS:
+        return complaint["msg"]
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
-    return _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
+    return _COMPLAINTS[complaint["type"]].format(**limits)

@@ -39,6 +39,12 @@ class ServerSettings(ModelSettings):
     standby: bool = Field(True, description="Keep no spare worker with its imports done.")
     vram_wait: str = Field("60s", description="How long a job waits for device memory before it fails.")
     cancel_grace: str = Field("10s", description="How long a cancelled job may take to stop before it is killed.")
+    worker_silence: str = Field(
+        "2m", description="How long the worker may give no sign of life before it is killed and its job tried again."
+    )
+    step_timeout: str = Field(
+        "30m", description="Longest time of one step, or of a phase without steps, before the same happens; 0: any."
+    )
 
     max_queue: int = Field(32, ge=1, description="Jobs that may wait.")
     keep_outputs: str = Field("7d / 50GB", description="Age and total size up to which outputs stay; 'all' keeps them.")
@@ -49,7 +55,10 @@ class ServerSettings(ModelSettings):
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
     max_frames: int = Field(MAX_AUTO_FRAMES, ge=9, description="Most frames of a video.")
+    max_connections: int = Field(256, ge=8, description="Most connections at a time.")
+    head_timeout: str = Field("10s", description="Longest time that the head of a request may take.")
     body_timeout: str = Field("30s", description="Longest pause of a client that sends a body.")
+    upload_timeout: str = Field("10m", description="Longest time that a whole body may take.")
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
@@ -58,7 +67,16 @@ class ServerSettings(ModelSettings):
         json_schema_extra={"flag": False},
     )
 
-    @field_validator("keep_alive", "vram_wait", "cancel_grace", "body_timeout")
+    @field_validator(
+        "keep_alive",
+        "vram_wait",
+        "cancel_grace",
+        "worker_silence",
+        "step_timeout",
+        "head_timeout",
+        "body_timeout",
+        "upload_timeout",
+    )
     @classmethod
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
         parse_duration(text, info.field_name or "")

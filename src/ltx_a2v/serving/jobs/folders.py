@@ -2,6 +2,7 @@
 
 <output-dir>/<job>/{video.mp4, thumbnail.jpg, result.json}    finished; appears by one rename
 <output-dir>/.work-<job>-<attempt>/                           being made; never served, removed at start
+<output-dir>/.lock, <state-dir>/lock                          held by the one server that works there
 <state-dir>/inputs/<job>/{image, audio}                       uploads
 """
 
@@ -20,6 +21,8 @@ VIDEO, THUMBNAIL, RESULT = "video.mp4", "thumbnail.jpg", "result.json"
 
 @dataclass(frozen=True)
 class Folders:
+    """The paths of one server, and what is done with whole folders."""
+
     outputs: Path
     state: Path
 
@@ -42,36 +45,60 @@ class Folders:
         folder.mkdir()
         return folder
 
-    def remove_work(self, job_id: str, attempt: int) -> None:
+    def discard(self, job_id: str, attempt: int) -> None:
+        """What an attempt has made, also where it was committed only in part."""
         shutil.rmtree(self.work(job_id, attempt), ignore_errors=True)
+        shutil.rmtree(self.finished(job_id), ignore_errors=True)
 
     def commit(self, job_id: str, attempt: int) -> None:
-        """Make a finished attempt the job's result, all files at once."""
-        self.work(job_id, attempt).rename(self.finished(job_id))
+        """Make a finished attempt the job's result, all files at once, durably."""
+        work, finished = self.work(job_id, attempt), self.finished(job_id)
+        for file in work.iterdir():
+            sync_to_disk(file)
+        sync_to_disk(work)  # the names in it
+        shutil.rmtree(finished, ignore_errors=True)  # damaged, where recovery has not taken it for the result
+        work.rename(finished)
         sync_to_disk(self.outputs)  # the rename
 
     def committed_result(self, job_id: str) -> dict[str, Any] | None:
-        """The result of a job whose files were committed before its record was."""
+        """The result of a job whose files were committed before its record was; None where it is not whole."""
+        finished = self.finished(job_id)
         try:
-            result: dict[str, Any] = json.loads((self.finished(job_id) / RESULT).read_text())
-        except FileNotFoundError:
+            result = json.loads((finished / RESULT).read_text())
+        except (OSError, ValueError):
             return None
-        return result
+        return result if isinstance(result, dict) and (finished / VIDEO).is_file() else None
 
     def remove(self, job_id: str) -> None:
         shutil.rmtree(self.finished(job_id), ignore_errors=True)
         shutil.rmtree(self.inputs(job_id), ignore_errors=True)
 
-    def remove_leftovers(self, known_jobs: Collection[str]) -> None:
-        """Unfinished work, and uploads whose job was never accepted."""
+    def remove_leftovers(self, known_jobs: Collection[str], expired_jobs: Collection[str]) -> None:
+        """Unfinished work of our jobs, uploads whose job was never accepted, files that outlived their time.
+
+        What belongs to no job of ours is left alone: another server may have worked in this folder.
+        """
         for folder in self.outputs.glob(".work-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.name.removeprefix(".work-").rpartition("-")[0] in known_jobs:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.outputs.iterdir():
+            if folder.name in expired_jobs:
+                self.remove(folder.name)
         for folder in (self.state / "inputs").iterdir():
-            if folder.name not in known_jobs:
+            if folder.name not in known_jobs or folder.name in expired_jobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def size(self, job_id: str) -> int:
-        return sum(file.stat().st_size for file in self.finished(job_id).glob("*") if file.is_file())
+        """Bytes of a job's outputs and uploads."""
+        folders = (self.finished(job_id), self.inputs(job_id))
+        return sum(_size(file) for folder in folders for file in folder.glob("*"))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # removed meanwhile
+        return 0
 
 
 def sync_to_disk(path: Path) -> None:

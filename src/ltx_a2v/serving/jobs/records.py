@@ -5,7 +5,8 @@
        └────requeue───────┘   the worker or the server died (once), or the server was stopped
 
 `attempts` counts claims, so that a job which takes its process down twice is failed instead of tried for ever.
-Thread-safe: one connection behind one lock.
+`owner` names the worker that a job in progress belongs to.
+Thread-safe: one connection behind one lock. A write that the disk refuses raises `StorageFailed` and changes nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ltx_a2v.errors import QueueFull
+from ltx_a2v.errors import InvalidInput, QueueFull, StorageFailed
+from ltx_a2v.serving.jobs import idempotency
+from ltx_a2v.serving.jobs.storage import FULL, storage_failed
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 FINAL: tuple[State, ...] = ("completed", "failed", "cancelled")
-MAX_ATTEMPTS = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -46,12 +48,23 @@ CREATE TABLE IF NOT EXISTS jobs (
     error_status INTEGER,
     expired INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
 """
+_ADDED_COLUMNS = {"owner": "TEXT", "bytes": "INTEGER"}
+"""Columns that a database of an earlier version lacks."""
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
+CREATE INDEX IF NOT EXISTS jobs_with_files ON jobs (finished_at, seq, bytes)
+    WHERE expired = 0 AND finished_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_unmeasured ON jobs (seq)
+    WHERE expired = 0 AND finished_at IS NOT NULL AND bytes IS NULL;
+"""
+_WITH_FILES = "expired = 0 AND finished_at IS NOT NULL"
 
 
 @dataclass(frozen=True)
 class Job:
+    """One record, as it was when it was read."""
+
     seq: int
     id: str
     state: State
@@ -70,6 +83,10 @@ class Job:
     error_message: str | None
     error_status: int | None
     expired: bool
+    owner: str | None
+    """The worker that runs it, or ran it last."""
+    bytes: int | None
+    """Size of its outputs and uploads; None until it was measured."""
 
     @property
     def is_final(self) -> bool:
@@ -82,23 +99,61 @@ def new_job_id() -> str:
 
 
 class JobStore:
+    """The table of jobs. Raises `InvalidInput` where the file at `path` is no such table or is damaged."""
+
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._open()
+        except sqlite3.OperationalError as error:
+            raise _failure(error) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from None
+
+    def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # a commit is on the disk when it returns
+        finding = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if finding != "ok":
+            raise self._damaged(finding)
         self._db.executescript(_SCHEMA)
+        self._db.executescript(idempotency.SCHEMA)
+        present = {row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")}
+        for name, kind in _ADDED_COLUMNS.items():
+            if name not in present:
+                self._db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+        self._db.executescript(_INDEXES)
+
+    def _damaged(self, finding: str) -> InvalidInput:
+        words = " ".join(finding.split())
+        return InvalidInput(
+            f"The job records in {self._path} are damaged ({words}): move that file, its -wal and -shm away to start "
+            "with no jobs, or put a backup in its place; finished videos stay in --output-dir."
+        )
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
     def add(
-        self, job_id: str, request: dict[str, Any], keep_alive: str | None, waited_for: bool, max_queue: int
+        self,
+        job_id: str,
+        request: dict[str, Any],
+        keep_alive: str | None,
+        waited_for: bool,
+        max_queue: int,
+        key: idempotency.Key | None = None,
     ) -> Job:
-        """Raises `QueueFull`; when it returns, the job survives a power cut."""
+        """The new job, or the one that was added with the same key. When it returns, the job survives a power cut.
+
+        Raises `QueueFull`, and `Conflict` where the key came with another body.
+        """
         with self._transaction() as db:
+            if key is not None and (known := key.job_id(db)) is not None:
+                return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (known,)).fetchone())
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= max_queue:
                 raise QueueFull(f"{waiting} jobs are waiting already, the most that are allowed; try again later.")
@@ -106,6 +161,8 @@ class JobStore:
                 "INSERT INTO jobs (id, state, waited_for, created_at, request, keep_alive) VALUES (?,?,?,?,?,?)",
                 (job_id, "queued", waited_for, time.time(), json.dumps(request), keep_alive),
             )
+            if key is not None:
+                key.remember(db, job_id)
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     def get(self, job_id: str) -> Job | None:
@@ -141,15 +198,19 @@ class JobStore:
         with self._lock:
             return {row[0] for row in self._db.execute("SELECT id FROM jobs")}
 
-    def claim(self) -> Job | None:
-        """The oldest queued job, now in progress and one attempt older."""
+    def expired_ids(self) -> set[str]:
+        with self._lock:
+            return {row[0] for row in self._db.execute("SELECT id FROM jobs WHERE expired = 1")}
+
+    def claim(self, owner: str) -> Job | None:
+        """The oldest queued job, now in progress on `owner` and one attempt older."""
         with self._transaction() as db:
             row = db.execute("SELECT id FROM jobs WHERE state='queued' ORDER BY seq LIMIT 1").fetchone()
             if row is None:
                 return None
             db.execute(
-                "UPDATE jobs SET state='in_progress', started_at=?, attempts=attempts+1 WHERE id=?",
-                (time.time(), row["id"]),
+                "UPDATE jobs SET state='in_progress', owner=?, started_at=?, attempts=attempts+1 WHERE id=?",
+                (owner, time.time(), row["id"]),
             )
             return _job(db.execute("SELECT * FROM jobs WHERE id=?", (row["id"],)).fetchone())
 
@@ -182,15 +243,56 @@ class JobStore:
         with self._transaction() as db:
             db.execute("UPDATE jobs SET cancel_requested=1 WHERE id=?", (job_id,))
 
-    def expire(self, job_id: str) -> None:
-        with self._transaction() as db:
-            db.execute("UPDATE jobs SET expired=1 WHERE id=?", (job_id,))
-
     def delete(self, job_id: str) -> bool:
         """Finished jobs only; whether it was there and is gone now."""
         with self._transaction() as db:
             gone = db.execute("DELETE FROM jobs WHERE id=? AND state IN ('completed','failed','cancelled')", (job_id,))
             return gone.rowcount == 1
+
+    # -- what finished jobs hold on the disk -------------------------------------------------------------------------
+    # None of these reads requests or results: at 50,000 records decoding them takes a second.
+
+    def unmeasured(self, limit: int) -> list[str]:
+        """Ids of finished jobs whose size is not known yet."""
+        with self._lock:
+            rows = self._db.execute(f"SELECT id FROM jobs WHERE {_WITH_FILES} AND bytes IS NULL LIMIT ?", (limit,))
+            return [row[0] for row in rows]
+
+    def measured(self, sizes: Iterable[tuple[str, int]]) -> None:
+        with self._transaction() as db:
+            db.executemany("UPDATE jobs SET bytes=? WHERE id=?", [(size, job_id) for job_id, size in sizes])
+
+    def kept_bytes(self) -> int:
+        """Of all finished jobs whose files are there."""
+        with self._lock:
+            return int(self._db.execute(f"SELECT coalesce(sum(bytes), 0) FROM jobs WHERE {_WITH_FILES}").fetchone()[0])
+
+    def finished_before(self, moment: float, limit: int) -> list[str]:
+        """Ids of jobs whose files are there, the one that finished first at the head."""
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT id FROM jobs WHERE {_WITH_FILES} AND finished_at <= ? ORDER BY finished_at, seq LIMIT ?",
+                (moment, limit),
+            )
+            return [row[0] for row in rows]
+
+    def oldest_with_files(self, limit: int) -> list[tuple[str, int]]:
+        """Id and bytes, the one that finished first at the head; never the one that finished last."""
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT id, coalesce(bytes, 0) FROM jobs WHERE {_WITH_FILES} AND seq != "
+                f"(SELECT seq FROM jobs WHERE {_WITH_FILES} ORDER BY finished_at DESC, seq DESC LIMIT 1) "
+                "ORDER BY finished_at, seq LIMIT ?",
+                (limit,),
+            )
+            return [(row[0], row[1]) for row in rows]
+
+    def expire(self, job_ids: Iterable[str]) -> None:
+        """Their files are promised to no one any more."""
+        with self._transaction() as db:
+            db.executemany("UPDATE jobs SET expired=1 WHERE id=?", [(job_id,) for job_id in job_ids])
+
+    # -- SQL ---------------------------------------------------------------------------------------------------------
 
     def _finish(self, job_id: str, state: State, **columns: str | int) -> None:
         names = "".join(f", {name}=?" for name in columns)
@@ -207,13 +309,21 @@ class JobStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors, not after all
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _failure(error) from error
                 raise
-            self._db.execute("COMMIT")
+
+
+def _failure(error: sqlite3.OperationalError) -> StorageFailed:
+    is_full = error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+    return storage_failed("The job records cannot be written", FULL if is_full else None)
 
 
 def _job(row: sqlite3.Row) -> Job:

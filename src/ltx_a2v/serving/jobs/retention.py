@@ -1,10 +1,17 @@
-"""Removes finished jobs' files after their time or when they take too much room; the records stay, marked expired."""
+"""Removes finished jobs' files after their time or when they take too much room; the records stay, marked expired.
+
+Every pass is short, however many records there are: it asks the table by time and size, a batch at a time, and stops
+between two jobs when the server does. Sizes are measured once, after a job has ended, and kept in the table.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable
 
+from ltx_a2v.errors import StorageFailed
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.logs import say
@@ -12,6 +19,11 @@ from ltx_a2v.settings.server import KeepOutputs
 from ltx_a2v.settings.units import NEVER
 
 SWEEP_SECONDS = 60.0
+BATCH = 100
+JUMP_SECONDS = 30.0
+"""A wall clock that gains or loses this much within one pause was set; drift is milliseconds."""
+HOLD_SECONDS = 3600.0
+"""After such a jump nothing is removed for so long: a wrong date must not cost videos before someone sees it."""
 
 
 def expires_at(job: Job, keep: KeepOutputs) -> float | None:
@@ -21,35 +33,95 @@ def expires_at(job: Job, keep: KeepOutputs) -> float | None:
     return job.finished_at + keep.seconds
 
 
-def sweep(store: JobStore, folders: Folders, keep: KeepOutputs, now: float) -> list[str]:
-    """Expire what is too old, then the oldest until the rest fits; returns the expired ids."""
-    kept = [job for job in store.in_state("completed", "failed", "cancelled") if not job.expired]
-    too_old = [job for job in kept if (end := expires_at(job, keep)) is not None and end <= now]
-    fresh = [job for job in kept if job not in too_old]
-    expired = too_old + _beyond_size(fresh, folders, keep.total_bytes)
-    for job in expired:
-        store.expire(job.id)  # first, so that no one is promised a file that is gone
-        folders.remove(job.id)
-    return [job.id for job in expired]
+class Sweeper:
+    """Applies `keep` every minute until it is stopped."""
 
+    def __init__(
+        self,
+        store: JobStore,
+        folders: Folders,
+        keep: KeepOutputs,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._folders = folders
+        self._keep = keep
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset = wall() - monotonic()
+        self._held_until = 0.0
+        self._stopped = threading.Event()
 
-def _beyond_size(oldest_first: list[Job], folders: Folders, bound: int | None) -> list[Job]:
-    """The oldest jobs without which the others fit; the newest is always kept."""
-    if bound is None:
-        return []
-    room, beyond = bound, []
-    for job in reversed(oldest_first):
-        room -= folders.size(job.id)
-        if room < 0 and job is not oldest_first[-1]:
-            beyond.append(job)
-    return beyond
-
-
-async def sweep_for_ever(store: JobStore, folders: Folders, keep: KeepOutputs) -> None:
-    while True:
+    async def run(self) -> None:
+        """Until it is cancelled; a pass under way ends at its next job."""
         try:
-            for job_id in await asyncio.to_thread(sweep, store, folders, keep, time.time()):
+            while True:
+                await asyncio.to_thread(self._sweep_and_say)
+                await asyncio.sleep(SWEEP_SECONDS)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def sweep(self) -> list[str]:
+        """Expire what is too old, then the oldest until the rest fits; returns the expired ids."""
+        self._measure()
+        if self._is_held():
+            return []
+        return [*self._expire_old(self._wall()), *self._expire_until_it_fits()]
+
+    def _sweep_and_say(self) -> None:
+        try:
+            for job_id in self.sweep():
                 say("expired", id=job_id)
-        except OSError as error:
+        except (OSError, StorageFailed) as error:
             say("expired", f"could not remove outputs: {error}", level=30)
-        await asyncio.sleep(SWEEP_SECONDS)
+
+    def _measure(self) -> None:
+        """Outside of a transaction: looking at many files takes time."""
+        while not self._stopped.is_set() and (ids := self._store.unmeasured(BATCH)):
+            self._store.measured([(job_id, self._folders.size(job_id)) for job_id in ids])
+
+    def _is_held(self) -> bool:
+        offset = self._wall() - self._monotonic()
+        jump, self._offset = offset - self._offset, offset
+        if abs(jump) > JUMP_SECONDS:
+            self._held_until = self._monotonic() + HOLD_SECONDS
+            say("expired", f"the clock was set by {jump:+.0f} s: nothing is removed for an hour", level=30)
+        return self._monotonic() < self._held_until
+
+    def _expire_old(self, now: float) -> list[str]:
+        expired: list[str] = []
+        if self._keep.seconds == NEVER:
+            return expired
+        while not self._stopped.is_set() and (ids := self._store.finished_before(now - self._keep.seconds, BATCH)):
+            self._remove(ids)
+            expired += ids
+        return expired
+
+    def _expire_until_it_fits(self) -> list[str]:
+        """The newest is always kept."""
+        expired: list[str] = []
+        bound = self._keep.total_bytes
+        if bound is None:
+            return expired
+        excess = self._store.kept_bytes() - bound
+        while excess > 0 and not self._stopped.is_set() and (oldest := self._store.oldest_with_files(BATCH)):
+            ids = []
+            for job_id, size in oldest:
+                if excess <= 0:
+                    break
+                ids.append(job_id)
+                excess -= size
+            self._remove(ids)
+            expired += ids
+        return expired
+
+    def _remove(self, ids: list[str]) -> None:
+        self._store.expire(ids)  # first, so that no one is promised a file that is gone
+        for job_id in ids:
+            if self._stopped.is_set():
+                return  # the next start removes what expired jobs still have
+            self._folders.remove(job_id)

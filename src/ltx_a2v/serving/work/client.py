@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from ltx_a2v.errors import A2VError, BudgetTooSmall, WorkerFailed
+from ltx_a2v.errors import WorkerFailed
 from ltx_a2v.hardware.host_memory import death_by_signal
 from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import NEVER, parse_duration
 
 Message = dict[str, Any]
 MAX_LINE = 2**22
+BEATS_PER_SILENCE = 8
+MAX_BEAT_SECONDS = 5.0
+ENDS_OF_WORK = ("done", "failed", "cancelled", "loaded", "load_failed")
 
 
 class WorkerClient:
@@ -39,6 +46,14 @@ class WorkerClient:
         """It was asked to work, so it may hold the device."""
         self.loaded = False
         self.device_bytes = 0
+        self.tainted = False
+        """The device's state is in doubt, so the next job needs a fresh process."""
+        self.working = False
+        """It was told to run or load and has not answered yet."""
+        self.heard_at = self.moved_at = time.monotonic()
+        """When it said anything, and anything but that it lives."""
+        self.has_spoken = False
+        self._killed_for: str | None = None
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._writer = writer
         self._on_death = on_death
@@ -46,20 +61,25 @@ class WorkerClient:
 
     @classmethod
     async def start(cls, settings: ServerSettings, on_death: Callable[[], None]) -> WorkerClient:
+        """Raises `OSError` where the system has no more processes, descriptors or memory."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ltx_a2v.serving.work.worker",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
-                env={**os.environ, "LTX_A2V_LOG_FORMAT": settings.log_format},
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "ltx_a2v.serving.work.worker",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
+                    env=_environment(settings),
+                )
+        except BaseException:
+            ours.close()
+            raise
         client = cls(process, *await asyncio.open_connection(sock=ours, limit=MAX_LINE), on_death)
-        client.send("start", engine=settings.engine, settings=settings.for_worker())
+        client.send("start", engine=settings.engine, settings=settings.for_worker(), beat=_beat_seconds(settings))
         return client
 
     @property
@@ -68,7 +88,9 @@ class WorkerClient:
 
     def send(self, do: str, **fields: object) -> None:
         """Buffered; a message to a dead worker is lost, which `receive` tells."""
-        self.used = self.used or do in ("run", "load")
+        if do in ("run", "load"):
+            self.used = self.working = True
+            self.moved_at = time.monotonic()
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"do": do, **fields}).encode() + b"\n")
 
@@ -78,9 +100,13 @@ class WorkerClient:
             raise WorkerFailed(f"The worker process {await self._cause_of_death()}.")
         return message
 
-    def kill(self) -> None:
+    def kill(self, reason: str | None = None) -> None:
+        """`reason` is what `receive` will say. By `os.kill`, since asyncio's own would first collect the exit status of
+        a process that has just died, which then counts as 255."""
         if self.process.returncode is None:
-            self.process.kill()
+            self._killed_for = self._killed_for or reason
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Ask it to exit, then make it; returns when the process is gone."""
@@ -110,6 +136,12 @@ class WorkerClient:
             self._on_death()
 
     def _take(self, message: Message) -> None:
+        self.heard_at, self.has_spoken = time.monotonic(), True
+        if message["say"] == "beat":
+            return
+        self.moved_at = self.heard_at
+        self.working = self.working and message["say"] not in ENDS_OF_WORK
+        self.tainted = self.tainted or message.get("tainted", False)
         if message["say"] == "standby":
             self.problem, self.device = message["problem"], message["device"]
             self.ready.set()
@@ -119,11 +151,23 @@ class WorkerClient:
 
     async def _cause_of_death(self) -> str:
         code = await self.process.wait()
+        if self._killed_for is not None:
+            return f"was killed: {self._killed_for}"
         if code >= 0:
             return f"ended with status {code}"
         return death_by_signal(-code)
 
 
-def taints_worker(error: A2VError) -> bool:
-    """Whether the device's state is in doubt after this, so that the next job needs a fresh process."""
-    return error.http_status >= 500 and not isinstance(error, BudgetTooSmall)
+def _environment(settings: ServerSettings) -> dict[str, str]:
+    """The server's without its secret: the worker parses files of strangers."""
+    inherited = {name: value for name, value in os.environ.items() if name.upper() != "LTX_A2V_API_KEY"}
+    return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
+
+
+def _beat_seconds(settings: ServerSettings) -> float:
+    return min(limit(settings.worker_silence) / BEATS_PER_SILENCE, MAX_BEAT_SECONDS)
+
+
+def limit(text: str) -> float:
+    """Seconds; 0 and anything negative are no limit."""
+    return parse_duration(text) or NEVER

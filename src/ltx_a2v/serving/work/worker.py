@@ -3,20 +3,21 @@
 It talks JSON, one message a line, over the socket with that number; standard output belongs to no one, so libraries may
 print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
 Importing the engine's module is what takes seconds; a worker that has done it says "standby" and holds no GPU memory.
+A thread says "beat" every few moments, so that the server can see that the process lives, whatever it computes.
 
-    server -> worker    start {engine, settings} · run {job, request, folder, keep} · load · cancel {job} · exit
-    worker -> server    standby {device, problem} · event {job, …} · done {job, result} · failed {job, code, message}
-                        cancelled {job} · loaded · load_failed {code, message}
+    server -> worker    start {engine, settings, beat} · run {job, request, folder, keep} · load · cancel {job} · exit
+    worker -> server    standby {device, problem} · event {job, …} · done {job, result} · cancelled {job} · loaded
+                        failed {job, tainted, … of `A2VError.as_json`} · load_failed {the same but job} · beat
 
-A job whose weights are to be kept (`keep`) loads them all first; any other lets each phase load what it needs and give
-it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
+A job whose weights are kept after it (`keep`) loads them all first; any other lets each phase load what it needs and
+give it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-import logging
 import os
 import queue
 import signal
@@ -30,14 +31,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory, from_json
+from ltx_a2v.errors import Cancelled, from_json
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import raise_oom_score
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.inputs import Limits, check_inputs
-from ltx_a2v.serving.jobs.folders import RESULT, THUMBNAIL, VIDEO, sync_to_disk
+from ltx_a2v.serving.jobs.folders import RESULT, THUMBNAIL, VIDEO
+from ltx_a2v.serving.work.failures import described
 from ltx_a2v.settings.model import ModelSettings
 
 if TYPE_CHECKING:
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIZE = (512, 512)
 
+OOM_SCORE = 500
+"""Of 1000: when the host runs out of memory, the kernel ends the worker and not the server."""
+
 Message = dict[str, Any]
-log = logging.getLogger(__name__)
 
 
 class Pipeline(Protocol):
@@ -66,16 +70,29 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._sending = threading.Lock()
         self._cancelled: set[str] = set()
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="reader").start()
 
     def send(self, say: str, **fields: object) -> None:
-        self._connection.sendall(json.dumps({"say": say, **fields}).encode() + b"\n")
+        line = json.dumps({"say": say, **fields}).encode() + b"\n"
+        with self._sending:
+            self._connection.sendall(line)
+
+    def beat(self, seconds: float) -> None:
+        """From now on, every so many seconds."""
+        threading.Thread(target=self._beat, args=(seconds,), daemon=True, name="heartbeat").start()
 
     def raise_if_cancelled(self, job: str) -> None:
         if job in self._cancelled:
             raise Cancelled("The job was cancelled.")
+
+    def _beat(self, seconds: float) -> None:
+        with contextlib.suppress(OSError):  # the server is gone, which the reader answers
+            while True:
+                self.send("beat")
+                time.sleep(seconds)
 
     def _read(self) -> None:
         try:
@@ -90,6 +107,8 @@ class Channel:
 
 
 class Worker:
+    """Answers the server's messages one after the other with one pipeline."""
+
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._open: Callable[[], Pipeline]
@@ -99,6 +118,7 @@ class Worker:
 
     def serve(self) -> None:
         start = self._channel.inbox.get()
+        self._channel.beat(start["beat"])
         module, _, function = start["engine"].partition(":")
         engine = importlib.import_module(module)
         settings = ModelSettings(**start["settings"])
@@ -117,7 +137,7 @@ class Worker:
         try:
             self._opened()
         except Exception as error:
-            return str(from_json(_described(error)))
+            return str(from_json(described(error)))
         return None
 
     def _answer_load(self) -> None:
@@ -125,7 +145,7 @@ class Worker:
             if not self._loaded:
                 self._load(None, job=None)
         except Exception as error:
-            self._channel.send("load_failed", **_described(error))
+            self._channel.send("load_failed", **described(error))
         else:
             self._channel.send("loaded", device_bytes=_device_bytes())
 
@@ -135,7 +155,7 @@ class Worker:
         except Cancelled:
             self._channel.send("cancelled", job=job)
         except Exception as error:
-            self._channel.send("failed", job=job, **_described(error))
+            self._channel.send("failed", job=job, **described(error))
         else:
             self._channel.send("done", job=job, result=result, device_bytes=_device_bytes())
 
@@ -153,8 +173,6 @@ class Worker:
         report["phases"] = {**load_seconds, **report["phases"]}
         write_thumbnail(request.output_path, folder / THUMBNAIL)
         (folder / RESULT).write_text(json.dumps(report))
-        for name in (VIDEO, RESULT):
-            sync_to_disk(folder / name)
         self._channel.raise_if_cancelled(job)
         return report
 
@@ -202,20 +220,6 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
     picture.save(thumbnail, "JPEG", quality=85)
 
 
-def _described(error: Exception) -> dict[str, Any]:
-    """Code, message and HTTP status. A surprise is logged with its traceback and named by its kind."""
-    if isinstance(error, A2VError):
-        return error.as_json()
-    log.error("unexpected %s", type(error).__name__, exc_info=error, extra={"tag": "worker"})
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-        return OutOfMemory(f"The device ran out of memory: {_first_line(error)}").as_json()
-    return A2VError(f"{type(error).__name__}: {_first_line(error)}").as_json()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:500]
-
-
 def _device_bytes() -> int:
     """What our allocator holds of the device; 0 without torch or before it has touched the device."""
     torch = sys.modules.get("torch")
@@ -224,8 +228,14 @@ def _device_bytes() -> int:
     return int(torch.cuda.memory_reserved())
 
 
+def _offer_to_the_oom_killer() -> None:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
+    _offer_to_the_oom_killer()
     logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
     raise_oom_score()
     prepare_libraries()

@@ -1,0 +1,323 @@
+"""One consumer has one worker: it takes jobs in order, runs them there, and decides when the worker keeps the GPU.
+
+One turn does one thing, in this order: part with a dead worker, load or unload by hand, write what the disk refused,
+settle what was left behind, run the next job, unload after the keep-alive, wait with a worker standing by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
+from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.progress import Estimates, Progress
+from ltx_a2v.serving.jobs.records import Job, JobStore
+from ltx_a2v.serving.jobs.storage import storage_failed
+from ltx_a2v.serving.logs import say
+from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.changes import Changes
+from ltx_a2v.serving.work.client import Message, WorkerClient
+from ltx_a2v.serving.work.keep_alive import KeepAlive
+from ltx_a2v.serving.work.outcomes import RETRY_SECONDS, Outcomes
+from ltx_a2v.serving.work.queue_policy import VRAM_RETRY_SECONDS, MemoryWait, after_failure, next_job
+from ltx_a2v.serving.work.recovery import settle_interrupted
+from ltx_a2v.serving.work.running import Observer, Running
+from ltx_a2v.serving.work.supervisor import StartWorker, Supervisor
+from ltx_a2v.serving.work.waiting import Clock, to_the_end
+from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import parse_duration
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all consumers of a server share."""
+
+    settings: ServerSettings
+    store: JobStore
+    folders: Folders
+    metrics: Metrics
+    clock: Clock
+    start_worker: StartWorker
+    changes: Changes
+    outcomes: Outcomes
+    estimates: Estimates
+
+
+class Consumer:
+    """`name` owns the jobs that it claims."""
+
+    def __init__(self, name: str, shared: Shared) -> None:
+        self.name = name
+        self.running: Running | None = None
+        self.keep_alive = KeepAlive(shared.settings, shared.clock)
+        self.supervisor = Supervisor(shared.settings, shared.metrics, shared.start_worker, self.wake)
+        self._shared = shared
+        self._observer = Observer(shared.settings.model_id, shared.metrics, shared.estimates, shared.changes)
+        self._wake = asyncio.Event()
+        self._load_wanted: asyncio.Future[None] | None = None
+        self._unload_wanted = False
+        self._trouble: str | None = None
+
+    # -- from outside ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._serve())
+
+    async def stop(self) -> None:
+        """The running job goes back to the queue, durably, and the worker ends."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        if self._load_wanted is not None and not self._load_wanted.done():
+            self._load_wanted.set_exception(Unavailable("The server is stopping."))
+        await self.supervisor.retire()
+
+    def wake(self) -> None:
+        """There is something new to do."""
+        self._wake.set()
+
+    @property
+    def state(self) -> str:
+        """none, starting, standby, broken, loading, busy or idle."""
+        running, state = self.running, self.supervisor.state
+        if state in ("none", "starting"):
+            return state
+        if running is not None:
+            return "loading" if running.progress.phase == "load" else "busy"
+        return "idle" if state == "loaded" else state
+
+    async def load(self, keep_alive: str | None) -> None:
+        """Raises what the worker failed with."""
+        if self._load_wanted is None or self._load_wanted.done():
+            self._load_wanted = asyncio.get_running_loop().create_future()
+        self._unload_wanted = False
+        self.wake()
+        await asyncio.shield(self._load_wanted)
+        self.keep_alive.start(self.supervisor.worker, self.keep_alive.seconds_by_hand(keep_alive))
+        self.wake()
+
+    async def unload(self) -> bool:
+        """Whether the memory is free now; False where a job runs, after which it is."""
+        self._unload_wanted = True
+        self.wake()
+        while self.running is None and self._unload_wanted:
+            await asyncio.sleep(0.02)
+        return not self._unload_wanted
+
+    def cancel(self, job_id: str) -> bool:
+        """Whether the job runs here; it then stops at its next step, or by force after the grace."""
+        running, worker = self.running, self.supervisor.worker
+        if running is None or running.job.id != job_id:
+            return False
+        if worker is not None and not running.cancelled.is_set():
+            worker.send("cancel", job=job_id)
+            grace = parse_duration(self._shared.settings.cancel_grace)
+            asyncio.get_running_loop().call_later(grace, self._kill_if_still, running, worker)
+        running.cancelled.set()
+        return True
+
+    def _kill_if_still(self, running: Running, worker: WorkerClient) -> None:
+        if self.running is running and worker.used:
+            say("worker", "killed: it did not stop in time", id=running.job.id, level=30)
+            worker.kill("it did not stop in time")
+
+    # -- one turn ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._turn()
+                self._trouble = None
+            except StorageFailed as error:  # told once, tried until it ends
+                if self._trouble != str(error):
+                    self._trouble = str(error)
+                    say("job", self._trouble, level=40)
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception as error:  # one turn must not end the server
+                say("server", f"unexpected {type(error).__name__}: {error}", level=40)
+                await asyncio.sleep(1)
+
+    async def _turn(self) -> None:
+        if self.supervisor.has_died:
+            await self._retire()
+        if self._load_wanted is not None and not self._load_wanted.done():
+            await self._load_now(self._load_wanted)
+        elif self._unload_wanted:
+            await self._unload_now()
+        elif not await self._shared.outcomes.flush():
+            await self._shared.clock.wait(self._wake, RETRY_SECONDS)
+        elif (job := await asyncio.to_thread(self._next_job)) is not None:
+            await self._work(job)
+        elif self.keep_alive.is_over:
+            await self._unload_now()
+        else:
+            await self._idle()
+
+    async def _load_now(self, wanted: asyncio.Future[None]) -> None:
+        try:
+            worker = await self.supervisor.ready()
+            worker.send("load")
+            while (message := await worker.receive())["say"] not in ("loaded", "load_failed"):
+                self._observer.take(None, worker, message)
+            if message["say"] == "load_failed":
+                raise from_json(message)
+            worker.loaded = True
+        except Exception as error:
+            await self._retire()
+            wanted.set_exception(_as_ours(error))
+        else:
+            wanted.set_result(None)
+
+    async def _unload_now(self) -> None:
+        worker = self.supervisor.worker
+        if worker is not None and worker.used:
+            await self._retire()
+            say("unload", "the worker has ended; the GPU holds nothing of ours")
+        self.keep_alive.hold()
+        self._unload_wanted = False
+
+    async def _retire(self) -> None:
+        self.keep_alive.hold()
+        await self.supervisor.retire()
+
+    def _next_job(self) -> Job | None:
+        for job in self._shared.store.in_state("in_progress"):
+            if job.owner == self.name:  # nothing runs here now: its claim or its end went wrong
+                settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
+        return next_job(self._shared.store, self.name)
+
+    async def _idle(self) -> None:
+        if self._shared.settings.standby:
+            await self.supervisor.stand_by(self._wake)
+        await self._shared.clock.wait(self._wake, self.keep_alive.seconds_left)
+
+    # -- one job -----------------------------------------------------------------------------------------------------
+
+    async def _work(self, job: Job) -> None:
+        self.running = self._begin(job)
+        try:
+            await to_the_end(self._finish(job, await self._attempt(self.running)))
+        except asyncio.CancelledError:
+            self._put_back(job)
+            raise
+        except Exception as error:
+            await self._settle(job, _as_ours(error))
+        finally:
+            self.running = None
+            self.keep_alive.start(self.supervisor.worker, self.keep_alive.seconds(job.keep_alive))
+            self._shared.changes.publish_all()
+
+    def _begin(self, job: Job) -> Running:
+        loads_first = not self.supervisor.is_loaded and self.keep_alive.seconds(job.keep_alive) > 0
+        estimates = self._shared.estimates
+        expected = estimates.for_job(job.request["num_inference_steps"], loads_first)
+        self.keep_alive.hold()
+        self._shared.changes.publish_all()  # queue positions moved
+        say("job", "started", id=job.id, attempt=job.attempts)
+        return Running(job, Progress(expected, self._shared.clock.now(), estimates.measured))
+
+    async def _attempt(self, running: Running) -> dict[str, Any]:
+        """The result. Waits for device memory as long as the settings allow."""
+        clock, patience = self._shared.clock, MemoryWait(self._shared.settings, self._shared.clock)
+        while True:
+            try:
+                return await self._run_on_worker(running)
+            except BudgetTooSmall as error:
+                patience.raise_if_over(error)
+                say("vram", f"waiting: {error}", id=running.job.id)
+                running.progress.phase = "wait_for_memory"
+                self._shared.changes.publish(running.job.id)
+                await clock.wait(running.cancelled, VRAM_RETRY_SECONDS)
+                running.progress.started_at = clock.now()
+
+    async def _run_on_worker(self, running: Running) -> dict[str, Any]:
+        job = running.job
+        worker = await self.supervisor.ready(running.cancelled)
+        if not worker.loaded:
+            self._shared.metrics.cold_starts.inc()
+        folder = await asyncio.to_thread(self._shared.folders.new_work, job.id, job.attempts)
+        if running.cancelled.is_set():
+            raise Cancelled("The job was cancelled.")
+        keep = self.keep_alive.seconds(job.keep_alive) > 0
+        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), keep=keep)
+        while True:
+            message = await self._receive(worker, running)
+            match message["say"]:
+                case "event":
+                    self._observer.take(running, worker, message)
+                case "done":
+                    result: dict[str, Any] = message["result"]
+                    return result
+                case "failed":
+                    raise from_json(message)
+                case "cancelled":
+                    raise Cancelled("The job was cancelled.")
+
+    async def _receive(self, worker: WorkerClient, running: Running) -> Message:
+        try:
+            return await worker.receive()
+        except WorkerFailed:
+            if running.cancelled.is_set():  # it was killed for not stopping in time
+                raise Cancelled("The job was cancelled.") from None
+            raise
+
+    # -- the end of a job --------------------------------------------------------------------------------------------
+
+    async def _finish(self, job: Job, result: dict[str, Any]) -> None:
+        """Files first, record second: a crash between the two is repaired by `recovery`."""
+        shared = self._shared
+        await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
+        result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
+        await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
+        shared.estimates.learn(result["phases"], job.request["num_inference_steps"])
+        shared.metrics.completed(result)
+        say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
+
+    async def _settle(self, job: Job, error: A2VError) -> None:
+        """Record why a job has no result, and part with a worker that cannot be trusted any more."""
+        shared, worker = self._shared, self.supervisor.worker
+        if worker is not None and (worker.dead or worker.tainted):
+            await self._retire()
+        await asyncio.to_thread(shared.folders.discard, job.id, job.attempts)
+        verdict = after_failure(job, error)
+        if verdict == "retry" and self.running is not None and self.running.cancelled.is_set():
+            verdict = "cancel"
+        match verdict:
+            case "cancel":
+                await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id))
+                shared.metrics.finished("cancelled")
+                say("job", "cancelled", id=job.id)
+            case "retry":
+                await shared.outcomes.record(job.id, lambda: shared.store.requeue(job.id, forgive=False))
+                say("job", f"will be tried again: {error}", id=job.id, level=30)
+            case "fail":
+                code, status = error.code, error.http_status
+                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status))
+                shared.metrics.failed(code)
+                say("job", f"failed: {error}", id=job.id, code=code, level=30)
+
+    def _put_back(self, job: Job) -> None:
+        """The server is stopping, which is not the job's fault."""
+        if self.supervisor.worker is not None:
+            self.supervisor.worker.kill("the server is stopping")
+        try:
+            if self.running is not None and self.running.cancelled.is_set():
+                self._shared.store.cancel(job.id)
+            self._shared.store.requeue(job.id, forgive=True)  # not where it has ended
+        except StorageFailed as error:
+            say("job", f"stopped with the server; the next start settles it: {error}", id=job.id, level=40)
+        else:
+            say("job", "stopped with the server", id=job.id)
+
+
+def _as_ours(error: Exception) -> A2VError:
+    if isinstance(error, A2VError):
+        return error
+    if isinstance(error, OSError):  # of the job's folders
+        return storage_failed("The video cannot be kept", error.errno)
+    say("server", f"unexpected {type(error).__name__}: {error}", level=40)
+    return A2VError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,51 @@
+"""Who is next, how often a job is tried, and how long it waits for device memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, WorkerFailed
+from ltx_a2v.serving.jobs.records import Job, JobStore
+from ltx_a2v.serving.work.waiting import Clock
+from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import parse_duration
+
+MAX_ATTEMPTS = 2
+VRAM_RETRY_SECONDS = 1.0
+
+Verdict = Literal["cancel", "retry", "fail"]
+
+
+def next_job(store: JobStore, owner: str) -> Job | None:
+    """First come, first served: the job is `owner`'s from now on."""
+    return store.claim(owner)
+
+
+def after_failure(job: Job, error: A2VError) -> Verdict:
+    """A worker that died may not be the job's fault, once."""
+    if isinstance(error, Cancelled):
+        return "cancel"
+    return "retry" if isinstance(error, WorkerFailed) and job.attempts < MAX_ATTEMPTS else "fail"
+
+
+def after_interruption(job: Job, *, client_left: bool) -> Verdict:
+    """For a job that was in progress when its server or its consumer ended."""
+    if job.cancel_requested or (job.waited_for and client_left):
+        return "cancel"
+    return "retry" if job.attempts < MAX_ATTEMPTS else "fail"
+
+
+class MemoryWait:
+    """How long one attempt has waited for others to give device memory back."""
+
+    def __init__(self, settings: ServerSettings, clock: Clock) -> None:
+        self._patience = parse_duration(settings.vram_wait)
+        self._clock = clock
+        self._end: float | None = None
+
+    def raise_if_over(self, error: BudgetTooSmall) -> None:
+        """Raises the error when the patience is over, counted from the first time that this was asked."""
+        now = self._clock.now()
+        self._end = now + self._patience if self._end is None else self._end
+        if now >= self._end:
+            raise error

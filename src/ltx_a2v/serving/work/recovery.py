@@ -1,0 +1,46 @@
+"""Settles jobs that are in progress by their record and run nowhere: after a crash of the server, or of a turn.
+
+A job whose files were committed is completed, whatever happened to its record. Any other is tried again, once.
+"""
+
+from __future__ import annotations
+
+from ltx_a2v.errors import WorkerFailed
+from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.records import Job, JobStore
+from ltx_a2v.serving.logs import say
+from ltx_a2v.serving.work.queue_policy import after_interruption
+
+
+def recover(store: JobStore, folders: Folders) -> None:
+    """At the start: no job runs, no client waits, and no file is being written."""
+    for job in store.in_state("in_progress"):
+        settle_interrupted(store, folders, job, client_left=True)
+    for job in store.in_state("queued"):
+        if job.waited_for:
+            store.cancel(job.id)
+    folders.remove_leftovers(store.ids(), store.expired_ids())
+
+
+def settle_interrupted(store: JobStore, folders: Folders, job: Job, *, client_left: bool) -> None:
+    if _completed_from_files(store, folders, job):
+        say("job", "had finished before the server ended", id=job.id)
+        return
+    match after_interruption(job, client_left=client_left):
+        case "cancel":
+            store.cancel(job.id)
+        case "retry":
+            store.requeue(job.id, forgive=False)
+            say("job", "was interrupted and will be tried again", id=job.id)
+        case "fail":
+            message = f"The server or its worker ended during each of the {job.attempts} attempts at this job."
+            store.fail(job.id, "interrupted", message, WorkerFailed.http_status)
+
+
+def _completed_from_files(store: JobStore, folders: Folders, job: Job) -> bool:
+    result = folders.committed_result(job.id)
+    if result is None:
+        return False
+    result["output_path"] = str(folders.finished(job.id) / VIDEO)
+    store.complete(job.id, result)
+    return True

@@ -1,0 +1,66 @@
+"""The job on a worker, beyond its record: how far it is, and what its events mean for logs and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from ltx_a2v.serving.jobs.progress import Estimates, Progress
+from ltx_a2v.serving.jobs.records import Job
+from ltx_a2v.serving.logs import say
+from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.changes import Changes
+from ltx_a2v.serving.work.client import Message, WorkerClient
+
+
+@dataclass
+class Running:
+    """A job from its claim to its end."""
+
+    job: Job
+    progress: Progress
+    step_began: float = 0.0
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Observer:
+    """Takes a worker's events. `running` is None while the model is loaded by hand."""
+
+    def __init__(self, model_id: str, metrics: Metrics, estimates: Estimates, changes: Changes) -> None:
+        self._model_id = model_id
+        self._metrics = metrics
+        self._estimates = estimates
+        self._changes = changes
+
+    def take(self, running: Running | None, worker: WorkerClient, event: Message) -> None:
+        match event["event"]:
+            case "PhaseStarted" if running:
+                running.progress.start_phase(event["phase"], event["steps"])
+                running.step_began = time.monotonic()
+            case "StepFinished" if running:
+                running.progress.finish_step(event["step"], event["steps"])
+                now = time.monotonic()
+                self._metrics.step_seconds.labels(event["phase"]).observe(now - running.step_began)
+                running.step_began = now
+            case "PhaseFinished":
+                self._phase_finished(running, worker, event)
+            case "Notice":
+                say("notice", event["message"])
+        if running:
+            self._changes.publish(running.job.id)
+
+    def _phase_finished(self, running: Running | None, worker: WorkerClient, event: Message) -> None:
+        phase = event["phase"]
+        if phase == "load":
+            worker.loaded = True
+            self._metrics.loads.inc()
+            self._estimates.learn_load(event["seconds"])
+            say("load", self._model_id, seconds=event["seconds"])
+        if running:
+            running.progress.finish_phase(phase)
+        self._metrics.phase_seconds.labels(phase).observe(event["seconds"])
+        say("timing", f"{phase}={event['seconds']:.2f}s")
+        if event["reserved_gib"]:
+            allocated, reserved = f"{event['allocated_gib']:.2f}GiB", f"{event['reserved_gib']:.2f}GiB"
+            say("cuda", f"after {phase}:", allocated=allocated, reserved=reserved)

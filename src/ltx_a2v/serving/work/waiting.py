@@ -1,0 +1,55 @@
+"""Waiting that tests can turn, and two ways of awaiting that asyncio does not offer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from ltx_a2v.settings.units import NEVER
+
+
+class Clock(Protocol):
+    """Seconds since some moment; tests turn their own."""
+
+    def now(self) -> float: ...
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Until the event is set or the time is over."""
+
+
+class SystemClock:
+    """Monotonic: setting the date changes nothing here."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        await wait_up_to(event, seconds)
+
+
+async def wait_up_to(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), None if seconds == NEVER else seconds)
+
+
+async def first_of(*events: asyncio.Event | None) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events if event is not None]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await it, and where the awaiting is cancelled, first let it finish."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
