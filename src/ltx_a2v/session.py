@@ -191,7 +191,9 @@ class A2VPipeline:
 
     def _shape(self, request: GenerationRequest) -> VideoShape:
         if request.num_frames == "auto":
-            raise InvalidRequest("num_frames", "auto", "needs a sound to fit; give a number, such as 97")
+            raise InvalidRequest(
+                "num_frames", "auto", "depends on the audio, which a plan does not read; give a number, such as 97"
+            )
         return shape_of(request, request.num_frames, self.model.config)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:

@@ -77,12 +77,12 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
-def beside(others: str, device: torch.device, headroom: int) -> str:
+def left_by_others(others: str, device: torch.device, headroom: int) -> str:
     """The budget that is left where other services need `others` of the device's memory; raises `InvalidRequest`."""
     total, needed = total_memory(device), parse_bytes(others, "coexist")
     left = total - needed - headroom
     if left <= 0:
-        reason = f"leaves nothing of this device's {gib(total)}, less {gib(headroom)} of headroom; give less"
+        reason = f"leaves nothing of this device's {gib(total)} with {gib(headroom)} of headroom; give less"
         raise InvalidRequest("coexist", others, reason)
     return f"{left / GIB:.2f}GiB"
 
