@@ -41,8 +41,8 @@ def test_stages_and_frames_equal_the_references(name: str, pipeline: A2VPipeline
     assert relative(result["stage_2"], expected["stage_2"]) < 5e-3
     frames = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in av.open(str(video)).decode(video=0)])
     assert frames.shape[0] == case["num_frames"]
-    # H.264, which the recorded frames have not been through, costs up to 0.033 in a frame of this model's mosaic; a shift
-    # of one frame costs over 0.047
+    # H.264, which the recorded frames have not been through, costs up to 0.033 in a frame of this model's mosaic; a
+    # shift of one frame costs over 0.047
     differences = (frames[::8].float() - expected["frames"].float()).abs().mean(dim=(1, 2, 3)) / 255
     assert differences.max() < 0.04
 
