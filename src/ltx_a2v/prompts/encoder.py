@@ -1,9 +1,10 @@
 """Prompts -> contexts, through the text encoder and the connectors or out of the cache.
 
 A cached context is used only where computing it would give the same bits. Its key names all that they depend on: the
-text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device and the
-libraries. Weights are too large to be hashed; they are known by the size and time of their files, by where each tensor
-lies, and by some bytes of some tensors, which tell apart fine-tunes whose files were given the same time.
+text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device, fused or
+plain kernels, and the libraries. Weights are too large to be hashed; they are known by the size and time of their
+files, by where each tensor lies, and by some bytes of some tensors, which distinguish fine-tunes whose files have the
+same time.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 
 import torch
 
+from ltx_a2v import kernels
+from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.events import Notice
-from ltx_a2v.model.files import Entries
 from ltx_a2v.model.model import Networks
 from ltx_a2v.networks import text
 from ltx_a2v.networks.text import Context
@@ -61,7 +63,9 @@ class PromptEncoder:
         """By text; empty where nothing is to be cached, or the files are no longer those that were opened."""
         if self._identity is None or _stamps(self._networks) != self._identity["stamps"]:
             return {}
-        return {t: _hash({**self._identity, "text": t.strip()}) for t in texts}
+        # not before: to know it, a kernel is compiled, which takes memory of the GPU
+        fused = kernels.fused(self._networks.device, self._networks.dtype)
+        return {t: _hash({**self._identity, "fused": fused, "text": t.strip()}) for t in texts}
 
     def _compute(self, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
         if not texts:
@@ -108,7 +112,7 @@ def _identity(networks: Networks) -> dict[str, Any] | None:
             "weights": [_weights(files.gemma.entries), _weights(files.connectors)],
             "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(files.gemma.root)],
             "connectors": repr(files.config.connectors_arguments(text.hidden_state_count(files.gemma))),
-            "modes": [_mode(networks.text_policy), _mode(networks.policies.connectors)],
+            "modes": [_mode(networks.text_policy), _mode(networks.connectors_policy)],
             "dtype": str(networks.dtype),
             "device": _device_name(networks.device),
             "libraries": _versions(networks.text_policy),
