@@ -192,7 +192,7 @@ class A2VPipeline:
     def _shape(self, request: GenerationRequest) -> VideoShape:
         if request.num_frames == "auto":
             raise InvalidRequest(
-                "num_frames", "auto", "depends on the audio, which a plan does not read; give a number, such as 97"
+                "num_frames", "auto", "depends on the audio, which a plan does not read; give a number"
             )
         return shape_of(request, request.num_frames, self.model.config)
 

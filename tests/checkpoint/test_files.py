@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -189,6 +190,38 @@ def test_truncated_and_foreign_files(model: ModelPaths, tmp_path: Path) -> None:
     refused(replace(model, checkpoint=tmp_path), "is not a file")
     refused(replace(model, checkpoint=tmp_path / ("a" * 300)), "cannot be read: File name too long")
     refused(replace(model, gemma_root=tmp_path / ("a" * 300)), "cannot be read: File name too long")
+
+
+def described(*ranges: tuple[int, int]) -> bytes:
+    """Bytes, in tensors at these places."""
+    header = {f"t{i}": {"dtype": "U8", "shape": [e - b], "data_offsets": [b, e]} for i, (b, e) in enumerate(ranges)}
+    return with_header(json.dumps(header).encode()).removesuffix(bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "size", "says"),
+    [
+        (((0, 8), (4, 12)), 12, "tensor 't1' shares bytes with the one before"),
+        (((0, 8), (0, 8)), 8, "tensor 't1' shares bytes"),
+        (((0, 8), (2, 4)), 8, "tensor 't1' shares bytes"),
+        (((0, 8), (12, 16)), 16, "tensor 't1' leaves a gap after the one before"),
+        (((4, 8),), 8, "tensor 't0' leaves a gap"),
+        (((0, 8),), 12, "has 4 bytes behind its last tensor"),
+        ((), 12, "has 12 bytes behind"),
+    ],
+)
+def test_tensors_lie_back_to_back(tmp_path: Path, ranges: tuple[tuple[int, int], ...], size: int, says: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(described(*ranges) + bytes(size))
+    with pytest.raises(InvalidModel, match=re.escape(says)) as error:
+        SafetensorsFile.open(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_empty_tensors_share_no_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(described((8, 8), (0, 8), (8, 16), (0, 0), (16, 16)) + bytes(16))
+    assert len(SafetensorsFile.open(path).tensors) == 5
 
 
 def test_files_in_each_others_place(model: ModelPaths) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,6 +224,33 @@ def test_says_which_file_and_why(tmp_path: Path, read: object) -> None:
     path.unlink()
     with pytest.raises(InvalidModel, match=r"x\.safetensors cannot be read: No such file or directory\."):
         read(entry)  # type: ignore[operator]
+
+
+def test_a_pinned_slot_is_filled_again_only_after_its_copy(odd_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On streams and events that note what they are asked; without a GPU, all memory is the CPU's."""
+
+    class Event:
+        def __init__(self) -> None:
+            self.pending = False
+
+        def record(self, stream: object) -> None:
+            assert not self.pending, "the slot was filled while it was copied from"
+            self.pending = True
+            recorded.append(self)
+
+        def synchronize(self) -> None:
+            self.pending = False
+
+    recorded: list[Event] = []
+    empty = torch.empty
+    fake = SimpleNamespace(current_stream=lambda device: None, stream=lambda stream: nullcontext(), Event=Event)
+    monkeypatch.setattr(reader, "READ_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(torch, "cuda", fake)
+    monkeypatch.setattr(torch, "empty", lambda *size, dtype, device="cpu", pin_memory=False: empty(*size, dtype=dtype))
+    streamed = dict(stream_tensors(entries_of(odd_file), torch.device("cuda"), threads=1))
+    monkeypatch.undo()
+    assert all(same_bits(streamed[name], tensor) for name, tensor in load_file(odd_file).items())
+    assert len(recorded) > 10 * len(set(recorded))  # each slot many times
 
 
 def test_read_bytes_fills_what_it_is_given(odd_file: Path) -> None:

@@ -69,7 +69,7 @@ def test_resident_blocks_are_spread_evenly(count: int, data: st.DataObject) -> N
     chosen = sorted(spread(count, resident))
     assert len(chosen) == resident
     assert all(0 <= i < count for i in chosen)
-    gaps = [b - a for a, b in pairwise(chosen)]
+    gaps = [b - a for a, b in pairwise([*chosen, *(i + count for i in chosen[:1])])]  # across the end of a sweep too
     if gaps:
         assert max(gaps) - min(gaps) <= 1
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,33 @@ class TestInvalidation:
         encode(encoder_of(model, dtype, **options), FIRST)
         assert len(stored()) == 2
 
+    def test_fused_and_plain_kernels(self, model: ModelPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+        encode(encoder_of(model), FIRST)
+        monkeypatch.setattr("ltx_a2v.kernels.fused", lambda device, dtype: True)
+        encode(encoder_of(model), FIRST)
+        assert len(stored()) == 2
+
+    @pytest.mark.parametrize("library", ["ltx-a2v", "torch", "transformers", "diffusers"])
+    def test_another_version_of_a_library(
+        self, model: ModelPaths, library: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode(encoder_of(model), FIRST)
+        monkeypatch.setattr(
+            "ltx_a2v.prompts.encoder.version", lambda name: "0.0" if name == library else metadata.version(name)
+        )
+        encode(encoder_of(model), FIRST)
+        assert len(stored()) == 2
+
+    def test_another_device(self, model: ModelPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+        def key(device: str, name: str = "") -> str:
+            opened = replace(open_model(model), device=torch.device(device))
+            monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+            return PromptEncoder(opened)._keys([FIRST])[FIRST]
+
+        keys = [key("cpu"), key("cuda", "NVIDIA L4"), key("cuda", "NVIDIA L40S")]
+        assert len(set(keys)) == 3
+        assert key("cuda:1", "NVIDIA L4") == keys[1]
+
     def test_what_does_not_touch_the_text_does_not_matter(self, own_model: ModelPaths, tmp_path: Path) -> None:
         encode(encoder_of(own_model), FIRST)
         encode(encoder_of(own_model, transformer_quantization="fp8-cast", exact_passes=True), FIRST)
@@ -209,7 +238,15 @@ class TestFolder:
         assert cache.get("a", CPU) is None
         assert not path.exists()
 
-    def test_a_damaged_file_is_made_anew(self, model: ModelPaths) -> None:
+    def test_a_file_under_another_files_name_is_not_believed(self, tmp_path: Path) -> None:
+        cache = PromptCache(tmp_path)
+        for number, key in enumerate("ab"):
+            cache.put(key, prompt_of(number))
+        (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+        assert cache.get("b", CPU) is None
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_damaged_file_is_made_again(self, model: ModelPaths) -> None:
         before, _ = encode(encoder_of(model), FIRST)
         (path,) = stored()
         os.truncate(path, path.stat().st_size // 2)

@@ -225,7 +225,7 @@ def status(name):
     return int(line.split()[1]) * 1024
 
 def from_here():
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     return status("VmRSS")
 
 torch.set_num_threads(2)

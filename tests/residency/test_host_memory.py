@@ -31,7 +31,7 @@ pipeline = A2VPipeline.open(
 )
 network = pipeline.model.networks["transformer"]
 placement = Placement("host", 0)
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
 start = status("VmRSS")
 with network.use(placement) as loaded:
     loaded.begin(3)

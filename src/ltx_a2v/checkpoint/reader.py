@@ -58,9 +58,9 @@ def stream_tensors(
     threads = threads or READ_THREADS
     ahead = 2 * threads
     landing: _Landing = _CudaLanding(device, slots=ahead + 1) if device.type == "cuda" else _HostLanding(device)
-    chunks = _chunks(_parts(sorted(entries.items(), key=_by_place)))
+    chunks = _chunks(_ranges(sorted(entries.items(), key=_by_place)))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read-tensors")
-    in_flight: deque[tuple[Chunk, Future[None]]] = deque()
+    in_flight: deque[tuple[_Chunk, Future[None]]] = deque()
 
     def ask_for(count: int) -> None:
         for chunk in islice(chunks, count):
@@ -80,7 +80,7 @@ def stream_tensors(
 
 
 @dataclass(frozen=True)
-class Part:
+class _Range:
     """Bytes `start` to `stop` of a tensor."""
 
     name: str
@@ -102,22 +102,22 @@ class Part:
         return self.stop == self.entry.nbytes
 
 
-Chunk = list[Part]
-"""Parts that lie side by side in one file, `READ_CHUNK_BYTES` together at most."""
+_Chunk = list[_Range]
+"""Ranges that are adjacent in one file, `READ_CHUNK_BYTES` together at most."""
 
 
 def _by_place(item: tuple[str, TensorEntry]) -> tuple[Path, int, int]:
     return item[1].path, item[1].offset, item[1].nbytes
 
 
-def _parts(items: Iterable[tuple[str, TensorEntry]]) -> Iterator[Part]:
+def _ranges(items: Iterable[tuple[str, TensorEntry]]) -> Iterator[_Range]:
     for name, entry in items:
         for start in range(0, max(entry.nbytes, 1), READ_CHUNK_BYTES):
-            yield Part(name, entry, start, min(start + READ_CHUNK_BYTES, entry.nbytes))
+            yield _Range(name, entry, start, min(start + READ_CHUNK_BYTES, entry.nbytes))
 
 
-def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
-    chunk: Chunk = []
+def _chunks(parts: Iterable[_Range]) -> Iterator[_Chunk]:
+    chunk: _Chunk = []
     for part in parts:
         if chunk and not _belongs(chunk, part):
             yield chunk
@@ -127,7 +127,7 @@ def _chunks(parts: Iterable[Part]) -> Iterator[Chunk]:
         yield chunk
 
 
-def _belongs(chunk: Chunk, part: Part) -> bool:
+def _belongs(chunk: _Chunk, part: _Range) -> bool:
     adjacent = part.entry.path == chunk[-1].entry.path and part.begin == chunk[-1].end
     return adjacent and part.end - chunk[0].begin <= READ_CHUNK_BYTES and len(chunk) < MAX_BUFFERS
 
@@ -135,9 +135,9 @@ def _belongs(chunk: Chunk, part: Part) -> bool:
 class _Landing(Protocol):
     """Where chunks are read to, and how they become tensors. Both are called for every chunk, in order."""
 
-    def buffers(self, chunk: Chunk) -> list[memoryview]: ...
+    def buffers(self, chunk: _Chunk) -> list[memoryview]: ...
 
-    def take(self, chunk: Chunk) -> deque[tuple[str, Tensor]]:
+    def take(self, chunk: _Chunk) -> deque[tuple[str, Tensor]]:
         """The tensors that the chunk, which has been read, completes."""
 
 
@@ -148,13 +148,13 @@ class _HostLanding:
         self._device = device
         self._raw: dict[str, Tensor] = {}
 
-    def buffers(self, chunk: Chunk) -> list[memoryview]:
+    def buffers(self, chunk: _Chunk) -> list[memoryview]:
         for part in chunk:
             if part.start == 0:
                 self._raw[part.name] = torch.empty(part.entry.nbytes, dtype=torch.uint8)
         return [_memory(self._raw[part.name][part.start : part.stop]) for part in chunk]
 
-    def take(self, chunk: Chunk) -> deque[tuple[str, Tensor]]:
+    def take(self, chunk: _Chunk) -> deque[tuple[str, Tensor]]:
         done = (part for part in chunk if part.completes)
         return deque((part.name, _typed(self._raw.pop(part.name), part.entry).to(self._device)) for part in done)
 
@@ -174,13 +174,13 @@ class _CudaLanding:
         self._reading: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         self._raw: dict[str, Tensor] = {}
 
-    def buffers(self, chunk: Chunk) -> list[memoryview]:
+    def buffers(self, chunk: _Chunk) -> list[memoryview]:
         slot, copied = self._free.popleft()
         copied.synchronize()
         self._reading.append((slot, copied))
         return [_memory(slot[: chunk[-1].end - chunk[0].begin])]
 
-    def take(self, chunk: Chunk) -> deque[tuple[str, Tensor]]:
+    def take(self, chunk: _Chunk) -> deque[tuple[str, Tensor]]:
         slot, copied = self._reading.popleft()
         with torch.cuda.stream(self._stream):
             for part in chunk:
@@ -189,7 +189,7 @@ class _CudaLanding:
         self._free.append((slot, copied))
         return deque((part.name, _typed(self._raw.pop(part.name), part.entry)) for part in chunk if part.completes)
 
-    def _copy(self, part: Part, source: Tensor) -> None:
+    def _copy(self, part: _Range, source: Tensor) -> None:
         if part.start == 0:
             self._raw[part.name] = torch.empty(part.entry.nbytes, dtype=torch.uint8, device=self._device)
         self._raw[part.name][part.start : part.stop].copy_(source, non_blocking=True)

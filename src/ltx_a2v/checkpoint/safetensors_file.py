@@ -51,6 +51,8 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
+    """A checked header: what the file holds and where."""
+
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorEntry]
@@ -69,11 +71,25 @@ class SafetensorsFile:
             raise InvalidModel(
                 f"{path} is truncated: its header describes {end:,} bytes but the file has {size:,}; download it again."
             )
+        _check_back_to_back(path, entries, data_start, size)
         return cls(path, metadata, {entry.name: entry for entry in entries})
 
 
-def _by_offset(entry: TensorEntry) -> tuple[int, str]:
-    return entry.offset, entry.name
+def _by_offset(entry: TensorEntry) -> tuple[int, int, str]:
+    return entry.offset, entry.nbytes, entry.name
+
+
+def _check_back_to_back(path: Path, entries: list[TensorEntry], start: int, size: int) -> None:
+    """As the format demands: no two tensors share bytes, and no bytes belong to none."""
+    for entry in entries:
+        if entry.offset != start:
+            how = "shares bytes with the one before" if entry.offset < start else "leaves a gap after the one before"
+            raise InvalidModel(f"{path} has a damaged header: tensor {entry.name!r} {how}; download it again.")
+        start += entry.nbytes
+    if start != size:
+        raise InvalidModel(
+            f"{path} has {size - start:,} bytes behind its last tensor, unknown to its header; download it again."
+        )
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:

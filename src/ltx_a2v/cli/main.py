@@ -15,6 +15,7 @@ from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.stopping import EXIT_CODE, STOPPED, interrupt, on_stop
 from ltx_a2v.errors import A2VError
+from ltx_a2v.versions import NEWEST
 
 COMMANDS = {"generate": generate, "quantize": quantize, "serve": serve, "plan": plan, "demo": demo}
 """Each a module with `HELP`, `add_flags(parser)` and `run(arguments)`, which returns the exit code."""
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="ltx-a2v", description="One image + speech + a prompt -> a lip-synced video, with LTX-2.3.")
+    parser = Parser(
+        prog="ltx-a2v", description=f"One image + speech + a prompt -> a lip-synced video, with {NEWEST.name}."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.HELP)

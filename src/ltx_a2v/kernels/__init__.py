@@ -6,7 +6,7 @@ the GPU waits for the CPU: a block of the real shapes launched over 200 kernels,
 (H100, bf16).
 """
 
-from ltx_a2v.kernels.dispatch import fused_on, planned_for, problem
+from ltx_a2v.kernels.dispatch import fused, fused_on, planned_for, problem
 from ltx_a2v.kernels.pointwise import (
     add_gated,
     gate_heads,
@@ -19,6 +19,7 @@ from ltx_a2v.kernels.pointwise import (
 
 __all__ = [
     "add_gated",
+    "fused",
     "fused_on",
     "gate_heads",
     "modulate",

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx_a2v.errors import OutOfMemory
+
 SWITCH = "LTX_A2V_FUSED"
 """An environment variable: `0` leaves everything to torch, to compare."""
 CAPABILITY = (8, 9)
@@ -43,7 +45,10 @@ def planned_for(device: torch.device) -> Iterator[None]:
 
 @cache
 def problem(device: torch.device) -> str | None:
-    """Why the kernels cannot be used on a GPU, in a few words; None where they can. Compiles one to know."""
+    """Why the kernels cannot be used on a GPU, in a few words; None where they can. Compiles one to know.
+
+    Raises `OutOfMemory` where the device has none left at the moment, which is no answer and is not remembered.
+    """
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
     capability = torch.cuda.get_device_capability(device)
@@ -53,7 +58,10 @@ def problem(device: torch.device) -> str | None:
         x = torch.zeros(1, 1, 16, dtype=torch.bfloat16, device=device)
         triton_kernels().add_gated(x, x, x[:, :, None])
     except Exception as error:  # no Triton, no C compiler, no Python headers: as many kinds as machines
-        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in reason:  # Triton's own
+            raise OutOfMemory(f"{device} has no memory left for its kernels; free some and try again.") from error
+        return reason
     return None
 
 

@@ -7,6 +7,7 @@ kernels' arguments have none.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float | None) -> Tens
     rows, tokens, dim = x.shape
     frames = tokens, tokens // scale.shape[1], _frame_stride(scale), _frame_stride(shift)
     constants = {"NORM": eps is not None, "BLOCK": triton.next_power_of_2(dim)}
-    _modulate[(rows * tokens,)](x, scale, shift, out, *frames, dim, eps or 0.0, **constants, num_warps=8)
+    _launch(_modulate, (rows * tokens,), x, scale, shift, out, *frames, dim, eps or 0.0, **constants, num_warps=8)
     return out
 
 
@@ -45,7 +46,7 @@ def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
     rows, tokens, dim = x.shape
     frames = tokens, tokens // gate.shape[1], _frame_stride(gate)
     constants = {"BLOCK": triton.next_power_of_2(dim)}
-    _add_gated[(rows * tokens,)](x, change, gate, out, *frames, dim, **constants, num_warps=8)
+    _launch(_add_gated, (rows * tokens,), x, change, gate, out, *frames, dim, **constants, num_warps=8)
     return out
 
 
@@ -54,7 +55,8 @@ def norm_and_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Ten
     out = torch.empty_like(x)
     rows, tokens, dim = x.shape
     constants = {"HALF": cos.shape[3], "BLOCK": triton.next_power_of_2(dim // 2)}
-    _norm_and_rotate[(rows * tokens,)](x, weight, cos, sin, out, tokens, dim, eps, **constants, num_warps=8)
+    arguments = (weight, cos, sin, out, tokens, dim, eps)
+    _launch(_norm_and_rotate, (rows * tokens,), x, *arguments, **constants, num_warps=8)
     return out
 
 
@@ -62,9 +64,9 @@ def gate_heads(heads: Tensor, logits: Tensor) -> Tensor:
     rows, tokens, count, size = heads.shape
     assert heads.stride(3) == 1
     out = torch.empty((rows, tokens, count * size), dtype=heads.dtype, device=heads.device)
-    arguments = (heads, logits.contiguous(), out, tokens, *heads.stride()[:3], count)
+    arguments = (logits.contiguous(), out, tokens, *heads.stride()[:3], count)
     constants = {"SIZE": size, "BLOCK": triton.next_power_of_2(count * size)}
-    _gate_heads[(rows * tokens,)](*arguments, **constants, num_warps=8)
+    _launch(_gate_heads, (rows * tokens,), heads, *arguments, **constants, num_warps=8)
     return out
 
 
@@ -72,7 +74,7 @@ def upcast_rows(weight: Tensor, scale: Tensor) -> Tensor:
     rows, columns = weight.shape
     out = torch.empty((rows, columns), dtype=torch.bfloat16, device=weight.device)
     grid = rows, triton.cdiv(columns, COLUMNS)
-    _upcast_rows[grid](weight, scale, out, columns, int(scale.numel() > 1), BLOCK=COLUMNS, num_warps=4)
+    _launch(_upcast_rows, grid, weight, scale, out, columns, int(scale.numel() > 1), BLOCK=COLUMNS, num_warps=4)
     return out
 
 
@@ -82,8 +84,19 @@ def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[T
     out = torch.empty((count, columns), dtype=dtype, device=tokens.device)
     scale = torch.empty((count, 1), dtype=torch.float32, device=tokens.device)
     constants = {"ROUNDED": not dtype.is_floating_point, "BLOCK": triton.next_power_of_2(columns)}
-    _quantize_rows[(count,)](tokens, out, scale, columns, largest, 1 / largest, **constants, num_warps=8)
+    arguments = (out, scale, columns, largest, 1 / largest)
+    _launch(_quantize_rows, (count,), tokens, *arguments, **constants, num_warps=8)
     return out, scale
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Any, **constants: Any) -> None:
+    """On the tensors' GPU: Triton launches on the current one, whatever the tensors say."""
+    device = first.device
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        kernel[grid](first, *others, **constants)
+        return
+    with torch.cuda.device(device):
+        kernel[grid](first, *others, **constants)
 
 
 def _frame_stride(modulation: Tensor) -> int:

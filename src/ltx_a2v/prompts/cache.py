@@ -1,8 +1,8 @@
 """Encoded prompts on disk: a folder of files, each named by the hash of all that its content depends on.
 
-A file is written beside its place and renamed, so another process sees all of it or nothing. What cannot be read back
-whole is removed and counts as absent. The folder is kept below a size; what was used longest ago goes first, by the
-files' times, which a hit renews.
+A file is written under another name and renamed, so another process sees all of it or nothing. It carries its key: a
+file under another one's name is found out. What cannot be read back whole is removed and counts as absent. The folder
+is kept below a size; what was used longest ago goes first, by the files' times, which a hit renews.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ PART_LIFETIME_NS = 600 * 10**9
 
 
 class EncodedPrompt(NamedTuple):
+    """The context of a prompt, and whether the prompt was cut to the tokens that fit."""
+
     context: Context
     truncated: bool
 
 
 class PromptCache:
+    """The folder, below `limit` bytes."""
+
     def __init__(self, folder: Path, limit: int = PROMPT_CACHE_BYTES) -> None:
         self.folder = folder
         self.limit = limit
@@ -45,7 +49,7 @@ class PromptCache:
         path = self._path(key)
         with suppress(OSError):
             try:
-                prompt = _read(path)
+                prompt = _read(path, key)
                 os.utime(path)
                 return EncodedPrompt(Context(*(tensor.to(device) for tensor in prompt.context)), prompt.truncated)
             except InvalidModel:
@@ -58,7 +62,7 @@ class PromptCache:
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=PART)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(_serialized(prompt))
+                file.write(_serialized(prompt, key))
             Path(name).replace(self._path(key))
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -87,13 +91,13 @@ class PromptCache:
         return files
 
 
-def _serialized(prompt: EncodedPrompt) -> bytes:
+def _serialized(prompt: EncodedPrompt, key: str) -> bytes:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in prompt.context._asdict().items()}
-    return save(tensors, {"truncated": str(prompt.truncated), "digest": _digest(prompt.context)})
+    return save(tensors, {"key": key, "truncated": str(prompt.truncated), "digest": _digest(prompt.context)})
 
 
-def _read(path: Path) -> EncodedPrompt:
-    """Raises `OSError` where there is no such file, `InvalidModel` where it is not what was written."""
+def _read(path: Path, key: str) -> EncodedPrompt:
+    """Raises `OSError` where there is no such file, `InvalidModel` where it is not what was written under `key`."""
     path.stat()
     try:
         file = SafetensorsFile.open(path)
@@ -103,6 +107,8 @@ def _read(path: Path) -> EncodedPrompt:
         raise InvalidModel(f"{path} is not an encoded prompt.") from None
     if digest != _digest(context):
         raise InvalidModel(f"{path} is damaged.")
+    if file.metadata.get("key") != key:
+        raise InvalidModel(f"{path} is another prompt's file.")
     return EncodedPrompt(context, truncated)
 
 

@@ -1,9 +1,10 @@
 """Prompts -> contexts, through the text encoder and the connectors or out of the cache.
 
 A cached context is used only where computing it would give the same bits. Its key names all that they depend on: the
-text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device and the
-libraries. Weights are too large to be hashed; they are known by the size and time of their files, by where each tensor
-lies, and by some bytes of some tensors, which tell apart fine-tunes whose files were given the same time.
+text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device, fused or
+plain kernels, and the libraries. Weights are too large to be hashed; they are known by the size and time of their
+files, by where each tensor lies, and by some bytes of some tensors, which distinguish fine-tunes whose files have the
+same time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx_a2v import kernels
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_tensor
@@ -65,7 +67,9 @@ class PromptEncoder:
         """By text; empty where nothing is to be cached, or the files are no longer those that were opened."""
         if self._identity is None or _stamps(self.model) != self._identity["stamps"]:
             return {}
-        return {t: _hash({**self._identity, "text": t.strip()}) for t in texts}
+        # not before: to know it, a kernel is compiled, which takes memory of the GPU
+        fused = kernels.fused(self.model.device, self.model.dtype)
+        return {t: _hash({**self._identity, "fused": fused, "text": t.strip()}) for t in texts}
 
 
 def compute_contexts(model: ModelInUse, gemma: GemmaFiles, texts: Sequence[str]) -> dict[str, EncodedPrompt]:

@@ -60,7 +60,7 @@ UNCHANGED = Unchanged()
 
 @dataclass(frozen=True)
 class TensorLoader:
-    """The way of one network's tensors from its files: a `Source`. Floats become `dtype`."""
+    """Fills the pieces of one network from its files: a `Source`. Floats become `dtype`."""
 
     blueprint: Blueprint
     dtype: torch.dtype

@@ -1,7 +1,7 @@
 """Blocks that visit the device one after the other.
 
-A few slots, flat buffers at fixed addresses on the device, take the streamed blocks. Each block has one slot of its
-own choice for good: the streamed blocks are dealt out to the slots in turn. What must hold (`sync` makes it hold):
+A few slots, flat buffers at fixed addresses on the device, take the streamed blocks. A block always uses the same slot:
+streamed block i uses slot i modulo their number. What must hold (`sync` makes it hold):
 
     copy before compute     a block computes after its copy
     compute before reuse    a slot is filled again after its last block has computed
