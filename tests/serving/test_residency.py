@@ -108,6 +108,7 @@ def test_unload_waits_for_the_running_job(server: Server) -> None:
     wait_for(lambda: server.client.get("/api/ps").json() == {"models": []}, 5)
 
 
+@pytest.mark.slow
 def test_waits_for_memory_and_then_names_the_need(start: Start, tmp_path: Path) -> None:
     server = start("--vram-wait", "1500ms")
     door = tmp_path / "room"
