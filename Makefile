@@ -2,18 +2,22 @@
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-all check docs clean
 
 demo: $(UV)  ## make a short video with the miniature model
 	$(RUN) ltx-a2v demo --output-path demo.mp4
 
-test: $(UV)  ## all tests
-	$(RUN) pytest -q
+test: $(UV)  ## the tests that a change needs
+	$(RUN) pytest -q -n 2 --dist loadfile -m "not slow"
 
-check: $(UV)  ## style, types, and the help texts in the docs
+test-all: $(UV)  ## all tests, also the slow ones
+	$(RUN) pytest -q -n 2 --dist loadfile
+
+check: $(UV)  ## style, types, floors, and the help texts in the docs
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports
 	$(RUN) python scripts/docs.py --check
 
 docs: $(UV)  ## write the help texts into the docs

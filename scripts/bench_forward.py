@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v import miniature
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.kernels.dispatch import SWITCH
 from ltx_a2v.networks.transformer import build_transformer
 from ltx_a2v.quantization import MODES, QuantizationPolicy
+from ltx_a2v.versions import NEWEST
 
 LAYERS = 48
 CUDA = torch.device("cuda")
-GRIDS = {1: LatentGrid.of_video(97, 256, 384), 2: LatentGrid.of_video(97, 512, 768)}
+GRIDS = {1: LatentGrid.of_video(97, 256, 384, NEWEST.latents), 2: LatentGrid.of_video(97, 512, 768, NEWEST.latents)}
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def measure(mode: str, blocks: int) -> dict[str, list[float]]:
 def random_transformer(blocks: int) -> nn.Module:
     torch.manual_seed(0)
     shapes = miniature.REAL_TRANSFORMER | {"num_layers": blocks}
-    config = ModelConfig("2.3.0", shapes, miniature.VIDEO_VAE, miniature.AUDIO_VAE)
+    config = NEWEST.config_of("", {"transformer": shapes, "vae": miniature.VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE})
     transformer = nn.Module.to(build_transformer(config), torch.bfloat16).to_empty(device=CUDA)
     for name, parameter in transformer.named_parameters():
         parameter.data.normal_(0, 0.02).add_(1.0 if "norm_" in name else 0.0)

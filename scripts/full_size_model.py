@@ -22,13 +22,12 @@ import torch
 from torch import nn
 
 from ltx_a2v import miniature
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec, header_of
 from ltx_a2v.model.files import GemmaFiles
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
+from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
 TRANSFORMER = miniature.REAL_TRANSFORMER
 
@@ -85,7 +84,8 @@ def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> Mo
     write = _write_header if headers_only else _write_random
     for place in (folder, other):
         place.mkdir(parents=True, exist_ok=True)
-    config = ModelConfig("2.3.0", TRANSFORMER, VIDEO_VAE, miniature.AUDIO_VAE)
+    metadata = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
+    config, keys = LTX_2_3.config_of(miniature.MODEL_VERSION, metadata), LTX_2_3.keys
     gemma = other / "gemma"
     _copy_tokenizer(gemma)
     (gemma / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": GEMMA}))
@@ -94,7 +94,6 @@ def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> Mo
     write(gemma / "model.safetensors", _shapes((KeyMap((("language_model.model.", ""),)), encoder, "")), {})
     denoiser = transformer.build_transformer(config)
     vae = keys.video_vae(config.vae_stages)
-    metadata = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
     paths = ModelPaths(
         folder / "ltx-2.3-22b-random.safetensors",
         other / "ltx-2.3-22b-random-distilled-lora-384.safetensors",
@@ -104,19 +103,19 @@ def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> Mo
     write(
         paths.checkpoint,
         _shapes(
-            (keys.TRANSFORMER, denoiser, ""),
-            (keys.CONNECTORS, text.build_connectors(config, 49), ""),
+            (keys.transformer, denoiser, ""),
+            (keys.connectors, text.build_connectors(config, 49), ""),
             (vae, video_vae.build_video_encoder(config), ""),
             (vae, video_vae.build_video_decoder(config).decoder, "decoder."),
-            (keys.AUDIO_ENCODER, audio_vae.build_audio_encoder(config), ""),
+            (keys.audio_encoder, audio_vae.build_audio_encoder(config), ""),
         ),
-        {"model_version": "2.3.0", "config": json.dumps(metadata)},
+        {"model_version": miniature.MODEL_VERSION, "config": json.dumps(metadata)},
     )
     arguments = {**UPSAMPLER, "use_rational_resampler": False}
     for name in ("spatial_scale", "rational_resampler"):
         del arguments[name]
     small = upsampler.build_upsampler(arguments)
-    write(paths.spatial_upsampler, _shapes((keys.UPSAMPLER, small, "")), {"config": json.dumps(UPSAMPLER)})
+    write(paths.spatial_upsampler, _shapes((keys.upsampler, small, "")), {"config": json.dumps(UPSAMPLER)})
     write(paths.distilled_lora, _lora_shapes(transformer.linear_shapes(denoiser)), {})
     return paths
 
@@ -141,7 +140,7 @@ def _lora_shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (outputs, inputs) in layers.items():
         if "transformer_blocks" in layer and "to_gate_logits" not in layer:
-            name = keys.LORA.to_file(layer)
+            name = LTX_2_3.keys.lora.to_file(layer)
             shapes[f"{name}.lora_A.weight"] = (LORA_RANK, inputs)
             shapes[f"{name}.lora_B.weight"] = (outputs, LORA_RANK)
     return shapes

@@ -27,9 +27,9 @@ from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidMode, MissingExtra, OutOfMemory
 from ltx_a2v.miniature import ensure_miniature
 from ltx_a2v.quantization import MODES, QuantizationPolicy
-from ltx_a2v.residency.layout import Part
+from ltx_a2v.residency.host_copies import PREPARING_THREADS, HostBuffer
 from ltx_a2v.residency.network import Placement
-from ltx_a2v.residency.sources import PREPARING_THREADS, HostBuffer
+from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.stream import BlockStream
 from ltx_a2v.settings.loading import LoadOptions
 
@@ -175,7 +175,7 @@ def placements_agree(folder: Path, mode: str) -> str:
     video = (folder / "first.mp4").read_bytes()
     networks = pipeline.model
     for home, resident in (("host", 0), ("file", 0), ("host", 2), ("file", 3), ("device", None)):
-        fixed = {name: Placement(home, resident) for name in networks._recipes}  # type: ignore[arg-type]
+        fixed = {name: Placement(home, resident) for name in networks._loaders}  # type: ignore[arg-type]
         networks.plan = lambda *_, p=fixed, plan=networks.plan: _with(plan(*_), p)  # type: ignore[method-assign]
         for _ in range(2):
             pipeline.run(request(folder, "again"))
@@ -238,7 +238,7 @@ def bus() -> str:
     for buffer in buffers:
         buffer.release()
     return (
-        f"registered {size / ours / 1e9:.1f} GB/s, torch's pinned {size / theirs / 1e9:.1f} GB/s; got ready by "
+        f"registered {size / ours / 1e9:.1f} GB/s, torch's pinned {size / theirs / 1e9:.1f} GB/s; prepared by "
         f"{PREPARING_THREADS} threads at {together / 1e9:.1f} GB/s, by one at {alone / 1e9:.1f} GB/s"
     )
 
@@ -249,11 +249,8 @@ class Copies:
     def __init__(self, buffers: list[HostBuffer]) -> None:
         self._buffers = buffers
 
-    def fetch(self, index: int, flat: torch.Tensor) -> None:
-        flat.copy_(self._buffers[index].flat, non_blocking=True)
-
-    def release(self) -> None:
-        pass
+    def fetch(self, piece: Piece, flat: torch.Tensor) -> None:
+        flat.copy_(self._buffers[int(piece.name)].flat, non_blocking=True)
 
 
 def streaming() -> str:
@@ -263,8 +260,8 @@ def streaming() -> str:
     blocks = torch.nn.ModuleList(torch.nn.Module() for _ in range(count))
     for block in blocks:
         block.register_buffer("bytes", torch.empty(size, dtype=torch.uint8, device="meta"))
-    parts = [Part(blocks, [f"{index}.bytes"]) for index in range(count)]
-    stream = BlockStream(list(blocks), parts, Copies(buffers), frozenset(), CUDA)
+    pieces = [Piece(str(index), blocks, [f"{index}.bytes"]) for index in range(count)]
+    stream = BlockStream(blocks, Piece("", blocks, []), pieces, Copies(buffers), frozenset(), CUDA)
     target = torch.empty(size, dtype=torch.uint8, device=CUDA)
     plain = timed(lambda: [target.copy_(buffer.flat, non_blocking=True) for buffer in buffers], 3)
 
@@ -336,7 +333,6 @@ def main() -> int:
                 continue
             check(f"convert {mode}", lambda mode=mode: same_bits_on_both_devices(mode))
             check(f"multiply {mode}", lambda mode=mode: multiplies(QuantizationPolicy.from_mode(mode)))
-        check("multiply int8 x int8", lambda: multiplies(QuantizationPolicy.int8(int8_mm=True)))
         check("streaming", streaming)
         check("crowded out", lambda: crowded_out(folder))
         for mode in arguments.modes:

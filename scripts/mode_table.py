@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.conversion.convert import quantize_file
 from ltx_a2v.conversion.report import ConversionReport
 from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE, ensure_miniature
@@ -26,6 +25,7 @@ from ltx_a2v.phases import Work
 from ltx_a2v.quantization import MODES, relative_error
 from ltx_a2v.quantization.choose import choose_policies
 from ltx_a2v.settings.defaults import cache_dir
+from ltx_a2v.versions import NEWEST
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "choosing-a-mode.md"
@@ -64,10 +64,10 @@ def row(mode: str, model: ModelPaths, exact: list[dict[str, Tensor]], folder: Pa
 
 def full_size_gib(mode: str) -> float:
     """Transformer and connectors of LTX-2.3 as the mode lays them out; no weights are needed for that."""
-    config = ModelConfig("2.3.0", REAL_TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
-    policies = choose_policies(mode, frozenset(), Path(), None, {}, {})
+    config = NEWEST.config_of("", {"transformer": REAL_TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE})
+    policies = choose_policies(mode, frozenset(), Path(), None, {}, {}, NEWEST.covered)
     networks: list[nn.Module] = [build_transformer(config), build_connectors(config, HIDDEN_STATES)]
-    for network, policy in zip(networks, (policies.transformer, policies.connectors), strict=True):
+    for network, policy in zip(networks, policies, strict=True):
         policy.apply(nn.Module.to(network, torch.bfloat16))
     return sum(tensor.nbytes for network in networks for tensor in network.state_dict().values()) / 2**30
 

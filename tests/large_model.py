@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ltx_a2v import ModelPaths
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
 from ltx_a2v.networks.text import build_connectors
 from ltx_a2v.networks.transformer import build_transformer
+from ltx_a2v.versions import NEWEST
 
 LARGE = {
     "num_attention_heads": 16,
@@ -42,12 +41,12 @@ def write_large_model(miniature: ModelPaths, folder: Path) -> ModelPaths:
     small = SafetensorsFile.open(miniature.checkpoint)
     content = json.loads(small.metadata["config"])
     content["transformer"].update(LARGE)
-    config = ModelConfig("2.3.0", content["transformer"], content["vae"], content["audio_vae"])
+    config, keys = NEWEST.config_of("", content), NEWEST.keys
     shapes = {
         key_map.to_file(name): tuple(tensor.shape)
         for key_map, module in (
-            (keys.TRANSFORMER, build_transformer(config)),
-            (keys.CONNECTORS, build_connectors(config, HIDDEN_STATES)),
+            (keys.transformer, build_transformer(config)),
+            (keys.connectors, build_connectors(config, HIDDEN_STATES)),
         )
         for name, tensor in module.state_dict().items()
     }

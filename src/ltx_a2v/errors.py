@@ -131,12 +131,14 @@ class InvalidAudio(InvalidInput):
     """The audio file cannot be used."""
 
     code = "invalid_audio"
+    http_status = 422
 
 
 class InvalidImage(InvalidInput):
     """The image file cannot be used."""
 
     code = "invalid_image"
+    http_status = 422
 
 
 class InvalidModel(InvalidInput):

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
-from ltx_a2v.media.sound import audio_seconds
+from ltx_a2v.media.sound.decode import audio_seconds
 from ltx_a2v.media.video import check_output
+from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
+from ltx_a2v.networks.upsampler import check_size
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
+from ltx_a2v.versions import LatentLayout, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class VideoShape:
     frame_rate: float
     guidance: Guidance
     has_image: bool
+    latents: LatentLayout
 
     @property
     def seconds(self) -> float:
@@ -39,11 +43,11 @@ class VideoShape:
 
     def grid(self, scale: int) -> LatentGrid:
         """The latent grid at the size divided by `scale`."""
-        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale)
+        return LatentGrid.of_video(self.num_frames, self.height // scale, self.width // scale, self.latents)
 
     @property
     def audio_tokens(self) -> int:
-        return audio_vae.latent_steps(self.seconds)
+        return audio_vae.latent_steps(self.seconds, self.latents.audio_per_second)
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,24 @@ class FittedRequest:
     pictures: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-def fit_request(
-    request: GenerationRequest, config: ModelConfig, other_inputs: Iterable[tuple[str, Path | None]]
-) -> FittedRequest:
+def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
     """Raises `InvalidInput` (and below) for outputs that cannot be written or would overwrite an input (the request's
-    own or one of `other_inputs`, by name), for a sound or picture that cannot be used, and what `shape_of` raises."""
+    own or a file of the model), for a sound or picture that cannot be used, and what `shape_of` raises."""
     check_output(request.output_path)
     if request.save_latents:
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
         {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [(named("image"), request.image), (named("audio"), request.audio), *other_inputs],
+        [(named("image"), request.image), (named("audio"), request.audio), *files.paths.described()]
+        + [(named("lora"), path) for path in style_loras],
     )
     num_frames = request.num_frames
     if num_frames == "auto":
-        num_frames = fit_num_frames(audio_seconds(request.audio, request.audio_start_time), request.frame_rate)
-    shape = shape_of(request, num_frames, config)
+        longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
+        covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
+        num_frames = fit_num_frames(covered, request.frame_rate)
+    check_size(files.upsampler_arguments, files.config.version.latents, num_frames, request.height, request.width)
+    shape = shape_of(request, num_frames, files.config)
     return FittedRequest(request, shape, _fit_pictures(request))
 
 
@@ -78,13 +84,19 @@ def shape_of(request: GenerationRequest, num_frames: int, config: ModelConfig) -
     """Raises `InvalidRequest` for a perturbed block that the model does not have."""
     guidance = request.guidance
     if guidance.stg_blocks is None:
-        guidance = guidance.model_copy(update={"stg_blocks": config.defaults.stg_blocks(config.num_layers)})
+        guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
     if beyond:
         reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
         raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
     return VideoShape(
-        request.width, request.height, num_frames, request.frame_rate, guidance, has_image=request.image is not None
+        request.width,
+        request.height,
+        num_frames,
+        request.frame_rate,
+        guidance,
+        has_image=request.image is not None,
+        latents=config.version.latents,
     )
 
 

@@ -21,16 +21,18 @@ from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidOutput
-from ltx_a2v.model.files import GemmaFiles
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.build import shapes_of
+from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
 VERSION = "2.3-miniature.1"
+"""Of these files."""
+MODEL_VERSION = "2.3.0"
+"""What they say of themselves."""
 SEED = 23
 LORA_RANK = 8
 
@@ -237,22 +239,22 @@ def make_miniature(folder: Path) -> None:
     """Write the four files of a model; about 25 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.RandomState(SEED)
-    config = ModelConfig(VERSION, TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
+    sections = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
+    config, keys = LTX_2_3.config_of(MODEL_VERSION, sections), LTX_2_3.keys
     _write_gemma(folder / "gemma-miniature", random)
     gemma = GemmaFiles(folder, GEMMA, {})
     denoiser = transformer.build_transformer(config)
     vae = keys.video_vae(config.vae_stages)
     tensors: dict[str, Tensor] = {}
     for key_map, module in (
-        (keys.TRANSFORMER, denoiser),
-        (keys.CONNECTORS, text.build_connectors(config, text.hidden_state_count(gemma))),
+        (keys.transformer, denoiser),
+        (keys.connectors, text.build_connectors(config, text.hidden_state_count(gemma))),
         (vae, video_vae.build_video_encoder(config)),
         (vae, video_vae.build_video_decoder(config)),
-        (keys.AUDIO_ENCODER, audio_vae.build_audio_encoder(config)),
+        (keys.audio_encoder, audio_vae.build_audio_encoder(config)),
     ):
         tensors.update(_random_tensors(random, shapes_of(module), key_map))
-    sections = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
-    metadata = {"model_version": "2.3.0", "config": json.dumps(sections)}
+    metadata = {"model_version": MODEL_VERSION, "config": json.dumps(sections)}
     _write_tensors(folder / "ltx-2.3-miniature.safetensors", tensors, metadata)
     _write_tensors(
         folder / "ltx-2.3-miniature-distilled-lora.safetensors",
@@ -260,7 +262,7 @@ def make_miniature(folder: Path) -> None:
     )
     _write_tensors(
         folder / "ltx-2.3-miniature-spatial-upscaler-x2.safetensors",
-        _random_tensors(random, shapes_of(upsampler.build_upsampler(_upsampler_arguments())), keys.UPSAMPLER),
+        _random_tensors(random, shapes_of(upsampler.build_upsampler(_upsampler_arguments())), keys.upsampler),
         {"config": json.dumps(UPSAMPLER)},
     )
 
@@ -321,7 +323,7 @@ def _lora_tensors(random: np.random.RandomState, shapes: Mapping[str, tuple[int,
     tensors = {}
     for layer, (outputs, inputs) in sorted(shapes.items()):
         if "transformer_blocks" in layer and "to_gate_logits" not in layer:
-            name = keys.LORA.to_file(layer)
+            name = LTX_2_3.keys.lora.to_file(layer)
             down = _uniform(random, (LORA_RANK, inputs), 1 / math.sqrt(inputs))
             up = _uniform(random, (outputs, LORA_RANK), 0.1)
             tensors[f"{name}.lora_A.weight"] = down.to(torch.bfloat16)

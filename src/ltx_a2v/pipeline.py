@@ -1,4 +1,4 @@
-"""Audio-to-video with LTX-2.3: the method, top to bottom.
+"""Audio-to-video: the method, top to bottom.
 
 It is the reference's two-stage one (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the latent,
 refine at full size with the distilled LoRA, decode. The sound conditions every step and is never changed.
@@ -18,27 +18,28 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import start_stage
 from ltx_a2v.diffusion.sampler import denoise
-from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
+from ltx_a2v.diffusion.schedule import stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape
 from ltx_a2v.media.output_file import write_whole
-from ltx_a2v.media.sound import AudioClip, load_audio, log_mel, resample
+from ltx_a2v.media.sound.mel import log_mel
+from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
 from ltx_a2v.media.video import VideoWriter
 from ltx_a2v.model.in_use import LoadedTransformer, ModelInUse
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.text import Context
+from ltx_a2v.networks.tiling import temporal_spans
 from ltx_a2v.networks.upsampler import upsample
-from ltx_a2v.networks.video_vae import Tiling
 from ltx_a2v.phases import PhaseLog, Work
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import on_host
+from ltx_a2v.versions import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class Conditions:
     negative: Context
     """The positive one where no pass asks for it."""
     sound: Tensor
-    """Packed latent, [1, T, 128]."""
+    """Packed latent, [1, T, audio channels]."""
     pictures: Mapping[int, Tensor]
-    """The picture's latent [1, 128, 1, H, W] by scale; empty without a picture."""
+    """The picture's latent [1, C, 1, H, W] by scale; empty without a picture."""
 
 
 def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog) -> Work[None]:
     """The whole method: writes the request's video, and its latents where asked for."""
-    request, shape = fitted.request, fitted.shape
+    request, shape, schedule = fitted.request, fitted.shape, model.config.version.schedule
     noise = torch.Generator(model.device).manual_seed(request.seed)
 
     clip, mel = yield from log.phase("load_audio", lambda: load_sound(fitted, model.config))
@@ -87,14 +88,15 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
 
     with ExitStack() as stack:
         transformer = yield from log.phase("load_transformer", lambda: stack.enter_context(model.transformer()))
-        half = Stage("stage_1", 2, stage_1_sigmas(request.num_inference_steps), 1.0, shape.guidance, distilled=False)
+        sigmas = stage_1_sigmas(request.num_inference_steps, schedule)
+        half = Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=False)
         coarse = yield from log.phase(
             half.name,
             lambda: denoise_stage(model, transformer, half, fitted, conditions, None, noise),
             steps=half.steps,
         )
         upsampled = yield from log.phase("upsample", lambda: upsample_latent(model, coarse))
-        full = Stage("stage_2", 1, stage_2_sigmas(), STAGE_2_SIGMAS[0], UNGUIDED, distilled=True)
+        full = Stage("stage_2", 1, stage_2_sigmas(schedule), schedule.stage_2[0], UNGUIDED, distilled=True)
         fine = yield from log.phase(
             full.name,
             lambda: denoise_stage(model, transformer, full, fitted, conditions, upsampled, noise),
@@ -102,7 +104,7 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
         )
 
     latents = {"stage_1": coarse, "stage_2": fine}
-    yield from log.phase("decode", lambda: write_video(model, fitted, latents, clip), steps=decode_steps(shape))
+    yield from log.phase("decode", lambda: write_video(model, fitted, latents, clip), steps=decode_steps(model, shape))
 
 
 def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioClip, Tensor]]:
@@ -133,14 +135,14 @@ def encode_prompts(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
 
 
 def encode_sound(model: ModelInUse, mel: Tensor, tokens: int) -> Tensor:
-    """[1, 2, frames, bins] -> packed latent [1, tokens, 128]."""
+    """[1, 2, frames, bins] -> packed latent [1, tokens, audio channels]."""
     with model.use("audio_encoder") as encoder:
         latent = encoder(mel.to(model.device, model.dtype))
     return audio_vae.pack_audio(audio_vae.fit_length(latent, tokens))
 
 
 def encode_pictures(model: ModelInUse, pictures: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """[1, 3, 1, H, W] -> [1, 128, 1, H/32, W/32], by scale."""
+    """[1, 3, 1, H, W] -> [1, C, 1, H/32, W/32], by scale."""
     if not pictures:
         return {}
     with model.use("video_encoder") as encoder:
@@ -156,7 +158,7 @@ def denoise_stage(
     initial: Tensor | None,
     noise: torch.Generator | None,
 ) -> Work[Tensor]:
-    """-> latent [1, 128, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
+    """-> latent [1, C, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
     shape, guidance = fitted.shape, stage.guidance
     grid = shape.grid(stage.scale)
     start = start_stage(
@@ -194,7 +196,7 @@ def denoise_stage(
 
 
 def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
-    """[1, 128, F, H, W] -> [1, 128, F, 2H, 2W]."""
+    """[1, C, F, H, W] -> [1, C, F, 2H, 2W]."""
     with model.use("upsampler") as upsampler:
         return upsample(upsampler, latent, model.latent_statistics())
 
@@ -210,20 +212,20 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
     ) as writer:
         for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
             writer.write(frames)
-            yield StepFinished("decode", step, decode_steps(fitted.shape))
+            yield StepFinished("decode", step, decode_steps(model, fitted.shape))
         if request.save_latents:
             write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
 
 
 def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:
-    """[1, 128, F, H, W] -> 8-bit frames [n, 32H, 32W, 3] in host memory, first to last."""
+    """[1, C, F, H, W] -> 8-bit frames [n, 32H, 32W, 3] in host memory, first to last."""
     with model.use("video_decoder") as decoder:
-        yield from video_vae.decode_frames(decoder, latent, Tiling())
+        yield from video_vae.decode_frames(decoder, latent, model.config.version.tiling)
 
 
-def decode_steps(shape: VideoShape) -> int:
+def decode_steps(model: ModelInUse, shape: VideoShape) -> int:
     """How many pieces `decode` gives."""
-    return len(Tiling().temporal(shape.grid(1).frames))
+    return len(temporal_spans(model.config.version.tiling, shape.grid(1).frames))
 
 
 def check_finite(latent: Tensor, phase: Phase) -> None:
@@ -236,4 +238,4 @@ def check_finite(latent: Tensor, phase: Phase) -> None:
 
 
 def _zeros(model: ModelInUse, *grid: int) -> Tensor:
-    return torch.zeros(1, 128, *grid, device=model.device, dtype=model.dtype)
+    return torch.zeros(1, model.config.version.latents.channels, *grid, device=model.device, dtype=model.dtype)

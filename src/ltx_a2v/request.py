@@ -14,16 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.settings.complaints import NOT_AN_INTEGER, reason_of
 from ltx_a2v.settings.defaults import (
-    LTX_2_3,
     MAX_AUDIO_START,
     MAX_AUTO_FRAMES,
     MAX_FRAMES,
     MAX_SIZE,
     MAX_STEPS,
-    SIZE_MULTIPLE,
-    TEMPORAL_FACTOR,
 )
+from ltx_a2v.versions import NEWEST
+
+DEFAULTS = NEWEST.defaults
+SIZE_MULTIPLE, TEMPORAL_FACTOR = NEWEST.latents.size_multiple, NEWEST.latents.temporal_factor
 
 
 def _option(default: Any, flag: str, description: str, **constraints: Any) -> Any:
@@ -73,22 +75,22 @@ class Guidance(_Frozen):
     prefix: ClassVar[str] = "guidance."
 
     cfg: float = _option(
-        LTX_2_3.cfg, "--video-cfg-guidance-scale", "How closely to follow the prompt; 1 turns it off.", ge=0, le=100
+        DEFAULTS.cfg, "--video-cfg-guidance-scale", "How closely to follow the prompt; 1 turns it off.", ge=0, le=100
     )
     stg: float = _option(
-        LTX_2_3.stg, "--video-stg-guidance-scale", "Spatio-temporal guidance; 0 turns it off.", ge=0, le=100
+        DEFAULTS.stg, "--video-stg-guidance-scale", "Spatio-temporal guidance; 0 turns it off.", ge=0, le=100
     )
     stg_blocks: tuple[int, ...] | None = _option(
         None,
         "--video-stg-blocks",
-        "Transformer blocks that the perturbed pass perturbs; default: the model's (28 of 48 in LTX-2.3); the flag "
-        "without a number turns it off.",
+        "Transformer blocks that the perturbed pass perturbs; default: the model's (28 of 48 in "
+        f"{NEWEST.name}); the flag without a number turns it off.",
     )
     modality: float = _option(
-        LTX_2_3.modality, "--a2v-guidance-scale", "How closely to follow the audio; 1 turns it off.", ge=0, le=100
+        DEFAULTS.modality, "--a2v-guidance-scale", "How closely to follow the audio; 1 turns it off.", ge=0, le=100
     )
     rescale: float = _option(
-        LTX_2_3.rescale,
+        DEFAULTS.rescale,
         "--video-rescale-scale",
         "How much of the guided prediction's spread is brought back to the positive pass's.",
         ge=0,
@@ -118,30 +120,30 @@ class GenerationRequest(_Frozen):
     )
     image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
     output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
-    negative_prompt: str = _option(LTX_2_3.negative_prompt, "--negative-prompt", "What to steer away from.")
+    negative_prompt: str = _option(DEFAULTS.negative_prompt, "--negative-prompt", "What to steer away from.")
     audio_start_time: float = _option(
         0.0, "--audio-start-time", "Seconds into the audio at which to start.", ge=0, le=MAX_AUDIO_START
     )
     image_strength: float = _option(1.0, "--image-strength", "1 keeps the picture as it is, 0 ignores it.", ge=0, le=1)
     image_crf: int = _option(
-        LTX_2_3.image_crf,
+        DEFAULTS.image_crf,
         "--image-crf",
         "H.264 quality the picture is taken through first, as in training; 0 turns it off.",
         ge=0,
         le=51,
     )
-    width: int = _option(LTX_2_3.width, "--width", f"Width in pixels, a multiple of {SIZE_MULTIPLE}.")
-    height: int = _option(LTX_2_3.height, "--height", f"Height in pixels, a multiple of {SIZE_MULTIPLE}.")
+    width: int = _option(DEFAULTS.width, "--width", f"Width in pixels, a multiple of {SIZE_MULTIPLE}.")
+    height: int = _option(DEFAULTS.height, "--height", f"Height in pixels, a multiple of {SIZE_MULTIPLE}.")
     num_frames: int | Literal["auto"] = _option(
         "auto",
         "--num-frames",
         f"Frames, 8k+1; 'auto' takes as many as the audio covers, at most {MAX_AUTO_FRAMES}.",
     )
-    frame_rate: float = _option(LTX_2_3.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=120)
+    frame_rate: float = _option(DEFAULTS.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=120)
     num_inference_steps: int = _option(
-        LTX_2_3.num_inference_steps, "--num-inference-steps", "Denoising steps of stage 1.", ge=1, le=MAX_STEPS
+        DEFAULTS.num_inference_steps, "--num-inference-steps", "Denoising steps of stage 1.", ge=1, le=MAX_STEPS
     )
-    seed: int = _option(LTX_2_3.seed, "--seed", "Same seed, same video.", ge=0, lt=2**63)
+    seed: int = _option(DEFAULTS.seed, "--seed", "Same seed, same video.", ge=0, lt=2**63)
     guidance: Guidance = Guidance()
     save_latents: Path | None = _option(
         None, "--save-latents", "Also write the latents of both stages to this safetensors file."
@@ -158,7 +160,9 @@ class GenerationRequest(_Frozen):
     @field_validator("num_frames")
     @classmethod
     def _whole_latent_frames(cls, frames: int | str) -> int | str:
-        if frames == "auto" or (isinstance(frames, int) and 1 <= frames <= MAX_FRAMES and frames % 8 == 1):
+        if frames == "auto" or (
+            isinstance(frames, int) and 1 <= frames <= MAX_FRAMES and frames % TEMPORAL_FACTOR == 1
+        ):
             return frames
         nearest = " or ".join(str(n) for n in nearest_num_frames(int(frames)))
         raise ValueError(f"must be 8k+1 and at most {MAX_FRAMES}, or 'auto'; use {nearest}")
@@ -191,25 +195,6 @@ def flag_of(model: type[BaseModel], field: str) -> str:
     return str(extra["flag"]) if isinstance(extra, dict) else field
 
 
-_COMPLAINTS = {
-    "int_type": "is not a whole number",
-    "int_parsing": "is not a whole number",
-    "int_parsing_size": "is too large a number",
-    "int_from_float": "is not a whole number",
-    "float_type": "is not a number",
-    "float_parsing": "is not a number",
-    "finite_number": "is not a finite number",
-    "string_type": "is not text",
-    "path_type": "is not a path",
-    "tuple_type": "is not a list of whole numbers",
-    "model_type": "is not a Guidance",
-    "greater_than_equal": "is too small: it must be at least {ge}",
-    "less_than_equal": "is too large: it must be at most {le}",
-    "less_than": "is too large: it must be below {lt}",
-}
-"""By pydantic's types of errors, in words that follow a field and its value."""
-
-
 def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidRequest:
     complaint = error.errors()[0]
     name = str(complaint["loc"][0]) if complaint["loc"] else "request"
@@ -218,9 +203,6 @@ def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidReq
     field = model.prefix + name
     if complaint["type"] == "missing":
         return InvalidRequest(field, reason=f"is missing: {model.model_fields[name].description}")
-    if complaint["type"] == "value_error":
-        return InvalidRequest(field, complaint["input"], str(complaint["ctx"]["error"]))
-    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in complaint.get("ctx", {}).items()}
-    reason = _COMPLAINTS.get(complaint["type"], complaint["msg"]).format(**limits)
-    or_auto = " or 'auto'" if name == "num_frames" and reason == _COMPLAINTS["int_type"] else ""
+    reason = reason_of(complaint)
+    or_auto = " or 'auto'" if name == "num_frames" and reason == NOT_AN_INTEGER else ""
     return InvalidRequest(field, complaint["input"], reason + or_auto)

@@ -33,7 +33,7 @@ from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
-from ltx_a2v.settings.loading import LoadOptions, StyleLora
+from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.settings.model import ModelSettings
 
 USUAL_FRAMES = 97
@@ -80,7 +80,7 @@ class A2VPipeline:
 
     @property
     def model_version(self) -> str:
-        return self.model.config.version
+        return self.model.config.model_version
 
     # -- planning ----------------------------------------------------------------------------------------------------
 
@@ -187,13 +187,13 @@ class A2VPipeline:
     # -- what fits ---------------------------------------------------------------------------------------------------
 
     def _fit(self, request: GenerationRequest) -> FittedRequest:
-        model_files = self.model.files.paths.described()
-        loras = [(named("lora"), lora.path) for lora in self.model.options.loras]
-        return fit_request(request, self.model.config, [*model_files, *loras])
+        return fit_request(request, self.model.files, [lora.path for lora in self.model.options.loras])
 
     def _shape(self, request: GenerationRequest) -> VideoShape:
         if request.num_frames == "auto":
-            raise InvalidRequest("num_frames", "auto", "needs a sound to fit; give a number, such as 97")
+            raise InvalidRequest(
+                "num_frames", "auto", "depends on the audio, which a plan does not read; give a number, such as 97"
+            )
         return shape_of(request, request.num_frames, self.model.config)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
@@ -310,26 +310,9 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             keep_bf16_blocks=parse_blocks(settings.keep_bf16_blocks),
             text_encoder_quantization=settings.text_encoder_quantization,
             prompt_cache=settings.prompt_cache,
-            loras=tuple(_style_lora(given) for given in settings.lora),
+            loras=settings.loras,
             exact_passes=settings.exact_passes,
             budget=settings.budget,
             host_memory=settings.host_limit,
         ),
     )
-
-
-def _style_lora(given: str) -> StyleLora:
-    path, separator, strength = given.rpartition(":")
-    if not separator or _exists(given):
-        return StyleLora(Path(given))
-    try:
-        return StyleLora(Path(path), float(strength))
-    except ValueError:
-        raise InvalidRequest("lora", given, f"has no strength {strength!r}; write PATH or PATH:0.8") from None
-
-
-def _exists(given: str) -> bool:
-    try:
-        return Path(given).exists()
-    except OSError:  # too long for a name
-        return False

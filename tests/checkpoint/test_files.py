@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx_a2v import A2VPipeline, ModelPaths
-from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.versions import NEWEST
 
 Tensors = dict[str, torch.Tensor]
 
@@ -57,7 +57,8 @@ def test_header_agrees_with_the_safetensors_package(model: ModelPaths) -> None:
 
 def test_key_maps_are_one_to_one(model: ModelPaths) -> None:
     file = SafetensorsFile.open(model.checkpoint)
-    maps = [keys.TRANSFORMER, keys.CONNECTORS, keys.video_vae(4), keys.AUDIO_ENCODER]
+    keys = NEWEST.keys
+    maps = [keys.transformer, keys.connectors, keys.video_vae(4), keys.audio_encoder]
     for name in file.tensors:
         taken = [(m, m.to_module(name)) for m in maps if m.to_module(name) is not None]
         assert len(taken) == 1, name
@@ -136,10 +137,10 @@ def test_configs_that_no_model_of_ours_has(model: ModelPaths, tmp_path: Path) ->
             del config[section][name]
         changed = metadata | {"config": json.dumps(config)}
         path = rewrite(model.checkpoint, tmp_path / "c.safetensors", lambda t: None, changed)
-        refused(replace(model, checkpoint=path), f"{path} has a config that no LTX-2.3 model has", says)
+        refused(replace(model, checkpoint=path), f"{path} has a config that no supported model has", says)
     config = json.dumps({"spatial_upsample": True, "spatial_scale": 2.0, "mid_channels": "many"})
     path = rewrite(model.spatial_upsampler, tmp_path / "u.safetensors", lambda t: None, {"config": config})
-    refused(replace(model, spatial_upsampler=path), f"{path} has a config that no LTX-2.3 model has")
+    refused(replace(model, spatial_upsampler=path), f"{path} has a config that no supported model has")
 
 
 def test_tensors_of_another_dtype(model: ModelPaths, tmp_path: Path) -> None:

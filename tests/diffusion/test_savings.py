@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltx_a2v import A2VPipeline, ModelPaths
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.diffusion import attention as attention_module
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
@@ -23,6 +22,7 @@ from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE
 from ltx_a2v.networks.transformer import build_transformer
 from ltx_a2v.quantization import MODES
 from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.versions import NEWEST
 
 ALL = frozenset(Pass)
 
@@ -56,8 +56,9 @@ def inputs(grid: LatentGrid, audio: int, text: int, widths: tuple[int, int], dev
 @torch.inference_mode()
 def test_a_guided_step_takes_at_most_83_percent_of_four_full_passes(flops: list[int]) -> None:
     """768x512, 97 frames, stage 1. The single pass counted here is already a little less than the reference's."""
-    transformer = build_transformer(ModelConfig("2.3.0", REAL_TRANSFORMER, VIDEO_VAE, AUDIO_VAE))
-    grid = LatentGrid.of_video(97, 256, 384)
+    sections = {"transformer": REAL_TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
+    transformer = build_transformer(NEWEST.config_of("", sections))
+    grid = LatentGrid.of_video(97, 256, 384, NEWEST.latents)
     given = inputs(grid, 101, 1024, (4096, 2048), "meta")
     latent = torch.empty(1, grid.tokens, 128, device="meta")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from pathlib import Path
 
 import av
@@ -19,6 +20,12 @@ def picture(width: int = 60, height: int = 40, seed: int = 0) -> np.ndarray:
     """[H, W, 3] uint8, smooth, without any symmetry."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def tiff(tags: list[tuple[int, int, int]]) -> bytes:
+    """A little-endian TIFF of one directory: number, type and value of each tag."""
+    entries = b"".join(struct.pack("<HHII", number, kind, 1, value) for number, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -207,9 +214,9 @@ def png(width: int, height: int) -> bytes:
         (b"hello " * 100, "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (png(300, 300)[:60], "damaged"),
-        (png(20000, 20000), "more than 100 million pixels"),
-        (png(20000, 9000), "more than 100 million pixels"),
-        (png(10000, 9500), None),
+        (png(20000, 20000), "more than 40 million pixels"),
+        (png(20000, 9000), "more than 40 million pixels"),
+        (png(8000, 4999), None),
         (png(5000, 2), "too narrow"),
     ],
 )
@@ -219,12 +226,35 @@ def test_unusable_pictures_say_why(
     path = tmp_path / "a.png"
     path.write_bytes(content)
     if reason is None:  # within the limit: loads, though Pillow would warn
-        monkeypatch.setattr(image_module, "_to_srgb", lambda image: Image.new("RGB", (2, 1)))
+        monkeypatch.setattr(image_module, "_to_srgb", lambda image: Image.new("RGB", (4, 2)))
         assert decode_image(path, 0).shape == (1, 2, 3)
         return
     with pytest.raises(InvalidImage, match=reason) as caught:
         decode_image(path, 33)
     assert str(path) in str(caught.value)
+
+
+def test_a_damaged_tiff_is_no_error_of_ours(tmp_path: Path) -> None:
+    """122 bytes whose 9 tags make Pillow raise OverflowError."""
+    tags = ("0001 0003 16", "0101 0003 8", "0106 0004 3", "0111 0003 8", "0112 0003 0", "0115 0003 1", "0117 0003 100")
+    tags += ("0140 0004 2147483648", "0142 0007 4294967295")
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff([(int(t.split()[0], 16), int(t.split()[1], 16), int(t.split()[2])) for t in tags]))
+    with pytest.raises(InvalidImage, match="damaged"):
+        decode_image(path, 0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_very_large_picture_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pixels = picture(203, 101)
+    path = save(tmp_path / name, Image.fromarray(pixels))
+    whole = decode_image(path, 0)
+    monkeypatch.setattr(image_module, "REDUCED_IMAGE_PIXELS", 203 * 101)
+    assert decode_image(path, 0).shape == whole.shape
+    monkeypatch.setattr(image_module, "REDUCED_IMAGE_PIXELS", 203 * 101 - 1)
+    half = decode_image(path, 0).numpy()
+    assert half.shape == (51, 102, 3)
+    assert np.abs(half[:50, :101].astype(int) - whole.numpy()[1:101:2, 1:203:2]).mean() < 10
 
 
 def test_truncated_jpeg(tmp_path: Path) -> None:

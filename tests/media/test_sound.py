@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -10,8 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltx_a2v.errors import InvalidAudio
-from ltx_a2v.media.sound import audio_seconds, load_audio, log_mel, resample
+from ltx_a2v.errors import Cancelled, InvalidAudio, TooLarge
+from ltx_a2v.media.sound import decode
+from ltx_a2v.media.sound.decode import audio_seconds, check_audio_length
+from ltx_a2v.media.sound.mel import log_mel
+from ltx_a2v.media.sound.prepare import load_audio, resample
 
 TORCHAUDIO = Path(__file__).parents[1] / "data" / "torchaudio.safetensors"
 """Recorded from torchaudio 2.11.0 on `waveform`: `functional.resample` with its defaults, and the log (clamped at 1e-5)
@@ -174,7 +178,6 @@ def test_short_audio_is_padded_with_silence(make_audio) -> None:
     assert clip.waveform.shape == (2, 16000)
     assert clip.seconds == 1.0
     assert clip.padded_seconds == pytest.approx(0.6)
-    assert clip.source_seconds == pytest.approx(0.4)
     assert np.array_equal(clip.waveform[:, :6400].numpy(), samples[:, 1600:])
     assert (clip.waveform[:, 6400:] == 0).all()
 
@@ -184,7 +187,6 @@ def test_long_audio_is_cut(make_audio) -> None:
     clip = load_audio(path, 1.0, 97 / 24)
     assert clip.waveform.shape == (2, round(97 / 24 * 16000))
     assert clip.padded_seconds == 0
-    assert clip.source_seconds == pytest.approx(5.0)
 
 
 def test_sound_that_starts_after_the_picture_keeps_its_place(make_audio) -> None:
@@ -221,12 +223,87 @@ def test_only_the_wanted_stretch_is_held_and_decoded(tmp_path: Path, monkeypatch
             decoded += frame.samples
             return original(self.inner, frame)
 
-    monkeypatch.setattr("ltx_a2v.media.sound.AudioResampler", Counting)
+    monkeypatch.setattr("ltx_a2v.media.sound.prepare.AudioResampler", Counting)
     for start in (0.0, 300.0):
         decoded = 0
         clip = load_audio(path, start, 2.0)
-        assert clip.source_seconds == 600 - start
+        assert clip.padded_seconds == 0
         assert 16000 <= decoded < 16000 + 3 * 8000
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of every frame that was decoded."""
+    counts: list[int] = []
+    frames = decode._frames
+
+    def counting(source: decode.Source, early: float) -> Iterator[av.AudioFrame]:
+        for frame in frames(source, early):
+            counts.append(frame.samples)
+            yield frame
+
+    monkeypatch.setattr(decode, "_frames", counting)
+    return counts
+
+
+def without_length(path: Path) -> Path:
+    """The same Matroska file without the duration in its header, as a browser's recorder writes it."""
+    content = path.read_bytes()
+    duration, void = b"\x44\x89\x88", b"\xec\x40\x08"  # an element's name and its size, 8 bytes
+    assert content.count(duration) == 1
+    path.write_bytes(content.replace(duration, void))
+    return path
+
+
+def test_four_seconds_of_a_long_webm_decode_no_more(make_audio, decoded: list[int]) -> None:
+    path = make_audio("a.webm", noise(1, 60 * 48000), 48000, "libopus")
+    decoded.clear()
+    load_audio(path, 20.0, 4.0)
+    assert 4 * 48000 <= sum(decoded) < 8 * 48000
+
+
+def test_seconds_up_to_a_bound_decode_no_more(make_audio, decoded: list[int]) -> None:
+    path = make_audio("a.webm", noise(1, 30 * 48000), 48000, "libopus")
+    decoded.clear()
+    assert audio_seconds(path, 10.0, at_most=3.0) == 3.0
+    assert sum(decoded) < 6 * 48000
+    assert audio_seconds(path, 28.0, at_most=3.0) == pytest.approx(2.0, abs=0.08)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libopus"), ("a.flac", "flac"), ("a.wav", "pcm_s16le")])
+def test_the_limit_counts_what_decodes(make_audio, decoded: list[int], name: str, codec: str) -> None:
+    path = make_audio(name, noise(1, 30 * 48000), 48000, codec)
+    check_audio_length(path, 30.1)
+    decoded.clear()
+    with pytest.raises(TooLarge, match="longer than the 5 s that are allowed") as error:
+        check_audio_length(path, 5.0)
+    assert error.value.code == "audio_too_long"
+    assert sum(decoded) < 6 * 48000
+
+
+def test_a_header_without_a_length_passes_no_limit(make_audio) -> None:
+    path = without_length(make_audio("a.webm", noise(1, 30 * 48000), 48000, "libopus"))
+    with av.open(path) as container:
+        assert not container.duration
+    with pytest.raises(TooLarge):
+        check_audio_length(path, 5.0)
+
+
+def test_measuring_can_be_stopped(make_audio, decoded: list[int]) -> None:
+    path = make_audio("a.flac", noise(1, 30 * 48000), 48000, "flac")
+    decoded.clear()
+
+    def poll() -> None:
+        raise Cancelled("The job was cancelled.")
+
+    with pytest.raises(Cancelled):
+        check_audio_length(path, 60.0, poll)
+    assert sum(decoded) < 3 * 48000
+
+
+def test_no_sound_has_no_length(tmp_path: Path) -> None:
+    with pytest.raises(InvalidAudio, match="holds no sound"):
+        check_audio_length(write_s16(tmp_path / "a.wav", np.zeros((1, 0)), 16000), 60.0)
 
 
 # --- damaged and odd files -------------------------------------------------------------------------------------------
@@ -362,7 +439,7 @@ def test_resample_keeps_a_tone_and_its_phase() -> None:
 def test_resample_in_chunks_is_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     waveform = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0))
     whole = resample(waveform, 44100, 16000)
-    monkeypatch.setattr("ltx_a2v.media.sound.RESAMPLE_CHUNK", 100)
+    monkeypatch.setattr("ltx_a2v.media.sound.prepare.RESAMPLE_CHUNK", 100)
     torch.testing.assert_close(resample(waveform, 44100, 16000), whole, atol=1e-7, rtol=0)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx_a2v.errors import InvalidOutput
-from ltx_a2v.media.sound import AudioClip, load_audio
+from ltx_a2v.media.sound.prepare import AudioClip, load_audio
 from ltx_a2v.media.video import VideoWriter, check_output
 
 
@@ -22,7 +22,7 @@ def moving(frames: int, width: int = 64, height: int = 64) -> torch.Tensor:
 
 def clip(seconds: float, rate: int = 44100) -> AudioClip:
     noise = torch.rand(2, round(seconds * rate), generator=torch.Generator().manual_seed(0)) - 0.5
-    return AudioClip(waveform=noise, sample_rate=rate, padded_seconds=0.0, source_seconds=seconds)
+    return AudioClip(waveform=noise, sample_rate=rate, padded_seconds=0.0)
 
 
 def write(path: Path, frames: torch.Tensor, audio: AudioClip | None, frame_rate: float = 24.0, chunk: int = 5) -> Path:
@@ -112,7 +112,7 @@ def test_sound_stays_in_sync(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rate", "written"), [(8000, 8000), (16000, 16000), (37800, 48000), (192000, 48000)])
 def test_rates_that_aac_lacks_become_48_khz(tmp_path: Path, rate: int, written: int) -> None:
     tone = torch.sin(torch.arange(rate) * (2 * torch.pi * 500 / rate)).expand(2, -1) * 0.5
-    path = write(tmp_path / "a.mp4", moving(24), AudioClip(tone, rate, 0.0, 1.0))
+    path = write(tmp_path / "a.mp4", moving(24), AudioClip(tone, rate, 0.0))
     heard = load_audio(path, 0.0, 1.0)
     assert heard.sample_rate == written
     spectrum = torch.fft.rfft(heard.waveform[0]).abs()

@@ -33,7 +33,7 @@ def unquantized(model: ModelPaths) -> Context:
 
 def test_tokens_are_padded_on_the_left_and_begin_with_bos(model: ModelPaths) -> None:
     tokenizer = text.load_tokenizer(ModelFiles.open(model).gemma)
-    tokens = text.tokenize(tokenizer, "  ab \n")
+    tokens = text.tokenize(tokenizer, "  ab \n", 1024)
 
     assert tokens.ids.shape == tokens.mask.shape == (1, 1024)
     assert tokens.ids[0, :-3].unique().tolist() == [tokenizer.pad_token_id]
@@ -44,7 +44,7 @@ def test_tokens_are_padded_on_the_left_and_begin_with_bos(model: ModelPaths) -> 
 
 def test_tokens_beyond_1024_are_cut_at_the_end(model: ModelPaths) -> None:
     tokenizer = text.load_tokenizer(ModelFiles.open(model).gemma)
-    fits, cut = (text.tokenize(tokenizer, "a" * letters + "b") for letters in (1022, 1023))
+    fits, cut = (text.tokenize(tokenizer, "a" * letters + "b", 1024) for letters in (1022, 1023))
 
     assert not fits.truncated
     assert cut.truncated

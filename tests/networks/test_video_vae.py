@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ltx_a2v import A2VPipeline
-from ltx_a2v.networks.video_vae import Tiling, decode_frames, spans, to_8_bit
+from ltx_a2v.networks.tiling import spans, temporal_spans
+from ltx_a2v.networks.video_vae import decode_frames, to_8_bit
+from ltx_a2v.versions import NEWEST, Tiling
 
 
 @given(st.integers(1, 200), st.integers(2, 40), st.integers(0, 10))
@@ -27,7 +29,7 @@ def test_spans_cover_everything_with_the_overlap(length: int, size: int, overlap
 
 def test_temporal_layout_of_97_frames() -> None:
     """Recorded from the reference: latents [0, 10) and [6, 13)."""
-    assert [(p.start, p.stop) for p in Tiling().temporal(13)] == [(0, 10), (6, 13)]
+    assert [(p.start, p.stop) for p in temporal_spans(NEWEST.tiling, 13)] == [(0, 10), (6, 13)]
 
 
 class Linear(nn.Module):
@@ -53,7 +55,7 @@ def test_tiles_put_together_equal_the_whole(shape: tuple[int, int, int]) -> None
 def test_small_videos_are_decoded_at_once(pipeline: A2VPipeline) -> None:
     latent = torch.randn(1, 128, 3, 2, 4, generator=torch.Generator().manual_seed(0))
     with pipeline.model.within({}).use("video_decoder") as decoder:
-        pieces = list(decode_frames(decoder, latent, Tiling()))
+        pieces = list(decode_frames(decoder, latent, NEWEST.tiling))
         assert len(pieces) == 1
         assert torch.equal(pieces[0], to_8_bit(decoder(latent)))
     assert pieces[0].shape == (17, 64, 128, 3)

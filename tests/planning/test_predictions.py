@@ -51,16 +51,16 @@ def test_weights_take_exactly_the_predicted_bytes(model: ModelPaths, style: Styl
 @pytest.mark.parametrize("mode", ["none", "fp8-cast", "int8", "fp8-quanto", "int4-quanto"])
 def test_reading_takes_what_is_predicted(model: ModelPaths, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One tensor at a time as it is in the file, which a GPU holds and here the host, and what converting it makes."""
-    monkeypatch.setattr("ltx_a2v.model.recipe.READ_CHUNK_BYTES", 0)
+    monkeypatch.setattr("ltx_a2v.residency.loader.READ_CHUNK_BYTES", 0)
     pipeline = A2VPipeline.open(model, device="cpu", dtype=torch.bfloat16, options=LoadOptions(mode))
     for name, network in pipeline.model.networks.items():
-        recipe, predicted = network.recipe, pipeline.model.sizes[name].reading
-        names = recipe.on_device(recipe.entries)
+        loader, predicted = network.loader, pipeline.model.sizes[name].reading
+        entries = loader.blueprint.loaded_entries
         most = 0
-        for key in names:
+        for key in entries:
             with Ledger() as ledger:
-                list(recipe.stored([key], torch.device("cpu")))
-            most = max(most, ledger.peak + recipe.entries[key].nbytes)
+                list(loader.tensors([key], torch.device("cpu")))
+            most = max(most, ledger.peak + entries[key].nbytes)
         assert predicted == most, name
 
 

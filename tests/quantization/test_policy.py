@@ -53,14 +53,14 @@ def test_both_sides_agree_on_the_transformer(mode: str, transformer: nn.Module) 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_both_sides_agree_on_the_connectors(mode: str, connectors: nn.Module) -> None:
-    policy = QuantizationPolicy.from_mode(mode).for_network(CONNECTORS)
+    policy = QuantizationPolicy.from_mode(mode, covered=CONNECTORS)
     tensors = converted(policy, random_state(connectors))
     policy.apply(connectors)
     assert layout(connectors.state_dict()) == layout(tensors)
 
 
 def test_the_layers_of_the_reference_are_covered_and_no_others(transformer: nn.Module) -> None:
-    QuantizationPolicy.fp8_cast().apply(transformer)
+    QuantizationPolicy.from_mode("fp8-cast").apply(transformer)
     layers = quantized_layers(transformer)
     # per block: six attentions of four linears, two feed-forwards of two
     assert len(layers) == 3 * (6 * 4 + 2 * 2)
@@ -70,7 +70,7 @@ def test_the_layers_of_the_reference_are_covered_and_no_others(transformer: nn.M
 
 
 def test_the_connectors_are_covered_with_their_projections(connectors: nn.Module) -> None:
-    QuantizationPolicy.int8().for_network(CONNECTORS).apply(connectors)
+    QuantizationPolicy.from_mode("int8", covered=CONNECTORS).apply(connectors)
     layers = quantized_layers(connectors)
     assert len(layers) == 2 + 2 * (4 + 2)
     assert {"video_text_proj_in", "audio_text_proj_in", "video_connector.transformer_blocks.0.ff.net.2"} <= set(layers)
@@ -88,7 +88,7 @@ def test_a_block_that_does_not_exist_cannot_be_kept(transformer: nn.Module) -> N
 
 
 def test_kept_blocks_are_the_transformers(connectors: nn.Module) -> None:
-    QuantizationPolicy.from_mode("int8", frozenset({0})).for_network(CONNECTORS).apply(connectors)
+    QuantizationPolicy.from_mode("int8", frozenset({0}), covered=CONNECTORS).apply(connectors)
     assert "video_connector.transformer_blocks.0.attn1.to_q" in quantized_layers(connectors)
 
 
@@ -96,7 +96,7 @@ def test_the_text_encoders_linears() -> None:
     encoder = nn.ModuleDict(
         {"layers": nn.ModuleList([nn.ModuleDict({"q_proj": nn.Linear(64, 32), "norm": nn.LayerNorm(64)})])}
     )
-    QuantizationPolicy.int4().apply(encoder)
+    QuantizationPolicy.for_text_encoder("int4").apply(encoder)
     assert quantized_layers(encoder) == ["layers.0.q_proj"]
     assert TEXT_ENCODER.covers("model.layers.3.mlp.down_proj")
     assert not TEXT_ENCODER.covers("embed_tokens")
@@ -115,17 +115,20 @@ def test_a_module_with_values_is_quantized_to_the_bits_of_convert(mode: str) -> 
 
 
 def test_policies_are_values() -> None:
-    assert QuantizationPolicy.int8() == QuantizationPolicy.from_mode("int8")
-    assert QuantizationPolicy.int8() != QuantizationPolicy.int8(int8_mm=True)
-    assert QuantizationPolicy.int8() != QuantizationPolicy.from_mode("int8", frozenset({1}))
-    assert len({QuantizationPolicy.fp8_cast(), QuantizationPolicy.fp8_cast(), QuantizationPolicy.none()}) == 2
+    int8 = QuantizationPolicy.from_mode("int8")
+    assert int8 == QuantizationPolicy.from_mode("int8")
+    assert int8 != QuantizationPolicy.from_mode("int8", frozenset({1}))
+    assert int8 != QuantizationPolicy.from_mode("int8", covered=CONNECTORS)
+    assert int8 != int8.of_stored_file()
+    assert len({int8, QuantizationPolicy.from_mode("int8"), QuantizationPolicy.from_mode("none")}) == 2
     policy = QuantizationPolicy.from_mode("fp8-scaled", frozenset({1}))
     assert pickle.loads(pickle.dumps(policy)) == policy
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_has_a_constructor(mode: str) -> None:
-    assert getattr(QuantizationPolicy, mode.replace("-", "_"))() == QuantizationPolicy.from_mode(mode)
+def test_tensors_of_a_stored_file_stay_as_they_are() -> None:
+    stored = torch.zeros(4, 4, dtype=torch.int8)
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    assert [*QuantizationPolicy.from_mode("int8").of_stored_file().convert(name, stored)] == [(name, stored)]
 
 
 def test_every_mode_describes_itself() -> None:
@@ -138,11 +141,6 @@ def test_unknown_mode() -> None:
         QuantizationPolicy.from_mode("int7")
 
 
-def test_int8_mm_belongs_to_int8() -> None:
-    with pytest.raises(InvalidMode, match="with the mode fp8-cast"):
-        QuantizationPolicy.from_mode("fp8-cast", int8_mm=True)
-
-
 @pytest.mark.parametrize("missing", ["optimum", "optimum.quanto"])
 def test_missing_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_spec(name: str) -> Any:
@@ -151,8 +149,8 @@ def test_missing_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     with pytest.raises(MissingExtra, match=r"mode int8-quanto needs .*pip install 'ltx-a2v\[quanto\]'"):
-        QuantizationPolicy.int8_quanto()
-    QuantizationPolicy.int8()
+        QuantizationPolicy.from_mode("int8-quanto")
+    QuantizationPolicy.from_mode("int8")
 
 
 def test_missing_extra_of_the_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +168,7 @@ def test_unknown_mode_of_the_text_encoder() -> None:
 def test_a_file_that_is_quantized_already_is_not_quantized_again() -> None:
     weight = torch.zeros(4, 4, dtype=torch.float8_e4m3fn)
     with pytest.raises(InvalidModel, match=r"to_q\.weight is already quantized \(stored as torch\.float8_e4m3fn\)"):
-        list(QuantizationPolicy.int8().convert("transformer_blocks.0.attn1.to_q.weight", weight))
+        list(QuantizationPolicy.from_mode("int8").convert("transformer_blocks.0.attn1.to_q.weight", weight))
 
 
 def test_uncovered_tensors_pass_through() -> None:
@@ -180,7 +178,7 @@ def test_uncovered_tensors_pass_through() -> None:
         "transformer_blocks.0.scale_shift_table",
         "transformer_blocks.0.attn1.to_gate_logits",
     ):
-        assert [*QuantizationPolicy.int8().convert(key, tensor)] == [(key, tensor)]
+        assert [*QuantizationPolicy.from_mode("int8").convert(key, tensor)] == [(key, tensor)]
     assert not TRANSFORMER.covers("audio_text_proj_in")
 
 
@@ -206,15 +204,15 @@ class TestCheckDevice:
 
     def test_a_gpu_without_fp8_units(self) -> None:
         with pytest.raises(InvalidMode, match=r"fp8-scaled-mm .*NVIDIA RTX A5000 has 8\.6: use fp8-scaled or int8"):
-            QuantizationPolicy.fp8_scaled_mm().check_device("cuda")
+            QuantizationPolicy.from_mode("fp8-scaled-mm").check_device("cuda")
 
     @pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 0)])
     def test_a_gpu_with_them(self, capability: tuple[int, int]) -> None:
         self.capability = capability
-        QuantizationPolicy.fp8_scaled_mm().check_device("cuda:0")
+        QuantizationPolicy.from_mode("fp8-scaled-mm").check_device("cuda:0")
 
     def test_a_cpu(self) -> None:
-        QuantizationPolicy.fp8_scaled_mm().check_device("cpu")
+        QuantizationPolicy.from_mode("fp8-scaled-mm").check_device("cpu")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="bitsandbytes has kernels for the GPU here")
     def test_bitsandbytes_without_kernels_for_the_device(self) -> None:

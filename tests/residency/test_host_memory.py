@@ -36,7 +36,7 @@ start = status("VmRSS")
 with network.use(placement) as loaded:
     loaded.begin(3)
     for _ in range(3):
-        for _ in loaded.stream.sweep():
+        for _ in loaded.sweep():
             pass
 peak = status("VmHWM") - start
 sizes = pipeline.model.sizes["transformer"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ltx_a2v.errors import InvalidModel, OutOfMemory
-from ltx_a2v.residency.layout import Layout, Part
 from ltx_a2v.residency.ledger import Ledger, on_host
+from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.stream import BlockStream
 from ltx_a2v.residency.sync import StreamSync
 from tests.residency.recording import RecordingSync
@@ -25,23 +25,21 @@ class Recording:
         self.fetched: list[int] = []
         self.fails_at = fails_at
 
-    def fetch(self, index: int, flat: Tensor) -> None:
+    def fetch(self, piece: Piece, flat: Tensor) -> None:
+        index = int(piece.name)
         if len(self.fetched) == self.fails_at:
             raise InvalidModel("the file ended")
         self.fetched.append(index)
         flat.view(torch.float32).fill_(index)
 
-    def release(self) -> None:
-        pass
-
 
 def make(count: int, resident: set[int], slots: int, source: Recording, sync: StreamSync | None = None) -> BlockStream:
     with on_host(), torch.device("meta"):
-        blocks = [nn.Linear(8, 8, bias=False) for _ in range(count)]
-        parts = [Part(block, ["weight"]) for block in blocks]
+        module = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(count))
+        rest, pieces = Piece("", module, []), [Piece(str(i), module, [f"{i}.weight"]) for i in range(count)]
     for index in resident:
-        parts[index].bind({"weight": nn.Parameter(torch.full((8, 8), float(index)), requires_grad=False)})
-    return BlockStream(blocks, parts, source, frozenset(resident), CPU, slots, sync)
+        pieces[index].bind(torch.full((8, 8), float(index)).flatten().view(torch.uint8))
+    return BlockStream(module, rest, pieces, source, frozenset(resident), CPU, slots, sync)
 
 
 @settings(deadline=None)
@@ -146,15 +144,21 @@ def test_closing_in_the_middle_leaves_no_memory() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from([torch.int8, torch.bfloat16, torch.float32]), st.integers(1, 70)), max_size=6)
 )
-def test_layouts_hold_every_tensor_apart(tensors: list[tuple[torch.dtype, int]]) -> None:
-    given_tensors = [(str(i), torch.randint(0, 9, (size,)).to(dtype)) for i, (dtype, size) in enumerate(tensors)]
-    layout = Layout.of(given_tensors)
-    views = layout.views(torch.zeros(layout.nbytes, dtype=torch.uint8))
-    for name, tensor in given_tensors:
-        views[name].copy_(tensor)
-    for name, tensor in given_tensors:
-        assert torch.equal(views[name], tensor)
-        assert views[name].data_ptr() % 16 == 0
+def test_a_piece_holds_every_tensor_apart_and_gives_its_memory_back(tensors: list[tuple[torch.dtype, int]]) -> None:
+    given_tensors = {f"t{i}": torch.randint(0, 9, (size,)).to(dtype) for i, (dtype, size) in enumerate(tensors)}
+    module = nn.Module()
+    for name, tensor in given_tensors.items():
+        module.register_buffer(name, torch.empty_like(tensor, device="meta"))
+    piece = Piece("", module, given_tensors)
+    flat = torch.zeros(piece.nbytes, dtype=torch.uint8)
+    for name, view in piece.views(flat).items():
+        view.copy_(given_tensors[name])
+    piece.bind(flat)
+    for name, tensor in given_tensors.items():
+        assert torch.equal(module.get_buffer(name), tensor)
+        assert module.get_buffer(name).data_ptr() % 16 == 0
+    piece.unbind()
+    assert all(buffer.is_meta for buffer in module.buffers())
 
 
 def test_the_ledger_counts_what_is_alive() -> None:

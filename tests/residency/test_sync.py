@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.sync import CudaSync, InOrderSync, sync_for
 from tests.residency.recording import FakeGpu
 from tests.residency.test_stream import Recording, make
@@ -31,9 +32,10 @@ class OnGpu(Recording):
         self.gpu = gpu
         self.came_after: list[tuple[int, set[object]]] = []
 
-    def fetch(self, index: int, flat: torch.Tensor) -> None:
+    def fetch(self, piece: Piece, flat: torch.Tensor) -> None:
+        index = int(piece.name)
         self.came_after.append((index, self.gpu.work(("copy", len(self.fetched), index))))
-        super().fetch(index, flat)
+        super().fetch(piece, flat)
 
 
 @settings(deadline=None, max_examples=30)

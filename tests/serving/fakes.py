@@ -30,8 +30,8 @@ def open_pipeline(settings: ModelSettings) -> FakePipeline:
 
 class FakePipeline:
     """Words in the prompt: `slow=SECONDS` per step, `slow-phase=SECONDS` for a phase without steps, `crash-at=PHASE`,
-    `fail-at=PHASE`, `hang`, `hang-once=FILE`, `cuda-error`, `device-full`, `python-error`, `disk-full`, `no-room` (for
-    ever) and `no-room-until=FILE`."""
+    `fail-at=PHASE`, `tell-a-path`, `hang`, `hang-once=FILE`, `cuda-error`, `device-full`, `python-error`, `disk-full`,
+    `no-room` (for ever) and `no-room-until=FILE`."""
 
     keep = "nothing"
     device = "cpu"
@@ -104,6 +104,8 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if f"fail-at={phase}" in prompt:
         raise InvalidAudio("The audio cannot be decoded: it holds no sound.")
+    if "tell-a-path" in prompt:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(request.audio))
     if "cuda-error" in prompt:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
     if "device-full" in prompt:

@@ -93,7 +93,7 @@ def test_cancel_at_the_next_step(real: Server, phase: str) -> None:
 
 def test_malformed_media(real: Server) -> None:
     reply = real.client.post("/generate", json={**FIELDS, "audio": "robot.png"})
-    assert (reply.status_code, reply.json()["code"]) == (400, "invalid_audio"), reply.text
+    assert (reply.status_code, reply.json()["code"]) == (422, "invalid_audio"), reply.text
 
 
 def test_after_the_keep_alive_the_process_is_gone(real: Server) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pickle
 import re
+import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,10 +18,10 @@ import httpx
 import pytest
 
 from ltx_a2v.cli.main import main
-from ltx_a2v.errors import InvalidInput
-from ltx_a2v.serving.http.security import check_bind
+from ltx_a2v.errors import Forbidden, InvalidInput
+from ltx_a2v.serving.http.security import ServedHosts, check_bind
 from ltx_a2v.settings.server import ServerSettings
-from tests.serving.conftest import Server, png, wav
+from tests.serving.conftest import Server, png, wait_for, wav
 
 KEY = "correct horse battery staple"
 
@@ -78,6 +80,11 @@ def test_refusing_to_start_is_one_sentence(capsys: pytest.CaptureFixture[str], t
     [
         ({"Host": "evil.example"}, 403),
         ({"Host": "evil.example:80"}, 403),
+        ({"Host": "localhost:8892@evil"}, 403),
+        ({"Host": "localhost:1:2"}, 403),
+        ({"Host": "localhost:"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "LOCALHOST:1"}, 200),
         ({"Host": "localhost:1"}, 200),
         ({"Host": "[::1]:1"}, 200),
         ({"Origin": "http://evil.example"}, 403),
@@ -92,6 +99,36 @@ def test_foreign_pages_and_names(server: Server, headers: dict[str, str], status
     reply = server.client.get("/v1/models", headers=headers)
     assert reply.status_code == status
     assert "access-control-allow-origin" not in reply.headers
+
+
+def test_only_a_link_may_come_from_elsewhere(server: Server) -> None:
+    """A form on a foreign page is a navigation too, and old browsers send no Origin with it."""
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    before = len(server.client.get("/v1/videos").json()["data"])
+    for path in ("/v1/videos", "/api/unload"):
+        assert server.client.post(path, headers=headers).status_code == 403
+    assert len(server.client.get("/v1/videos").json()["data"]) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "served"),
+    [
+        ({"host": "0.0.0.0", "insecure": True}, "evil.example", False),
+        ({"host": "0.0.0.0", "insecure": True}, "192.168.1.5:8892", True),
+        ({"host": "0.0.0.0", "insecure": True}, "[fe80::1]:8892", True),
+        ({"host": "0.0.0.0", "insecure": True}, socket.gethostname(), True),
+        ({"host": "0.0.0.0", "insecure": True, "allowed_hosts": "gpu.lan, other"}, "gpu.lan:8892", True),
+        ({"host": "0.0.0.0", "api_key": "k"}, "gpu.example", True),
+        ({"host": "0.0.0.0", "api_key": "k"}, "gpu.example@evil", False),
+        ({"host": "127.0.0.1"}, "192.168.1.5", False),
+        ({"host": "127.0.0.1", "api_key": "k"}, "evil.example", False),
+    ],
+)
+def test_hosts_that_are_served(settings: dict[str, Any], host: str, served: bool) -> None:
+    """A foreign name that resolves to this machine is not (DNS rebinding)."""
+    hosts = ServedHosts(ServerSettings(**settings))
+    with contextlib.nullcontext() if served else pytest.raises(Forbidden):
+        hosts.check([host])
 
 
 def test_own_pages_may(server: Server) -> None:
@@ -148,7 +185,7 @@ def test_paths_inside_are_let_in(server: Server, generate: Callable[[str], httpx
 def test_no_paths_without_an_input_folder(start: Callable[..., Server]) -> None:
     reply = start().client.post("/generate", json={"prompt": "x", "audio": "speech.wav"})
     assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
-    assert "--input-dir" in reply.json()["error"]
+    assert "without an input folder" in reply.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +227,13 @@ def test_a_prompt_cannot_forge_a_log_line(server: Server) -> None:
     assert not any(line.startswith("[job] completed id=forged") for line in server.lines)
 
 
+def test_what_is_logged_of_a_path_is_printable_and_short(server: Server) -> None:
+    server.client.get("/nothing%1b[2J%1b]0;owned%07%c2%9b31m%e2%80%ae" + "x" * 10_000)
+    line = wait_for(lambda: next((line for line in server.lines if "nothing" in line), None), 5)
+    assert line.isprintable()
+    assert len(line) < 1200
+
+
 def bomb(width: int, height: int) -> bytes:
     """A png of a few bytes that claims a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -224,7 +268,8 @@ def test_malicious_files_are_refused_in_the_worker(strict: Server, which: str, c
     (folder / "secret.wav").write_bytes(wav())
     reply = strict.client.post("/generate", data={"prompt": "x", "num_frames": "9"}, files=files)
     assert reply.json()["code"] == code, reply.text
-    assert reply.status_code == (413 if "too" in code else 400)
+    assert reply.status_code == (413 if "too" in code else 422)
+    assert reply.json()["param"] == which
     resident = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{strict.process.pid}/status").read_text())
     assert resident is not None
     assert int(resident[1]) < 150 * 1024, "nothing was decoded in the server"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx_a2v.checkpoint import keys
+from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.errors import InvalidModel
 
@@ -29,7 +29,8 @@ class LoraFile:
     """By the name of the linear layer in the diffusers transformer."""
 
     @classmethod
-    def open(cls, path: Path, strength: float = 1.0) -> LoraFile:
+    def open(cls, path: Path, key_map: KeyMap, strength: float = 1.0) -> LoraFile:
+        """Raises `InvalidModel` for a file that is no LoRA of the transformer that `key_map` names."""
         file = SafetensorsFile.open(path)
         layers = {name.removesuffix(_DOWN) for name in file.tensors if name.endswith(_DOWN)}
         expected = {layer + suffix for layer in layers for suffix in (_DOWN, _UP)}
@@ -39,7 +40,7 @@ class LoraFile:
             raise InvalidModel(f"{path} is not a LoRA of lora_A/lora_B pairs: {what}.")
         pairs = {}
         for layer in sorted(layers):
-            name = keys.LORA.to_module(layer)
+            name = key_map.to_module(layer)
             if name is None:
                 raise InvalidModel(f"{path} is a LoRA for another model: {layer!r} is no layer of LTX-2's transformer.")
             pair = LoraPair(file.tensors[layer + _DOWN], file.tensors[layer + _UP])

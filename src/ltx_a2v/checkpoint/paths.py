@@ -47,7 +47,7 @@ class ModelPaths:
             return Path(given) if given else _only(what, field, found, folder)
 
         return cls(
-            given_or_only(checkpoint, "checkpoint (ltx-2.3-*.safetensors)", "checkpoint_path", checkpoints),
+            given_or_only(checkpoint, "checkpoint (ltx-*.safetensors)", "checkpoint_path", checkpoints),
             given_or_only(
                 distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "distilled_lora_path", loras
             ),

@@ -1,4 +1,4 @@
-"""Settings as flags of the command line."""
+"""Requests and settings as flags of the command line, and back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ltx_a2v.request import GenerationRequest, Guidance, flag_of
-from ltx_a2v.settings.defaults import Settings
+from ltx_a2v.settings.base import Settings
+from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.server import ServerSettings
 
 ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG, --no-flag is LTX_A2V_FLAG=0"
@@ -20,7 +22,23 @@ ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def add_setting_arguments(parser: argparse.ArgumentParser, settings: type[Settings], title: str) -> None:
+def add_request_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -> None:
+    """One flag per field of a request, or of those in `only`, and of its guidance."""
+    _add_field_flags(parser, GenerationRequest, "request", only)
+    _add_field_flags(parser, Guidance, "guidance")
+
+
+def request_from(arguments: argparse.Namespace, **defaults: object) -> GenerationRequest:
+    """`defaults` are of this command, where no flag was given. Raises `InvalidRequest`."""
+    guidance = Guidance(**_fields(arguments, "guidance"))
+    return GenerationRequest(**{**defaults, **_fields(arguments, "request"), "guidance": guidance})
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    add_setting_flags(parser, ModelSettings, "model, device and loading")
+
+
+def add_setting_flags(parser: argparse.ArgumentParser, settings: type[Settings], title: str) -> None:
     """One flag per field that the class adds to its base.
 
     A flag that is not given is absent from the namespace, so that the environment speaks.
@@ -46,6 +64,35 @@ def flag_name(field: str) -> str:
 def settings_from(arguments: argparse.Namespace, settings: type[SettingsT]) -> SettingsT:
     """Raises `InvalidRequest`."""
     return settings(**{name: value for name, value in vars(arguments).items() if name in settings.model_fields})
+
+
+def _add_field_flags(
+    parser: argparse.ArgumentParser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()
+) -> None:
+    """Text is left for the model to read and judge."""
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        if not _extra(field) or (only and name not in only):
+            continue
+        shown = "" if field.is_required() or field.default is None else f" (default: {_shown(field.default)})"
+        group.add_argument(
+            flag_of(model, name),
+            dest=f"{title}.{name}",
+            required=field.is_required(),
+            default=argparse.SUPPRESS,
+            metavar="N" if name == "stg_blocks" else name.upper(),
+            nargs="*" if name == "stg_blocks" else None,
+            help=f"{field.description}{shown}".replace("%", "%%"),
+        )
+
+
+def _shown(default: Any) -> str:
+    return default if len(str(default)) < 60 else f"{str(default)[:50]} ..."
+
+
+def _fields(arguments: argparse.Namespace, title: str) -> dict[str, Any]:
+    given = vars(arguments).items()
+    return {name.removeprefix(f"{title}."): value for name, value in given if name.startswith(f"{title}.")}
 
 
 def _argument(field: FieldInfo) -> dict[str, Any]:

@@ -23,6 +23,8 @@ LADDER = ("5GiB", "8GiB", "12GiB", "16GiB", "24GiB", "32GiB", "48GiB", "unlimite
 
 @dataclass(frozen=True)
 class Row:
+    """The plan of one mode within one budget, or why there is none."""
+
     mode: str
     budget: str
     plan: Plan | None
@@ -142,7 +144,7 @@ def _shared_notes(rows: list[Row]) -> dict[str, list[str]]:
 def _said(speeds: Speeds) -> str:
     sample = "one block and a piece of the decoder"
     sample += ", on fewer frames than the video has" if speeds.extrapolated else ", at full size"
-    copies = "run beside computing" if speeds.overlaps else "and computing take turns"
+    copies = "run while the device computes" if speeds.overlaps else "and computing take turns"
     return (
         f"measured here: reading {_rate(speeds.read)}, copying to the device {_rate(speeds.copy)}, {sample}. "
         f"Estimated from that: steps, decoding and the text encoder; copies {copies}. Left out: the encoders of "

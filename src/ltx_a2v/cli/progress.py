@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import closing
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -18,10 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ltx_a2v.events import Event, Notice, PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
+
+Result = TypeVar("Result")
 
 
 class Display(Protocol):
+    """Shows events while it is open."""
+
     def __enter__(self) -> Display: ...
 
     def __exit__(
@@ -36,7 +42,29 @@ def progress_on_stderr() -> Display:
     return _Bars(console) if console.is_terminal else _Lines(console)
 
 
+def watch(events: Generator[Event]) -> GenerationResult:
+    """Show the events on stderr until the last one."""
+    with closing(events) as stream, progress_on_stderr() as display:
+        for event in stream:
+            if isinstance(event, Done):
+                return event.result
+            display.show(event)
+    raise AssertionError("a generation ends with Done")
+
+
+def show(work: Generator[Event, None, Result]) -> Result:
+    """Show the events of `work` on stderr; what it returns."""
+    with closing(work) as stream, progress_on_stderr() as display:
+        while True:
+            try:
+                display.show(next(stream))
+            except StopIteration as end:
+                return cast("Result", end.value)
+
+
 class _Bars:
+    """A bar per phase, on a terminal."""
+
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
@@ -75,6 +103,8 @@ class _Bars:
 
 
 class _Lines:
+    """A line per step, in a log."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = 0.0

@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.checkpoint.keys import AS_IN_FILE, KeyMap
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
@@ -23,15 +21,17 @@ from ltx_a2v.conversion.report import ConversionReport, LayerError
 from ltx_a2v.errors import InvalidMode, InvalidModel, InvalidOutput, OutOfMemory, named
 from ltx_a2v.events import StepFinished
 from ltx_a2v.media.output_file import check_output_file
-from ltx_a2v.model.files import split_checkpoint
-from ltx_a2v.model.recipe import Recipe, split
+from ltx_a2v.model.files import open_config, split_checkpoint
 from ltx_a2v.networks import text, transformer
 from ltx_a2v.phases import PhaseLog, Work
-from ltx_a2v.quantization.choose import ChosenPolicies, Stored, choose_policies, read_stored, write_stored
+from ltx_a2v.quantization.choose import Stored, choose_policies, read_stored, write_stored
 from ltx_a2v.quantization.errors_report import squared_error
 from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.quantization.unquantized import UnquantizedLinear
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.versions import Covered, ModelConfig
 
 OTHERS = "others"
 """What the transformer and the connectors do not hold: VAEs, vocoder."""
@@ -63,9 +63,6 @@ def quantize_file(
         raise OutOfMemory(f"{chosen} ran out of memory; free some, or use {named('device')} cpu.") from error
 
 
-_UNCHANGED = KeyMap(prefixes=(("", ""),))
-
-
 @dataclass(frozen=True)
 class _Source:
     """A tensor of the checkpoint, by its name in its network, and the network's way with it."""
@@ -74,7 +71,7 @@ class _Source:
     name: str
     entry: TensorEntry
     policy: QuantizationPolicy | None = None
-    key_map: KeyMap = _UNCHANGED
+    key_map: KeyMap = AS_IN_FILE
 
     def stored(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What is written for it, by the names of the file."""
@@ -108,30 +105,27 @@ class _Plan:
 
 def _plan(path: Path, mode: str, keep_bf16_blocks: frozenset[int]) -> _Plan:
     file = SafetensorsFile.open(path)
-    config = ModelConfig.of(file)
+    config = open_config(file)
     entries = split_checkpoint(file, config)
-    policies = _choose(path, mode, keep_bf16_blocks, read_stored(path, file.metadata), entries)
-    dtype = torch.bfloat16  # of modules that never compute
+    transformer_policy, connectors_policy = _choose(
+        path, mode, keep_bf16_blocks, read_stored(path, file.metadata), entries, config.version.covered
+    )
+    hidden_states = _hidden_states(path, config, entries)
     networks = {
-        "transformer": (
-            keys.TRANSFORMER,
-            policies.transformer,
-            transformer.transformer_recipe(config, entries["transformer"], dtype, policies.transformer),
-        ),
+        "transformer": (transformer.transformer_blueprint(config, entries["transformer"]), transformer_policy),
         "connectors": (
-            keys.CONNECTORS,
-            policies.connectors,
-            text.connectors_recipe(
-                config, _hidden_states(path, config, entries), entries["connectors"], dtype, policies.connectors
-            ),
+            text.connectors_blueprint(config, hidden_states, entries["connectors"]),
+            connectors_policy,
         ),
     }
     pieces: list[list[_Source]] = []
     taken: set[str] = set()
-    for network, (key_map, policy, recipe) in networks.items():
-        for names in _in_execution_order(recipe):
-            pieces.append([_Source(network, name, recipe.entries[name], policy, key_map) for name in names])
-            taken.update(recipe.entries[name].name for name in names)
+    for network, (blueprint, policy) in networks.items():
+        for names in _in_execution_order(blueprint, policy):
+            pieces.append(
+                [_Source(network, name, blueprint.entries[name], policy, blueprint.key_map) for name in names]
+            )
+            taken.update(blueprint.entries[name].name for name in names)
     pieces.append([_Source(OTHERS, name, entry) for name, entry in file.tensors.items() if name not in taken])
     stored = Stored(mode, keep_bf16_blocks)
     return _Plan(stored, {**file.metadata, **write_stored(stored)}, [piece for piece in pieces if piece])
@@ -143,14 +137,15 @@ def _choose(
     keep_bf16_blocks: frozenset[int],
     stored: Stored | None,
     entries: dict[str, dict[str, TensorEntry]],
-) -> ChosenPolicies:
-    def policies(wanted: str | None, kept: frozenset[int]) -> ChosenPolicies:
-        return choose_policies(wanted, kept, path, stored, entries["transformer"], entries["connectors"])
+    covered: Covered,
+) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+    def policies(wanted: str | None, kept: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+        return choose_policies(wanted, kept, path, stored, entries["transformer"], entries["connectors"], covered)
 
     if mode == "none":
         others = ", ".join(name for name in MODES if name != mode)
         raise InvalidMode(f"The mode none leaves the weights as they are: choose one of {others}.")
-    if stored is not None or policies(None, frozenset()).already_converted:
+    if stored is not None or policies(None, frozenset())[0].already_stored:
         how = f"as {stored.mode}" if stored else "to fp8 with scales"
         raise InvalidModel(f"{path} is quantized already, {how}: give the bf16 checkpoint.")
     return policies(mode, keep_bf16_blocks)
@@ -161,15 +156,14 @@ def _hidden_states(path: Path, config: ModelConfig, entries: dict[str, dict[str,
     projection = entries["connectors"].get("video_text_proj_in.weight")
     if projection is None:
         raise InvalidModel(f"{path} has no text connectors; give the file that holds transformer and connectors.")
-    return int(projection.shape[-1] // config.connectors_arguments(1)["caption_channels"])
+    return int(projection.shape[-1] // config.caption_channels)
 
 
-def _in_execution_order(recipe: Recipe) -> Iterable[list[str]]:
+def _in_execution_order(blueprint: Blueprint, policy: QuantizationPolicy) -> Iterable[tuple[str, ...]]:
     """The names of the rest of the network, then of each block; checks that the file has them, and the mode."""
-    recipe.check()
-    recipe.build()
-    rest, blocks, _ = split(recipe, recipe.make())
-    return [[tensor.name for tensor in loaded.part.layout.fields] for loaded in (rest, *blocks)]
+    TensorLoader(blueprint, torch.bfloat16, policy).check()
+    rest, blocks = blueprint.split(blueprint.make())
+    return [piece.names for piece in (rest, *blocks)]
 
 
 def _check_output(source: Path, output: Path) -> None:

@@ -40,7 +40,7 @@ UNGUIDED = Guidance(cfg=1.0, stg=0.0, stg_blocks=(), modality=1.0, rescale=0.0)
 
 
 def combine(predictions: Mapping[Pass, Tensor], guidance: Guidance) -> Tensor:
-    """x0 predictions of the passes, [1, tokens, 128] each -> the guided one, in their dtype."""
+    """x0 predictions of the passes, [1, tokens, channels] each -> the guided one, in their dtype."""
     positive = predictions[Pass.POSITIVE].float()
     weights = {
         Pass.NEGATIVE: guidance.cfg - 1,

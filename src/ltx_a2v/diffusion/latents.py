@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ltx_a2v.versions import LatentLayout
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class LatentGrid:
     width: int
 
     @classmethod
-    def of_video(cls, num_frames: int, height: int, width: int) -> LatentGrid:
-        return cls((num_frames - 1) // TEMPORAL_FACTOR + 1, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+    def of_video(cls, num_frames: int, height: int, width: int, layout: LatentLayout) -> LatentGrid:
+        """Of a video with frames of `height` x `width` pixels, which fit the layout."""
+        cell = layout.spatial_factor
+        return cls((num_frames - 1) // layout.temporal_factor + 1, height // cell, width // cell)
 
     @property
     def frame_tokens(self) -> int:
@@ -46,7 +48,7 @@ class LatentGrid:
 
 @dataclass(frozen=True)
 class StageLatent:
-    """What a stage starts from. `noisy` and `clean` are [1, tokens, 128]; `mask` is [1, frames, 1, 1] float32: 1 where
+    """What a stage starts from. `noisy` and `clean` are [1, tokens, C]; `mask` is [1, frames, 1, 1] float32: 1 where
     the sampler may change the latent, 1 - strength in the frame that the picture gave."""
 
     grid: LatentGrid
@@ -68,7 +70,7 @@ def start_stage(
     generator: torch.Generator | None,
     audio_tokens: Tensor,
 ) -> StageLatent:
-    """Noise the `initial` latent [1, 128, F, H, W] and hold the `picture`'s latent [1, 128, 1, H, W] in frame 0.
+    """Noise the `initial` latent [1, C, F, H, W] and hold the `picture`'s latent [1, C, 1, H, W] in frame 0.
 
     `noisy = clean (1 - mask) + mask (initial (1 - scale) + noise scale)` (reference: `GaussianNoiser`).
     """

@@ -14,7 +14,7 @@ from ltx_a2v.request import Guidance
 
 
 def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Tensor]:
-    """Yield the packed latent [1, tokens, 128] after every step; the last one is the stage's result.
+    """Yield the packed latent [1, tokens, channels] after every step; the last one is the stage's result.
 
     `sigmas` [steps + 1] stay on the CPU in float32, in which the reference computes with them.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware import driver
+from ltx_a2v.hardware.host_memory import host_memory_total
 from ltx_a2v.settings.defaults import VRAM_HEADROOM
 from ltx_a2v.settings.units import parse_bytes
 
@@ -77,12 +77,12 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
-def beside(others: str, device: torch.device, headroom: int) -> str:
+def left_by_others(others: str, device: torch.device, headroom: int) -> str:
     """The budget that is left where other services need `others` of the device's memory; raises `InvalidRequest`."""
     total, needed = total_memory(device), parse_bytes(others, "coexist")
     left = total - needed - headroom
     if left <= 0:
-        reason = f"leaves nothing of this device's {gib(total)}, less {gib(headroom)} of headroom; give less"
+        reason = f"leaves nothing of this device's {gib(total)} with {gib(headroom)} of headroom; give less"
         raise InvalidRequest("coexist", others, reason)
     return f"{left / GIB:.2f}GiB"
 
@@ -94,19 +94,6 @@ def total_memory(device: torch.device) -> int:
     import torch
 
     return int(torch.cuda.mem_get_info(device)[1])
-
-
-def host_memory_available() -> int:
-    return _meminfo("MemAvailable")
-
-
-def host_memory_total() -> int:
-    return _meminfo("MemTotal")
-
-
-def _meminfo(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(found[1]) * 1024 if found else 0
 
 
 def at_least(count: int) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidImage, named
-from ltx_a2v.settings.defaults import MAX_IMAGE_ASPECT, MAX_IMAGE_PIXELS
+from ltx_a2v.settings.defaults import MAX_IMAGE_ASPECT, MAX_IMAGE_PIXELS, REDUCED_IMAGE_PIXELS
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO")
 """Of Pillow's, those that are pictures: EPS and the like would start other programs."""
@@ -55,13 +55,31 @@ def _decode(path: Path) -> npt.NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             with _open(path) as image:
                 _check_size(image, path)
+                half = _half(image)
+                if half is not None and image.format == "JPEG":
+                    image.draft(image.mode, half)
                 image.load()
-                return np.array(_to_srgb(_upright(image)))
+                colours = _to_srgb(_upright(image))
+                # A JPEG was decoded at half its size already.
+                return np.array(colours.reduce(2) if half is not None and image.size != half else colours)
     except Image.DecompressionBombError:
         raise InvalidImage(_too_large(path)) from None
-    # What Pillow's decoders raise on damaged files, a truncated one included.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise InvalidImage(f"The image {path} is damaged ({error}); save it anew or give another.") from error
+    except InvalidImage:
+        raise
+    # On a damaged file Pillow's decoders raise nearly anything, MemoryError for a length that is not true included.
+    except Exception as error:
+        raise InvalidImage(f"The image {path} is damaged ({_reason(error)}); save it again or give another.") from error
+
+
+def _half(image: Image.Image) -> tuple[int, int] | None:
+    """The size at which a picture that is needlessly large is decoded."""
+    if image.width * image.height <= REDUCED_IMAGE_PIXELS:
+        return None
+    return -(-image.width // 2), -(-image.height // 2)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _open(path: Path) -> Image.Image:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.lora import LoraFile
-from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.transformer import BLOCKS
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.residency.loader import TensorLoader, Unchanged
 
 DISTILLED_LORA = "distilled"
 """The name of the network that holds the factors of stage 2's LoRA."""
@@ -63,20 +64,28 @@ class Adapters(nn.Module):
                 hook.remove()
 
 
-def adapters_recipe(file: LoraFile, num_blocks: int, dtype: torch.dtype) -> Recipe:
+def adapters_loader(file: LoraFile, num_blocks: int, dtype: torch.dtype) -> TensorLoader:
     entries = {}
     for layer, pair in file.pairs.items():
         prefix = f"{_home(layer)}.{_key(layer)}"
         entries[f"{prefix}.down"], entries[f"{prefix}.up"] = pair.down, pair.up
 
-    def with_strength(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-        yield name, tensor * file.strength if name.endswith(".up") else tensor
-
     def make() -> Adapters:
         with torch.device("meta"):
             return Adapters(file, num_blocks)
 
-    return Recipe(f"LoRA {file.path.name}", make, entries, dtype, convert=with_strength, block_lists=(BLOCKS,))
+    blueprint = Blueprint(f"LoRA {file.path.name}", make, entries, block_lists=(BLOCKS,))
+    return TensorLoader(blueprint, dtype, _WithStrength(file.strength))
+
+
+class _WithStrength(Unchanged):
+    """Multiplies the strength into one factor of each pair."""
+
+    def __init__(self, strength: float) -> None:
+        self._strength = strength
+
+    def convert(self, name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+        return [(name, tensor * self._strength if name.endswith(".up") else tensor)]
 
 
 def _home(layer: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.versions import ModelConfig
 
 Blocks = Callable[[], Iterable[Any]]
 """One sweep: the transformer's blocks in order, each ready to compute until the next one is asked for."""

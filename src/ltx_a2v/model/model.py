@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -10,19 +10,23 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig, usable_config
+from ltx_a2v.checkpoint.config import usable_config
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
-from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_recipe
+from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_loader
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.placed import PlacedModel
-from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
-from ltx_a2v.quantization.choose import ChosenPolicies, choose_policies
+from ltx_a2v.quantization.choose import choose_policies
+from ltx_a2v.quantization.covered import Coverage
 from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.residency.network import Network, Placement
 from ltx_a2v.residency.sizes import Sizes
 from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.versions import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     options: LoadOptions
-    policies: ChosenPolicies
+    transformer_policy: QuantizationPolicy
+    connectors_policy: QuantizationPolicy
     text_policy: QuantizationPolicy
-    recipes: Mapping[str, Recipe]
+    loaders: Mapping[str, TensorLoader]
     on_meta: Mapping[str, nn.Module]
     """Every network's module without memory, to plan with; nothing is ever loaded into these."""
     networks: Mapping[str, Network]
@@ -49,22 +54,36 @@ class Model:
         Raises `InvalidModel` or `InvalidMode` when the files do not hold what the options want.
         """
         options = options or LoadOptions()
-        policies = choose_policies(
+        transformer_policy, connectors_policy = choose_policies(
             options.transformer_quantization,
             options.keep_bf16_blocks,
             files.paths.checkpoint,
             files.stored,
             files.transformer,
             files.connectors,
+            files.config.version.covered,
         )
-        text_policy = QuantizationPolicy.for_text_encoder(options.text_encoder_quantization)
-        for policy in (policies.transformer, text_policy):
+        text_policy = QuantizationPolicy.for_text_encoder(
+            options.text_encoder_quantization, Coverage.of(files.config.version.covered.text_encoder)
+        )
+        for policy in (transformer_policy, text_policy):
             policy.check_device(device)
         loras = _open_loras(files, options)
-        recipes = _make_recipes(files, dtype, policies, text_policy, loras)
-        on_meta = _checked_modules(files, recipes, loras)
-        networks = {name: Network(recipe, device) for name, recipe in recipes.items()}
-        return cls(files, device, dtype, options, policies, text_policy, recipes, on_meta, networks)
+        loaders = _make_loaders(files, dtype, transformer_policy, connectors_policy, text_policy, loras)
+        on_meta = _checked_modules(files, loaders, loras)
+        networks = {name: Network(loader, device) for name, loader in loaders.items()}
+        return cls(
+            files,
+            device,
+            dtype,
+            options,
+            transformer_policy,
+            connectors_policy,
+            text_policy,
+            loaders,
+            on_meta,
+            networks,
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -72,11 +91,11 @@ class Model:
 
     @property
     def style_loras(self) -> tuple[str, ...]:
-        return tuple(name for name in self.recipes if name.startswith("lora "))
+        return tuple(name for name in self.loaders if name.startswith("lora "))
 
     @cached_property
     def sizes(self) -> Mapping[str, Sizes]:
-        return {name: _sizes_of(recipe, self.on_meta[name]) for name, recipe in self.recipes.items()}
+        return {name: _sizes_of(loader, self.on_meta[name]) for name, loader in self.loaders.items()}
 
     @property
     def host_bytes(self) -> int:
@@ -97,71 +116,68 @@ class Model:
 
 def _open_loras(files: ModelFiles, options: LoadOptions) -> dict[str, LoraFile]:
     """The style LoRAs in the order given, then the distilled one."""
-    styles = {f"lora {i}": LoraFile.open(lora.path, lora.strength) for i, lora in enumerate(options.loras)}
+    keys = files.config.version.keys.lora
+    styles = {f"lora {i}": LoraFile.open(lora.path, keys, lora.strength) for i, lora in enumerate(options.loras)}
     return {**styles, DISTILLED_LORA: files.distilled_lora}
 
 
-def _make_recipes(
+def _make_loaders(
     files: ModelFiles,
     dtype: torch.dtype,
-    policies: ChosenPolicies,
+    transformer_policy: QuantizationPolicy,
+    connectors_policy: QuantizationPolicy,
     text_policy: QuantizationPolicy,
     loras: Mapping[str, LoraFile],
-) -> dict[str, Recipe]:
-    config = files.config
+) -> dict[str, TensorLoader]:
+    config, keys = files.config, files.config.version.keys
     vae_keys = keys.video_vae(config.vae_stages)
     encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
+    connectors = text.connectors_blueprint(config, text.hidden_state_count(files.gemma), files.connectors)
+    denoiser = transformer.transformer_blueprint(config, files.transformer)
+
+    def plain(name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap) -> TensorLoader:
+        return TensorLoader(Blueprint(name, make, entries, key_map), dtype)
+
     return {
-        "text_encoder": text.gemma_recipe(files.gemma, dtype, text_policy),
-        "connectors": text.connectors_recipe(
-            config,
-            text.hidden_state_count(files.gemma),
-            files.connectors,
-            dtype,
-            policies.connectors,
-            policies.already_converted,
-        ),
-        "audio_encoder": Recipe(
+        "text_encoder": TensorLoader(text.gemma_blueprint(files.gemma), dtype, text_policy),
+        "connectors": TensorLoader(connectors, dtype, connectors_policy),
+        "audio_encoder": plain(
             "audio encoder",
             lambda: audio_vae.build_audio_encoder(config),
             files.audio_encoder,
-            dtype,
-            key_map=keys.AUDIO_ENCODER,
+            keys.audio_encoder,
         ),
-        "video_encoder": Recipe(
-            "video encoder", lambda: video_vae.build_video_encoder(config), encoder, dtype, key_map=vae_keys
+        "video_encoder": plain("video encoder", lambda: video_vae.build_video_encoder(config), encoder, vae_keys),
+        "transformer": TensorLoader(denoiser, dtype, transformer_policy),
+        "upsampler": plain(
+            "upsampler",
+            lambda: upsampler.build_upsampler(files.upsampler_arguments),
+            files.upsampler,
+            keys.upsampler,
         ),
-        "transformer": transformer.transformer_recipe(
-            config, files.transformer, dtype, policies.transformer, policies.already_converted
-        ),
-        "upsampler": Recipe(
-            "upsampler", lambda: upsampler.build_upsampler(files.upsampler_arguments), files.upsampler, dtype
-        ),
-        "video_decoder": Recipe(
-            "video decoder", lambda: video_vae.build_video_decoder(config), decoder, dtype, key_map=vae_keys
-        ),
-        **{name: adapters_recipe(file, config.num_layers, dtype) for name, file in loras.items()},
+        "video_decoder": plain("video decoder", lambda: video_vae.build_video_decoder(config), decoder, vae_keys),
+        **{name: adapters_loader(file, config.num_layers, dtype) for name, file in loras.items()},
     }
 
 
 def _checked_modules(
-    files: ModelFiles, recipes: Mapping[str, Recipe], loras: Mapping[str, LoraFile]
+    files: ModelFiles, loaders: Mapping[str, TensorLoader], loras: Mapping[str, LoraFile]
 ) -> dict[str, nn.Module]:
     """Every network on `meta`. Raises `InvalidModel` where a file does not hold exactly the network's tensors."""
     described_by = {"text_encoder": files.gemma.root / "config.json", "upsampler": files.paths.spatial_upsampler}
     modules = {}
-    for name, recipe in recipes.items():
+    for name, loader in loaders.items():
         if name not in loras:
             with usable_config(described_by.get(name, files.paths.checkpoint)):
-                modules[name] = recipe.check()
+                modules[name] = loader.check()
     shapes = transformer.linear_shapes(modules["transformer"])
     for name, lora in loras.items():
         lora.check_fits(shapes)
-        modules[name] = recipes[name].check()
+        modules[name] = loaders[name].check()
     text.check_tokenizer(files.gemma)
     return modules
 
 
-def _sizes_of(recipe: Recipe, module: nn.Module) -> Sizes:
-    rest, parts, _ = split(recipe, module)
-    return Sizes(rest.part.layout.nbytes, tuple(part.part.layout.nbytes for part in parts), recipe.reading(module))
+def _sizes_of(loader: TensorLoader, module: nn.Module) -> Sizes:
+    rest, blocks = loader.blueprint.split(module)
+    return Sizes(rest.nbytes, tuple(block.nbytes for block in blocks), loader.reading(module))

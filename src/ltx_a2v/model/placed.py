@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
-from ltx_a2v.residency.network import Loaded, Placement, sweep_together
+from ltx_a2v.residency.network import Placement
+from ltx_a2v.residency.stream import BlockStream, sweep_together
+from ltx_a2v.versions import ModelConfig
 
 if TYPE_CHECKING:
     from ltx_a2v.model.model import Model
@@ -62,12 +63,12 @@ class PlacedModel:
             yield module
 
     @contextmanager
-    def transformer(self) -> Iterator[Loaded]:
+    def transformer(self) -> Iterator[BlockStream]:
         with self._load("transformer") as loaded:
             yield loaded
 
     @contextmanager
-    def adapted(self, transformer: Loaded, distilled: bool, sweeps: int) -> Iterator[Blocks]:
+    def adapted(self, transformer: BlockStream, distilled: bool, sweeps: int) -> Iterator[Blocks]:
         names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
         with ExitStack() as stack:
             adapters = [stack.enter_context(self._load(name)) for name in names]
@@ -87,7 +88,7 @@ class PlacedModel:
                 self._model.networks[name].preload(placement)
 
     @contextmanager
-    def _load(self, name: str) -> Iterator[Loaded]:
+    def _load(self, name: str) -> Iterator[BlockStream]:
         with self._model.networks[name].use(self._placements.get(name, Placement())) as loaded:
             yield loaded
 

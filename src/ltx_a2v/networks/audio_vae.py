@@ -6,9 +6,8 @@ import torch
 from diffusers import AutoencoderKLLTX2Audio
 from torch import Tensor, nn
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.settings.defaults import AUDIO_LATENTS_PER_SECOND
+from ltx_a2v.versions import ModelConfig
 
 
 class AudioEncoder(nn.Module):
@@ -19,7 +18,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        vae = AutoencoderKLLTX2Audio(**config.audio_vae_arguments())
+        vae = AutoencoderKLLTX2Audio(**config.audio_vae)
         self.encoder = vae.encoder
         self.register_buffer("latents_mean", vae.latents_mean)
         self.register_buffer("latents_std", vae.latents_std)
@@ -48,9 +47,9 @@ def build_audio_encoder(config: ModelConfig) -> AudioEncoder:
     return on_meta(AudioEncoder, config=config)
 
 
-def latent_steps(seconds: float) -> int:
+def latent_steps(seconds: float, per_second: int) -> int:
     """At least one, for a single frame at a high rate as well."""
-    return max(1, round(AUDIO_LATENTS_PER_SECOND * seconds))
+    return max(1, round(per_second * seconds))
 
 
 def fit_length(latent: Tensor, length: int) -> Tensor:

@@ -9,25 +9,24 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig, first_line
+from ltx_a2v.checkpoint.config import first_line
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
-from ltx_a2v.model.files import Entries, GemmaFiles
-from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.versions import ModelConfig
 
-MAX_TOKENS = 1024
 EMBEDDING = "embed_tokens.weight"
 CONNECTOR_BLOCKS = ("video_connector.transformer_blocks", "audio_connector.transformer_blocks")
 
 
 class Tokens(NamedTuple):
     ids: Tensor
-    """[1, 1024], padded on the left."""
+    """[1, length], padded on the left."""
     mask: Tensor
-    """[1, 1024], 1 where there is text."""
+    """[1, length], 1 where there is text."""
     truncated: bool
 
 
@@ -35,9 +34,9 @@ class Context(NamedTuple):
     """What the transformer's text cross-attention sees."""
 
     video: Tensor
-    """[1, 1024, 4096]"""
+    """[1, tokens, video dim]"""
     audio: Tensor
-    """[1, 1024, 2048]"""
+    """[1, tokens, audio dim]"""
 
 
 def load_tokenizer(gemma: GemmaFiles) -> Any:
@@ -63,13 +62,13 @@ def check_tokenizer(gemma: GemmaFiles) -> None:
         )
 
 
-def tokenize(tokenizer: Any, text: str) -> Tokens:
-    """Padded on the left to 1024, always beginning with <bos> (reference: `LTXGemmaTokenizer`)."""
+def tokenize(tokenizer: Any, text: str, length: int) -> Tokens:
+    """Always beginning with <bos>; cut to `length` tokens, or padded on the left (reference: `LTXGemmaTokenizer`)."""
     ids = list(tokenizer(text.strip(), padding=False).input_ids)
     if ids[:1] != [tokenizer.bos_token_id]:
         ids = [tokenizer.bos_token_id, *ids]
-    truncated, ids = len(ids) > MAX_TOKENS, ids[:MAX_TOKENS]
-    padding = MAX_TOKENS - len(ids)
+    truncated, ids = len(ids) > length, ids[:length]
+    padding = length - len(ids)
     return Tokens(
         ids=torch.tensor([[tokenizer.pad_token_id] * padding + ids]),
         mask=torch.tensor([[0] * padding + [1] * len(ids)]),
@@ -83,17 +82,14 @@ def build_gemma(gemma: GemmaFiles) -> Gemma3TextModel:
     return on_meta(Gemma3TextModel, config=config)
 
 
-def gemma_recipe(gemma: GemmaFiles, dtype: torch.dtype, policy: QuantizationPolicy) -> Recipe:
-    return Recipe(
+def gemma_blueprint(gemma: GemmaFiles) -> Blueprint:
+    return Blueprint(
         "text encoder",
         lambda: build_gemma(gemma),
         gemma.entries,
-        dtype,
-        policy.apply,
-        policy.convert,
+        gemma.key_map,
         block_lists=("layers",),
         left_out=(EMBEDDING,),
-        key_map=gemma.key_map,
     )
 
 
@@ -103,10 +99,10 @@ def finish_gemma(model: Gemma3TextModel, device: torch.device) -> None:
 
 
 def embed(gemma: GemmaFiles, tokens: Tokens, dtype: torch.dtype) -> Tensor:
-    """Token embeddings [1, 1024, 3840] in `dtype`, on the CPU.
+    """Token embeddings [1, tokens, hidden size] in `dtype`, on the CPU.
 
     Only the rows that occur are read: the table's 2 GB never need to be in memory. Scaled as Gemma does it, by
-    sqrt(3840) rounded to `dtype`.
+    the root of the hidden size rounded to `dtype`.
     """
     entry = gemma.entries[EMBEDDING]
     rows = read_rows(entry, tokens.ids[0].tolist()).to(dtype)
@@ -122,29 +118,18 @@ def build_connectors(config: ModelConfig, hidden_states: int) -> LTX2TextConnect
     return on_meta(LTX2TextConnectors, **config.connectors_arguments(hidden_states))
 
 
-def connectors_recipe(
-    config: ModelConfig,
-    hidden_states: int,
-    entries: Entries,
-    dtype: torch.dtype,
-    policy: QuantizationPolicy,
-    already_converted: bool = False,
-) -> Recipe:
-    return Recipe(
+def connectors_blueprint(config: ModelConfig, hidden_states: int, entries: Entries) -> Blueprint:
+    return Blueprint(
         "text connectors",
         lambda: build_connectors(config, hidden_states),
         entries,
-        dtype,
-        policy.apply,
-        policy.convert,
-        already_converted,
+        config.version.keys.connectors,
         CONNECTOR_BLOCKS,
-        key_map=keys.CONNECTORS,
     )
 
 
 def encode_text(gemma: Gemma3TextModel, embeddings: Tensor, tokens: Tokens) -> Tensor:
-    """All hidden states, [1, 1024, 3840, 49] (the last one after the final norm)."""
+    """All hidden states, [1, tokens, hidden size, layers + 1] (the last one after the final norm)."""
     output = gemma(
         inputs_embeds=embeddings,
         attention_mask=tokens.mask.to(embeddings.device),

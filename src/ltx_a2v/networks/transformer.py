@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
-from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.model.files import Entries
-from ltx_a2v.model.recipe import Recipe
+from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.residency.blueprint import Blueprint
+from ltx_a2v.versions import ModelConfig
 
 BLOCKS = "transformer_blocks"
 
 
 def build_transformer(config: ModelConfig) -> LTX2VideoTransformer3DModel:
-    return on_meta(LTX2VideoTransformer3DModel, **config.transformer_arguments())
+    return on_meta(LTX2VideoTransformer3DModel, **config.transformer)
 
 
-def transformer_recipe(
-    config: ModelConfig,
-    entries: Entries,
-    dtype: torch.dtype,
-    policy: QuantizationPolicy,
-    already_converted: bool = False,
-) -> Recipe:
-    return Recipe(
-        "transformer",
-        lambda: build_transformer(config),
-        entries,
-        dtype,
-        policy.apply,
-        policy.convert,
-        already_converted,
-        (BLOCKS,),
-        key_map=keys.TRANSFORMER,
-    )
+def transformer_blueprint(config: ModelConfig, entries: Entries) -> Blueprint:
+    keys = config.version.keys.transformer
+    return Blueprint("transformer", lambda: build_transformer(config), entries, keys, (BLOCKS,))
 
 
 def linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, ...]]:

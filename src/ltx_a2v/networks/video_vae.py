@@ -15,16 +15,16 @@ import torch
 from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
-from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.model.files import Entries
+from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.tiling import Span, spatial_spans, temporal_spans
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ltx_a2v.versions import ModelConfig, Tiling
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and deviation of each latent channel, [128]."""
+    """Mean and deviation of each latent channel, [C]."""
 
     mean: Tensor
     std: Tensor
@@ -46,7 +46,7 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        vae = AutoencoderKLLTX2Video(**config.video_vae)
         self.encoder = vae.encoder
         self.register_buffer("latents_mean", vae.latents_mean)
         self.register_buffer("latents_std", vae.latents_std)
@@ -56,7 +56,7 @@ class VideoEncoder(nn.Module):
         return ChannelStatistics(self.latents_mean, self.latents_std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[1, 3, F, H, W] in [-1, 1] -> normalised mean [1, 128, F', H/32, W/32]."""
+        """[1, 3, F, H, W] in [-1, 1] -> normalised mean [1, C, F', H', W']."""
         mean = self.encoder(pixels)[:, : self.latents_mean.numel()]
         return self.statistics.normalize(mean)
 
@@ -67,13 +67,13 @@ class VideoDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        vae = AutoencoderKLLTX2Video(**config.video_vae_arguments())
+        vae = AutoencoderKLLTX2Video(**config.video_vae)
         self.decoder = vae.decoder
         self.register_buffer("latents_mean", vae.latents_mean)
         self.register_buffer("latents_std", vae.latents_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Normalised [1, 128, F', H', W'] -> [1, 3, 8(F'-1)+1, 32H', 32W'] in about [-1, 1]."""
+        """Normalised [1, C, F', H', W'] -> [1, 3, F, H, W] in about [-1, 1]."""
         statistics = ChannelStatistics(self.latents_mean, self.latents_std)
         return self.decoder(statistics.denormalize(latent))
 
@@ -94,46 +94,8 @@ def decoder_entries(video_vae: Entries) -> Entries:
     return {name: entry for name, entry in video_vae.items() if not name.startswith("encoder.")}
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """Largest tile that is decoded at once and how much of it its neighbours share, in latent frames and cells."""
-
-    frames: int = 10
-    frames_overlap: int = 3
-    cells: int = 24
-    """Of the longer side; the shorter side's tile keeps the picture's shape."""
-    cells_overlap: int = 2
-
-    def temporal(self, frames: int) -> list[Span]:
-        """Pieces after the first start one latent frame early: a decoder takes what comes first as a single frame."""
-        pieces = spans(frames, self.frames, self.frames_overlap)
-        return pieces[:1] + [Span(piece.start - 1, piece.stop, piece.before + 1) for piece in pieces[1:]]
-
-    def spatial(self, length: int, longer: int) -> list[Span]:
-        size = max(self.cells_overlap + 1, round(self.cells * length / longer))
-        return spans(length, size, self.cells_overlap)
-
-
-@dataclass(frozen=True)
-class Span:
-    """[start, stop) along one axis, of which `before` are shared with the neighbour before."""
-
-    start: int
-    stop: int
-    before: int
-
-
-def spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cover `length` with pieces of `size` that share `overlap`; the last may be shorter."""
-    if length <= size:
-        return [Span(0, length, 0)]
-    stride = size - overlap
-    starts = range(0, length - overlap, stride)
-    return [Span(start, min(start + size, length), overlap if start else 0) for start in starts]
-
-
 def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
-    """Decode [1, 128, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last."""
+    """Decode [1, C, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last."""
     for piece in decode_pieces(decoder, latent, tiling):
         frames = to_8_bit(piece)
         del piece  # before the next is made
@@ -141,28 +103,34 @@ def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iter
 
 
 def decode_pieces(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
-    """Decode [1, 128, F', H', W'] and yield [1, 3, n, H, W] in float32, first to last.
+    """Decode [1, C, F', H', W'] and yield [1, 3, n, H, W] in float32, first to last.
 
     Only one piece, a tile of it and the frames shared by two pieces are held.
     """
     tail: Tensor | None = None
-    pieces = tiling.temporal(latent.shape[2])
+    pieces = temporal_spans(tiling, latent.shape[2])
     for i, piece in enumerate(pieces):
         frames = _decode_plane(decoder, latent[:, :, piece.start : piece.stop], tiling)
         if tail is not None:
             fade = torch.arange(tail.shape[2], device=tail.device) / tail.shape[2]
             _fade_in(tail, frames.narrow(2, 0, tail.shape[2]), fade, axis=2)
-        shared = TEMPORAL_FACTOR * (pieces[i + 1].before - 1) + 1 if i + 1 < len(pieces) else 0
+        shared = _frames_shared(frames.shape[2], piece, pieces[i + 1]) if i + 1 < len(pieces) else 0
         keep = frames.shape[2] - shared
         tail = frames[:, :, keep:].clone() if shared else None
         yield frames[:, :, :keep]
         del frames
 
 
+def _frames_shared(frames: int, piece: Span, following: Span) -> int:
+    """Frames that both pieces show; `frames` is how many the first has: one, and the same number per later latent."""
+    per_latent = (frames - 1) // (piece.stop - piece.start - 1)
+    return per_latent * (following.before - 1) + 1
+
+
 def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tensor:
     """All tiles of one temporal piece, put together: [1, 3, n, H, W] in float32."""
     height, width = latent.shape[3:]
-    rows, columns = (tiling.spatial(length, max(height, width)) for length in (height, width))
+    rows, columns = (spatial_spans(tiling, length, max(height, width)) for length in (height, width))
     plane: Tensor | None = None
     for row in rows:
         above: Tensor | None = None
@@ -170,12 +138,13 @@ def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tens
             tile = decoder(latent[..., row.start : row.stop, column.start : column.stop]).float()
             if len(rows) == len(columns) == 1:
                 return tile
+            pixels = tile.shape[3] // (row.stop - row.start)  # of a cell, each way
             if plane is None:
-                plane = tile.new_empty(*tile.shape[:3], height * SPATIAL_FACTOR, width * SPATIAL_FACTOR)
-            strip = plane.narrow(3, row.start * SPATIAL_FACTOR, tile.shape[3])
+                plane = tile.new_empty(*tile.shape[:3], height * pixels, width * pixels)
+            strip = plane.narrow(3, row.start * pixels, tile.shape[3])
             if above is None:
-                above = strip.narrow(3, 0, row.before * SPATIAL_FACTOR).clone()
-            _put(strip, tile, column)
+                above = strip.narrow(3, 0, row.before * pixels).clone()
+            _put(strip, tile, column, pixels)
             del tile  # before the next is made
         assert above is not None
         _fade_in(above, strip.narrow(3, 0, above.shape[3]), _fade(above.shape[3], above.device), axis=3)
@@ -183,10 +152,10 @@ def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tens
     return plane
 
 
-def _put(strip: Tensor, tile: Tensor, column: Span) -> None:
+def _put(strip: Tensor, tile: Tensor, column: Span, pixels: int) -> None:
     """Into its place, blended with what its neighbour before has put there."""
-    place = strip.narrow(4, column.start * SPATIAL_FACTOR, tile.shape[4])
-    shared = column.before * SPATIAL_FACTOR
+    place = strip.narrow(4, column.start * pixels, tile.shape[4])
+    shared = column.before * pixels
     _fade_in(place.narrow(4, 0, shared), tile.narrow(4, 0, shared), _fade(shared, tile.device), axis=4)
     place.copy_(tile)
 

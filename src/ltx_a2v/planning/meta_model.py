@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.versions import ModelConfig
 
 META = torch.device("meta")
 

@@ -89,19 +89,22 @@ class _MetaPhases:
 
     def __init__(self, model: Model, shape: VideoShape) -> None:
         self._files = model.files
+        version = model.config.version
+        self._tokens, channels = version.text_encoder.tokens, version.latents.channels
         self._shape = shape
         self._model = MetaModel(model, SAMPLED_BLOCKS)
         self._request = GenerationRequest(prompt="", audio=Path())
-        self._half, self._full = (self._empty(1, 128, *astuple(shape.grid(scale))) for scale in (2, 1))
+        self._half, self._full = (self._empty(1, channels, *astuple(shape.grid(scale))) for scale in (2, 1))
         video, audio = model.config.widths
-        context = Context(self._empty(1, text.MAX_TOKENS, video), self._empty(1, text.MAX_TOKENS, audio))
-        self._conditions = Conditions(context, context, self._empty(1, shape.audio_tokens, 128), {})
+        context = Context(self._empty(1, self._tokens, video), self._empty(1, self._tokens, audio))
+        sound = self._empty(1, shape.audio_tokens, version.latents.audio_channels)
+        self._conditions = Conditions(context, context, sound, {})
 
     def connect(self) -> object:
         """While the other prompt's hidden states wait."""
         states = text.hidden_state_count(self._files.gemma)
-        hidden = self._empty(1, text.MAX_TOKENS, self._files.gemma.config["hidden_size"], states)
-        mask = torch.ones(1, text.MAX_TOKENS, device=META, dtype=torch.int64)
+        hidden = self._empty(1, self._tokens, self._files.gemma.config["hidden_size"], states)
+        mask = torch.ones(1, self._tokens, device=META, dtype=torch.int64)
         others = torch.empty_like(hidden)
         return others, run_connectors(self._model, [hidden], [mask])
 
@@ -145,23 +148,24 @@ class _MetaPhases:
 def _kept_between_phases(model: Model, shape: VideoShape) -> int:
     """Bytes of what phases hand on: both contexts, the sound, the picture and the result of either stage, and the
     upsampled latent."""
-    contexts = 2 * text.MAX_TOKENS * sum(model.config.widths)
+    contexts = 2 * model.config.version.text_encoder.tokens * sum(model.config.widths)
     half, full = shape.grid(2), shape.grid(1)
-    tokens = shape.audio_tokens + half.frame_tokens + half.tokens + full.frame_tokens + 2 * full.tokens
-    return (contexts + 128 * tokens) * model.dtype.itemsize
+    sound = shape.latents.audio_channels * shape.audio_tokens
+    video = shape.latents.channels * (half.frame_tokens + half.tokens + full.frame_tokens + 2 * full.tokens)
+    return (contexts + sound + video) * model.dtype.itemsize
 
 
 def _audio_text_cache(model: Model) -> int:
     """Bytes of the keys and values of the audio's text, kept for every block that is not sampled."""
     blocks = max(model.config.num_layers - SAMPLED_BLOCKS, 0)
-    return blocks * 2 * text.MAX_TOKENS * model.config.widths[1] * model.dtype.itemsize
+    return blocks * 2 * model.config.version.text_encoder.tokens * model.config.widths[1] * model.dtype.itemsize
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
     """All hidden states, their stack and that of the other prompt; a layer's own at its widest, the MLP."""
-    config = files.gemma.config
-    hidden = text.MAX_TOKENS * config["hidden_size"] * dtype.itemsize
+    config, tokens = files.gemma.config, files.config.version.text_encoder.tokens
+    hidden = tokens * config["hidden_size"] * dtype.itemsize
     states = 3 * text.hidden_state_count(files.gemma) * hidden
-    mlp = 4 * text.MAX_TOKENS * config["intermediate_size"] * dtype.itemsize
-    masks = 2 * 4 * text.MAX_TOKENS**2
+    mlp = 4 * tokens * config["intermediate_size"] * dtype.itemsize
+    masks = 2 * 4 * tokens**2
     return int(states + mlp + masks + 6 * hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltx_a2v.fitting import VideoShape
-from ltx_a2v.hardware.budget import host_memory_available
+from ltx_a2v.hardware.host_memory import host_memory_available
 from ltx_a2v.kernels import planned_for
 from ltx_a2v.model.model import Model
 from ltx_a2v.planning.needs import measure_needs
@@ -36,8 +36,8 @@ class Planner:
     def measure(self, shape: VideoShape) -> Speeds:
         """How fast this machine reads, copies and computes: seconds of work with one block on the device."""
         model = self._model
-        return probe(model.recipes, model.config, shape, model.device, model.dtype)
+        return probe(model.loaders, model.config, shape, model.device, model.dtype)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
         """Of `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
-        return predict(plan, self._model.sizes, self._model.recipes, speeds, steps, texts)
+        return predict(plan, self._model.sizes, self._model.loaders, speeds, self._model.config.version, steps, texts)

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
-from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS
-from ltx_a2v.model.recipe import Recipe
-from ltx_a2v.networks import text
 from ltx_a2v.planning.plan import Plan
 from ltx_a2v.planning.probe import Speeds
+from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.residency.sizes import Sizes
+from ltx_a2v.versions import ModelVersion
 
 ENCODERS = ("text_encoder", "connectors")
 
@@ -38,10 +37,16 @@ class Prediction:
 
 
 def predict(
-    plan: Plan, sizes: Mapping[str, Sizes], recipes: Mapping[str, Recipe], speeds: Speeds, steps: int, texts: int
+    plan: Plan,
+    sizes: Mapping[str, Sizes],
+    loaders: Mapping[str, TensorLoader],
+    speeds: Speeds,
+    version: ModelVersion,
+    steps: int,
+    texts: int,
 ) -> Prediction:
     """Of `steps` steps of stage 1 and `texts` prompts that are not yet known."""
-    bytes_in_file = {name: sum(entry.nbytes for entry in _read(recipe)) for name, recipe in recipes.items()}
+    bytes_in_file = {name: sum(entry.nbytes for entry in _read(loader)) for name, loader in loaders.items()}
 
     def streamed_share(name: str) -> float:
         return sizes[name].streamed(plan.placements[name]) / max(sizes[name].total, 1)
@@ -67,17 +72,17 @@ def predict(
         share = streamed_share(name) if from_file(name) else 0.0
         return 1 + (texts - 1) * share if name in ENCODERS else 1 - share
 
-    parameters = sum(math.prod(entry.shape) for name in ENCODERS for entry in _read(recipes[name]))
+    parameters = sum(math.prod(entry.shape) for name in ENCODERS for entry in _read(loaders[name]))
     step_1, step_2 = step("stage_1", speeds.step_1), step("stage_2", speeds.step_2)
     return Prediction(
         step_1,
         step_2,
-        steps * step_1 + (len(STAGE_2_SIGMAS) - 1) * step_2,
+        steps * step_1 + (len(version.schedule.stage_2) - 1) * step_2,
         sum(reads(name) * size for name, size in bytes_in_file.items()) / speeds.read,
-        texts * text.MAX_TOKENS * parameters * speeds.per_parameter,
+        texts * version.text_encoder.tokens * parameters * speeds.per_parameter,
         speeds.decode,
     )
 
 
-def _read(recipe: Recipe) -> list[TensorEntry]:
-    return [recipe.entries[name] for name in recipe.on_device(recipe.entries)]
+def _read(loader: TensorLoader) -> list[TensorEntry]:
+    return list(loader.blueprint.loaded_entries.values())

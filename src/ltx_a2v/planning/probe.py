@@ -19,19 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
-from ltx_a2v.model.recipe import Recipe, split
-from ltx_a2v.networks import text
-from ltx_a2v.networks.video_vae import Tiling, decode_frames
+from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
+from ltx_a2v.networks.video_vae import decode_frames
 from ltx_a2v.request import Guidance
-from ltx_a2v.residency.sources import FileSource, HostBuffer
-from ltx_a2v.residency.stream import Slot
-from ltx_a2v.settings.defaults import TEMPORAL_FACTOR
+from ltx_a2v.residency.host_copies import HostBuffer
+from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.versions import ModelConfig
 
 BLOCKS = 4
 """Visits of the sampled block: two before the perturbed pass has a row of its own, its first, and one after."""
@@ -87,16 +85,22 @@ class Speeds:
 
 @torch.inference_mode()
 def probe(
-    recipes: Mapping[str, Recipe], config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
+    loaders: Mapping[str, TensorLoader],
+    config: ModelConfig,
+    shape: VideoShape,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Speeds:
     """Measure on `device`. Raises what reading and computing raise."""
     with ExitStack() as stack:
-        denoiser = stack.enter_context(_Sample(recipes["transformer"], device))
-        styles = [stack.enter_context(_Sample(r, device)) for name, r in recipes.items() if name.startswith("lora ")]
+        denoiser = stack.enter_context(_Sample(loaders["transformer"], device))
+        styles = [
+            stack.enter_context(_Sample(loader, device)) for name, loader in loaders.items() if name.startswith("lora ")
+        ]
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
         stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype)
-        distilled = stack.enter_context(_Sample(recipes["distilled"], device))
+        distilled = stack.enter_context(_Sample(loaders["distilled"], device))
         stack.enter_context(distilled.module.attached(denoiser.module))
         stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype)
         read, copy = denoiser.read, denoiser.copy_speed()
@@ -108,7 +112,7 @@ def probe(
         copy=copy,
         step_1=stage_1.step(config.num_layers, frozenset(perturbed)),
         step_2=stage_2.step(config.num_layers, frozenset()),
-        decode=_time_decode(recipes["video_decoder"], shape, device, dtype),
+        decode=_time_decode(loaders["video_decoder"], config, shape, device, dtype),
         per_parameter=stage_2.before / (block_parameters * tokens),
         overlaps=device.type == "cuda",
         extrapolated=not (whole_1 and whole_2),
@@ -118,47 +122,46 @@ def probe(
 class _Sample:
     """A network of which one block is on the device, and what is in no block."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.module: Any = recipe.build()
-        rest, parts, blocks = split(recipe, self.module)
-        by_size = sorted(range(len(parts)), key=lambda i: parts[i].part.layout.nbytes)
-        sampled = by_size[len(parts) // 2 : len(parts) // 2 + 1]
-        self.block: nn.Module | None = blocks[sampled[0]] if sampled else None
-        prefix = f"{recipe.block_lists[0]}.{sampled[0]}." if sampled else "\0"
-        self.block_parameters = sum(prod(e.shape) for name, e in recipe.entries.items() if name.startswith(prefix))
+    def __init__(self, loader: TensorLoader, device: torch.device) -> None:
+        self.module: Any = loader.build()
+        self._loader = loader
         self._device = device
-        self._held = [(parts[i], i) for i in sampled] + [(rest, len(parts))]
-        self._files = FileSource(recipe, [*parts, rest])
-        self._slots: list[Slot] = []
-        self._entries = recipe.entries
+        self._entries = loader.blueprint.entries
+        rest, blocks = loader.blueprint.split(self.module)
+        by_size = sorted(blocks, key=lambda block: block.nbytes)
+        sampled = by_size[len(blocks) // 2 : len(blocks) // 2 + 1]
+        self.block: nn.Module | None = self.module.get_submodule(sampled[0].name) if sampled else None
+        self.block_parameters = sum(prod(self._entries[name].shape) for block in sampled for name in block.sources)
+        self._pieces = [*sampled, rest]
+        self._slots: list[Tensor] = []
         self.read = 0.0
 
     def __enter__(self) -> _Sample:
-        self._slots = [Slot(loaded.part.layout.nbytes, self._device) for loaded, _ in self._held]
+        self._slots = [torch.empty(p.nbytes, dtype=torch.uint8, device=self._device) for p in self._pieces]
         seconds = _seconds(self._fetch, self._device)
         if seconds < QUICK:
             seconds = _seconds(self._fetch, self._device)
         self.read = sum(entry.nbytes for entry in self._sources()) / seconds
-        for (loaded, _), slot in zip(self._held, self._slots, strict=True):
-            slot.bind(loaded.part)
+        for piece, slot in zip(self._pieces, self._slots, strict=True):
+            piece.bind(slot)
         return self
 
     def _fetch(self) -> None:
         _forget(self._sources())
-        for (_, index), slot in zip(self._held, self._slots, strict=True):
-            self._files.fetch(index, slot.flat)
+        for piece, slot in zip(self._pieces, self._slots, strict=True):
+            self._loader.fetch(piece, slot)
 
     def _sources(self) -> list[TensorEntry]:
-        return [self._entries[name] for loaded, _ in self._held for name in loaded.sources]
+        return [self._entries[name] for piece in self._pieces for name in piece.sources]
 
     def __exit__(self, *_: object) -> None:
-        for loaded, _index in self._held:
-            loaded.part.unbind()
+        for piece in self._pieces:
+            piece.unbind()
         self._slots.clear()
 
     def copy_speed(self) -> float:
         """From (pinned) host memory, as blocks that are streamed are copied."""
-        flat = self._slots[0].flat
+        flat = self._slots[0]
         buffer = HostBuffer(flat.numel(), pinned=self._device.type == "cuda")
         try:
             buffer.flat.copy_(flat)
@@ -229,8 +232,8 @@ def _time_step(
         grid,
         shape.frame_rate,
         torch.ones(1, grid.frames, 1, 1, device=device),
-        draw(1, shape.audio_tokens, 128),
-        *(draw(1, text.MAX_TOKENS, width) for width in (video, video, audio)),
+        draw(1, shape.audio_tokens, shape.latents.audio_channels),
+        *(draw(1, config.version.text_encoder.tokens, width) for width in (video, video, audio)),
     )
     marks: list[float] = []
 
@@ -245,7 +248,7 @@ def _time_step(
         mark()
 
     forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks)
-    latent, sigma = draw(1, grid.tokens, 128), torch.tensor(0.5)
+    latent, sigma = draw(1, grid.tokens, shape.latents.channels), torch.tensor(0.5)
 
     def step() -> list[float]:
         marks.clear()
@@ -258,16 +261,19 @@ def _time_step(
     return [median(times) for times in zip(*again, strict=True)]
 
 
-def _time_decode(recipe: Recipe, shape: VideoShape, device: torch.device, dtype: torch.dtype) -> float:
+def _time_decode(
+    loader: TensorLoader, config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
+) -> float:
     """A piece of the video, and how often it goes into all tiles."""
-    grid, tiling = shape.grid(1), Tiling()
+    grid, tiling, channels = shape.grid(1), config.version.tiling, shape.latents.channels
     longer = max(grid.height, grid.width)
-    tiles = (tiling.temporal(grid.frames), tiling.spatial(grid.height, longer), tiling.spatial(grid.width, longer))
+    cells = [spatial_spans(tiling, length, longer) for length in (grid.height, grid.width)]
+    tiles = (temporal_spans(tiling, grid.frames), *cells)
     largest = [max(span.stop - span.start for span in axis) for axis in tiles]
     few = (3, *largest[1:]) if device.type == "cuda" else (2, 4, 4)
     frames, height, width = (min(a, b) for a, b in zip(few, largest, strict=True))
-    with _Sample(recipe, device) as decoder:
-        latent = torch.randn(1, 128, frames, height, width, device=device, dtype=dtype)
+    with _Sample(loader, device) as decoder:
+        latent = torch.randn(1, channels, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:
             for _ in decode_frames(decoder.module, latent, tiling):
@@ -275,13 +281,10 @@ def _time_decode(recipe: Recipe, shape: VideoShape, device: torch.device, dtype:
 
         decode()
         seconds = _seconds(decode, device)
-    of_frames = sum(_frames(span.stop - span.start) for span in tiles[0]) / _frames(frames)
+    shown = [shape.latents.frames_of(span.stop - span.start) for span in tiles[0]]
+    of_frames = sum(shown) / shape.latents.frames_of(frames)
     of_cells = [sum(span.stop - span.start for span in axis) for axis in tiles[1:]]
     return seconds * of_frames * (of_cells[0] / height) * (of_cells[1] / width)
-
-
-def _frames(latent_frames: int) -> int:
-    return TEMPORAL_FACTOR * (latent_frames - 1) + 1
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.events import Notice
-from ltx_a2v.model.files import Entries, GemmaFiles
 from ltx_a2v.model.in_use import ModelInUse
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks import text
@@ -54,7 +55,8 @@ class PromptEncoder:
         encoded |= fresh
         for t in dict.fromkeys(texts):
             if encoded[t].truncated:
-                yield Notice(f"The prompt that begins {t[:30]!r} is cut to {text.MAX_TOKENS} tokens.")
+                longest = in_use.config.version.text_encoder.tokens
+                yield Notice(f"The prompt that begins {t[:30]!r} is cut to {longest} tokens.")
         if cached and fresh and self._keys(texts) == keys:  # else the files changed while they were read
             yield from _store(cached, {keys[t]: prompt for t, prompt in fresh.items()})
         return [encoded[t].context for t in texts]
@@ -71,14 +73,15 @@ def compute_contexts(model: ModelInUse, gemma: GemmaFiles, texts: Sequence[str])
     if not texts:
         return {}
     tokenizer = text.load_tokenizer(gemma)
-    tokens = [text.tokenize(tokenizer, t) for t in texts]
+    length = model.config.version.text_encoder.tokens
+    tokens = [text.tokenize(tokenizer, t, length) for t in texts]
     hidden = run_text_encoder(model, gemma, tokens)
     contexts = run_connectors(model, hidden, [t.mask for t in tokens])
     return {t: EncodedPrompt(c, token.truncated) for t, c, token in zip(texts, contexts, tokens, strict=True)}
 
 
 def run_text_encoder(model: ModelInUse, gemma: GemmaFiles, tokens: Sequence[Tokens]) -> list[Tensor]:
-    """-> all hidden states of each text, [1, 1024, 3840, 49]."""
+    """-> all hidden states of each text, [1, tokens, hidden size, layers + 1]."""
     with model.text_encoder(len(tokens)) as encoder:
         embedded = [text.embed(gemma, t, model.dtype).to(model.device) for t in tokens]
         return [text.encode_text(encoder, e, t) for e, t in zip(embedded, tokens, strict=True)]
@@ -117,7 +120,7 @@ def _identity(model: Model) -> dict[str, Any] | None:
             "weights": [_weights(files.gemma.entries), _weights(files.connectors)],
             "texts": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _small_files(files.gemma.root)],
             "connectors": repr(files.config.connectors_arguments(text.hidden_state_count(files.gemma))),
-            "modes": [_mode(model.text_policy), _mode(model.policies.connectors)],
+            "modes": [_mode(model.text_policy), _mode(model.connectors_policy)],
             "dtype": str(model.dtype),
             "device": _device_name(model.device),
             "libraries": _versions(model.text_policy),

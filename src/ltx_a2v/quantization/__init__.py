@@ -1,6 +1,6 @@
 """How a linear's weight is stored and multiplied: a frozen policy value and one file per format."""
 
-from ltx_a2v.quantization.covered import CONNECTORS, TEXT_ENCODER, TRANSFORMER, Network, parse_blocks
+from ltx_a2v.quantization.covered import CONNECTORS, TEXT_ENCODER, TRANSFORMER, Coverage, parse_blocks
 from ltx_a2v.quantization.errors_report import relative_error
 from ltx_a2v.quantization.linear import StoredLinear
 from ltx_a2v.quantization.modes import MODES, TEXT_ENCODER_MODES, mode_table
@@ -12,7 +12,7 @@ __all__ = [
     "TEXT_ENCODER",
     "TEXT_ENCODER_MODES",
     "TRANSFORMER",
-    "Network",
+    "Coverage",
     "QuantizationPolicy",
     "StoredLinear",
     "mode_table",

@@ -34,6 +34,8 @@ def bitsandbytes() -> ModuleType:
 
 
 class BnbNf4Linear(StoredLinear):
+    """NF4 in blocks of 64 weights, upcast in forward."""
+
     summary = "bitsandbytes' NF4; a quarter of bf16."
     stored = "4 bits and a float32 scale per 64 weights"
     multiplied = "upcast in forward"

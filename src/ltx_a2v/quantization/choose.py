@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidMode, InvalidModel, named
-from ltx_a2v.quantization.covered import CONNECTORS
+from ltx_a2v.quantization.covered import Coverage
 from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
+from ltx_a2v.versions import Covered
 
 METADATA_KEY = "ltx_a2v_quantization"
 """`{"mode": "int8", "keep_bf16_blocks": [0]}`"""
@@ -35,14 +36,6 @@ class Stored:
     keep_bf16_blocks: frozenset[int]
 
 
-@dataclass(frozen=True)
-class ChosenPolicies:
-    transformer: QuantizationPolicy
-    connectors: QuantizationPolicy
-    already_converted: bool
-    """The file holds stored tensors, not bf16 ones."""
-
-
 def choose_policies(
     wanted: str | None,
     keep_bf16_blocks: frozenset[int],
@@ -50,14 +43,17 @@ def choose_policies(
     stored: Stored | None,
     transformer: Mapping[str, TensorEntry],
     connectors: Mapping[str, TensorEntry],
-) -> ChosenPolicies:
-    """Raises `InvalidMode` when the file is quantized in another mode than wanted."""
+    covered: Covered,
+) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+    """The transformer's and the connectors'; raises `InvalidMode` when the file is quantized in another mode than
+    wanted."""
     if stored is not None:
         mode = _agreed(wanted, stored.mode, path)
         if keep_bf16_blocks and keep_bf16_blocks != stored.keep_bf16_blocks:
             kept = ",".join(str(block) for block in sorted(stored.keep_bf16_blocks)) or "no blocks"
             raise InvalidMode(f"{path} was quantized with {kept} kept in bf16; leave {named('keep_bf16_blocks')} out.")
-        return ChosenPolicies(*_policies(mode, stored.keep_bf16_blocks), already_converted=True)
+        transformer_policy, connectors_policy = _policies(mode, stored.keep_bf16_blocks, covered)
+        return transformer_policy.of_stored_file(), connectors_policy.of_stored_file()
     infos = {name: (entry.dtype, entry.shape) for name, entry in transformer.items()}
     found = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
     if found is not None:
@@ -71,9 +67,9 @@ def choose_policies(
             )
         infos = {name: (entry.dtype, entry.shape) for name, entry in connectors.items()}
         others = QuantizationPolicy.prequantized(infos, fp8_mm=wanted == "fp8-scaled-mm")
-        plain = QuantizationPolicy.none().for_network(CONNECTORS)
-        return ChosenPolicies(found, others or plain, already_converted=True)
-    return ChosenPolicies(*_policies(wanted or "none", keep_bf16_blocks), already_converted=False)
+        plain = QuantizationPolicy.from_mode("none", covered=Coverage.of(covered.connectors))
+        return found, others or plain.of_stored_file()
+    return _policies(wanted or "none", keep_bf16_blocks, covered)
 
 
 def _agreed(wanted: str | None, mode: str, path: Path) -> str:
@@ -84,12 +80,16 @@ def _agreed(wanted: str | None, mode: str, path: Path) -> str:
     raise InvalidMode(f"{path} is quantized as {mode}: use {named('transformer_quantization')} {mode} or leave it out.")
 
 
-def _policies(mode: str, keep_bf16_blocks: frozenset[int]) -> tuple[QuantizationPolicy, QuantizationPolicy]:
-    transformer = QuantizationPolicy.from_mode(mode, keep_bf16_blocks)
-    connectors = QuantizationPolicy.from_mode("none" if mode in _CONNECTORS_STAY_BF16 else "int8").for_network(
-        CONNECTORS
+def _policies(
+    mode: str, keep_bf16_blocks: frozenset[int], covered: Covered
+) -> tuple[QuantizationPolicy, QuantizationPolicy]:
+    connectors_mode = "none" if mode in _CONNECTORS_STAY_BF16 else "int8"
+    return (
+        QuantizationPolicy.from_mode(
+            mode, keep_bf16_blocks, covered=Coverage.of(covered.transformer, keeps_blocks=True)
+        ),
+        QuantizationPolicy.from_mode(connectors_mode, covered=Coverage.of(covered.connectors)),
     )
-    return transformer, connectors
 
 
 def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:

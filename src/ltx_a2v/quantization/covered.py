@@ -1,7 +1,6 @@
-"""Which linears of which network are quantized: the one registry that both sides of a policy read.
+"""Which linears of a network are quantized: the one registry that both sides of a policy read.
 
-Covered are the large linears inside the blocks, as in the reference. Everything a small error would steer the whole
-network through (gates, AdaLN, norms, projections in and out) keeps its dtype.
+The model's version says which (`versions`); here their names are matched.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ import re
 from dataclasses import dataclass
 
 from ltx_a2v.errors import InvalidMode
+from ltx_a2v.versions import NEWEST, CoveredLayers
 
 MAX_BLOCKS = 1000
-"""Far above any network's depth: a slip of the pen in a range is an error, not a list of a billion numbers."""
+"""Far above any network's depth: a slip in a range is an error, not a list of a billion numbers."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """The covered layers of one network, by their names in its module."""
+class Coverage:
+    """Matches the covered layers of one network by their names in its module."""
 
     blocks: str
     """The name of the list of blocks."""
@@ -26,6 +26,10 @@ class Network:
     """Covered layers outside the blocks, by full name."""
     keeps_blocks: bool = False
     """Whether a list of blocks to keep in bf16 means this network's blocks."""
+
+    @classmethod
+    def of(cls, covered: CoveredLayers, keeps_blocks: bool = False) -> Coverage:
+        return cls(covered.blocks, covered.suffixes, covered.outside, keeps_blocks)
 
     def covers(self, layer: str, keep_bf16_blocks: frozenset[int] = frozenset()) -> bool:
         if layer in self.outside:
@@ -40,20 +44,10 @@ class Network:
         return int(found[1]) if found else None
 
 
-_ATTENTION_AND_FEED_FORWARD = (
-    ".to_q",
-    ".to_k",
-    ".to_v",
-    ".to_out.0",
-    "ff.net.0.proj",  # no leading dot: audio_ff too
-    "ff.net.2",
-)
-
-TRANSFORMER = Network("transformer_blocks", _ATTENTION_AND_FEED_FORWARD, keeps_blocks=True)
-CONNECTORS = Network(
-    "transformer_blocks", _ATTENTION_AND_FEED_FORWARD, outside=("video_text_proj_in", "audio_text_proj_in")
-)
-TEXT_ENCODER = Network("layers", (".q_proj", ".k_proj", ".v_proj", ".o_proj", ".gate_proj", ".up_proj", ".down_proj"))
+TRANSFORMER = Coverage.of(NEWEST.covered.transformer, keeps_blocks=True)
+CONNECTORS = Coverage.of(NEWEST.covered.connectors)
+TEXT_ENCODER = Coverage.of(NEWEST.covered.text_encoder)
+"""Of the newest version; a model that is opened has those of its own."""
 
 
 def parse_blocks(text: str) -> frozenset[int]:

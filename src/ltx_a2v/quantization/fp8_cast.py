@@ -10,6 +10,8 @@ from ltx_a2v.quantization.linear import StoredLinear
 
 
 class Fp8CastLinear(StoredLinear):
+    """A plain cast to e4m3, upcast in forward."""
+
     summary = "The reference implementation's mode; small weights fall among e4m3's subnormals and lose precision."
     stored = "e4m3, weight and bias, no scale"
     multiplied = "upcast in forward"

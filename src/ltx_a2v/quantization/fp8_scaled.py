@@ -22,6 +22,8 @@ def _quantize_rows(rows: Tensor) -> dict[str, Tensor]:
 
 
 class Fp8ScaledLinear(StoredLinear):
+    """e4m3 with a scale per output row, upcast in forward."""
+
     summary = "The bytes of fp8-cast with less error."
     stored = "e4m3 and a float32 scale per output row"
     multiplied = "upcast in forward, with its scale"

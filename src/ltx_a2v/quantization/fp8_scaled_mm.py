@@ -23,6 +23,8 @@ ROW_WISE = (9, 0)
 
 
 class Fp8ScaledMMLinear(Fp8ScaledLinear):
+    """e4m3 with a scale per output row, times activations in e4m3."""
+
     summary = "fp8-scaled multiplied by the GPU's fp8 units; activations are rounded to fp8 too."
     multiplied = "fp8 x fp8 (torch._scaled_mm), activations quantized per token"
 

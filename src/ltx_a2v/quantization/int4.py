@@ -45,6 +45,8 @@ def int4_dequantize(packed: Tensor, scale: Tensor, in_features: int, dtype: torc
 
 
 class Int4Linear(StoredLinear):
+    """4 bits with a scale per group of 32 inputs, upcast in forward."""
+
     summary = "A quarter of bf16; for weights trained for it."
     stored = "4 bits and a bf16 scale per 32 inputs"
     multiplied = "upcast in forward"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx_a2v.kernels import quantize_rows, upcast_rows
-from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scale_rows_, scaled_linear
+from ltx_a2v.kernels import upcast_rows
+from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scaled_linear
 
 INT8_MAX = 127
 
@@ -22,6 +22,8 @@ def _quantize_rows(rows: Tensor) -> dict[str, Tensor]:
 
 
 class Int8Linear(StoredLinear):
+    """int8 with a scale per output row, upcast in forward."""
+
     summary = "The bytes of fp8 with about a quarter of its error."
     stored = "int8 and a float32 scale per output row"
     multiplied = "upcast in forward, with its scale"
@@ -37,23 +39,3 @@ class Int8Linear(StoredLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         return scaled_linear(input, self.weight, self.weight_scale, self.bias)
-
-
-class Int8MMLinear(Int8Linear):
-    """The same storage; activations quantized per token, int8 x int8. Off by default: it changes the numbers."""
-
-    multiplied = "int8 x int8 (torch._int_mm), activations quantized per token"
-
-    def forward(self, input: Tensor) -> Tensor:
-        tokens = input.reshape(-1, self.in_features)  # [M, in]
-        if not _kernel_takes(tokens, self.weight):
-            return super().forward(input)
-        quantized, scale = quantize_rows(tokens, INT8_MAX, torch.int8)
-        sums = torch._int_mm(quantized, self.weight.t())  # int32 [M, out]
-        products = torch.mul(sums, scale, out=torch.empty_like(sums, dtype=input.dtype))
-        return scale_rows_(products, self.weight_scale, self.bias).view(*input.shape[:-1], self.out_features)
-
-
-def _kernel_takes(tokens: Tensor, weight: Tensor) -> bool:
-    """cuBLASLt wants more than 16 tokens and dimensions that are multiples of 8; the CPU takes anything."""
-    return not weight.is_cuda or (len(tokens) > 16 and all(size % 8 == 0 for size in weight.shape))

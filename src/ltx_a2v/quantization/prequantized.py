@@ -5,7 +5,7 @@ Which layers are quantized is what the file says: nothing is converted, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +15,14 @@ from ltx_a2v.errors import InvalidModel
 from ltx_a2v.kernels import upcast_rows
 from ltx_a2v.quantization.fp8_scaled import E4M3_MAX
 from ltx_a2v.quantization.fp8_scaled_mm import Fp8ScaledMMLinear, fp8_matmul, quantize_tokens, to_e4m3
-from ltx_a2v.quantization.linear import StoredLinear, reassign, row_scales, scaled_linear
+from ltx_a2v.quantization.linear import StoredLinear, row_scales, scaled_linear
 
 TensorInfo = tuple[torch.dtype, Sequence[int]]
 
 
 class PrequantizedLinear(StoredLinear):
+    """e4m3 with one float32 scale per layer, upcast in forward."""
+
     summary = "What an fp8 checkpoint brings; recognised from the file."
     stored = "e4m3 and a float32 scale per layer, as in the file"
     multiplied = "upcast in forward, with its scale"
@@ -42,6 +44,8 @@ class PrequantizedLinear(StoredLinear):
 
 
 class PrequantizedMMLinear(PrequantizedLinear):
+    """The same storage; activations are rounded to e4m3 too, by the file's scale or each token's own."""
+
     multiplied = "fp8 x fp8 (torch._scaled_mm), activations quantized by the file's scale"
 
     def forward(self, input: Tensor) -> Tensor:
@@ -62,10 +66,18 @@ class PrequantizedMMLinear(PrequantizedLinear):
 
 @dataclass(frozen=True)
 class Prequantized:
-    """The quantized layers of one network in a file."""
+    """The quantized layers of one network, as its file has them."""
 
     layers: frozenset[str]
     with_input_scale: frozenset[str]
+
+    def covers(self, layer: str) -> bool:
+        return layer in self.layers
+
+    def add_input_scale(self, name: str, layer: nn.Module) -> None:
+        """Where the file has one for the layer, which has its format already; on `meta`."""
+        scale = torch.ones_like(layer.get_parameter("weight_scale")) if name in self.with_input_scale else None
+        layer.register_parameter("input_scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
 
 
 def detect(tensors: Mapping[str, TensorInfo]) -> Prequantized | None:
@@ -94,27 +106,3 @@ def _layer(name: str) -> str:
 def _scales_are_usable(tensors: Mapping[str, TensorInfo], layer: str) -> bool:
     scales = [tensors.get(f"{layer}.weight_scale"), tensors.get(f"{layer}.input_scale", (torch.float32, ()))]
     return all(scale is not None and scale[0] == torch.float32 and len(scale[1]) == 0 for scale in scales)
-
-
-@dataclass(frozen=True)
-class KeepAsStored:
-    """The sd_ops side: the file's tensors are what the module stores."""
-
-    def __call__(self, key: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-        yield key, tensor
-
-
-@dataclass(frozen=True)
-class TakeLayoutOfFile:
-    """The module_ops side."""
-
-    file: Prequantized
-    format: type[PrequantizedLinear]
-
-    def __call__(self, module: nn.Module) -> None:
-        for name, child in module.named_modules():
-            if type(child) is nn.Linear and name in self.file.layers:
-                layer = reassign(child, self.format)
-                has_scale = name in self.file.with_input_scale
-                scale = nn.Parameter(torch.ones_like(layer.weight_scale), requires_grad=False) if has_scale else None
-                layer.register_parameter("input_scale", scale)

@@ -37,6 +37,8 @@ def quanto() -> ModuleType:
 
 
 class QuantoLinear(StoredLinear):
+    """A layer that multiplies by quanto's tensor."""
+
     extra = "quanto"
     multiplied = "optimum-quanto"
 
@@ -82,6 +84,8 @@ class _QuantoBytesLinear(QuantoLinear):
 
 
 class Int8QuantoLinear(_QuantoBytesLinear):
+    """quanto's qint8."""
+
     summary = "optimum-quanto's int8 (qint8)."
     stored = "int8 and a bf16 scale per output row"
     qtype = "qint8"
@@ -92,6 +96,8 @@ class Int8QuantoLinear(_QuantoBytesLinear):
 
 
 class Fp8QuantoLinear(_QuantoBytesLinear):
+    """quanto's qfloat8."""
+
     summary = "optimum-quanto's fp8 (qfloat8)."
     stored = "e4m3 and a bf16 scale per output row"
     qtype = "qfloat8_e4m3fn"

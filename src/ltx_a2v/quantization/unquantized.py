@@ -9,6 +9,8 @@ from ltx_a2v.quantization.linear import StoredLinear
 
 
 class UnquantizedLinear(StoredLinear):
+    """The weight as the file has it."""
+
     summary = "The weights of the file, unchanged; the most memory."
     stored = "bf16"
     multiplied = "bf16"

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
-from ltx_a2v.model.recipe import Recipe, split
-from ltx_a2v.residency.layout import Part
+from ltx_a2v.residency.host_copies import HostCopies
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.residency.sources import FileSource, HostSource, Source
-from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, Slot, spread
+from ltx_a2v.residency.loader import Source, TensorLoader
+from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, spread
 
 Home = Literal["device", "host", "file"]
 
@@ -31,47 +29,14 @@ class Placement:
     whole_copy: bool = True
 
 
-class Loaded:
-    """A network that can compute."""
-
-    def __init__(self, module: nn.Module, resident: list[tuple[Part, Slot]], stream: BlockStream) -> None:
-        self.module: Any = module
-        self.stream = stream
-        self._resident = resident
-
-    def begin(self, sweeps: int) -> None:
-        self.stream.begin(sweeps)
-
-    @contextmanager
-    def hooked(self, sweeps: int) -> Iterator[Any]:
-        """The module, whose own forward calls its blocks, `sweeps` times."""
-        self.begin(sweeps)
-        hooks = self.stream.hook()
-        try:
-            yield self.module
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def close(self) -> None:
-        self.stream.close()
-        for part, _ in self._resident:
-            part.unbind()
-        self._resident.clear()
-
-
-def sweep_together(first: Loaded, *others: Loaded) -> Iterator[nn.Module]:
-    """The blocks of the first network, each while the same block of the others is on the device too."""
-    for block, *_ in zip(first.stream.sweep(), *(other.stream.sweep() for other in others), strict=True):
-        yield block
-
-
 class Network:
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.recipe = recipe
+    """The weights of one network over its uses: what stays on the device and in host memory between them."""
+
+    def __init__(self, loader: TensorLoader, device: torch.device) -> None:
+        self.loader = loader
         self._device = device
-        self._host: HostSource | None = None
-        self._kept: tuple[Placement, Loaded] | None = None
+        self._host: HostCopies | None = None
+        self._kept: tuple[Placement, BlockStream] | None = None
 
     @property
     def on_device(self) -> bool:
@@ -82,26 +47,26 @@ class Network:
         return self._host.nbytes if self._host else 0
 
     @contextmanager
-    def use(self, placement: Placement) -> Iterator[Loaded]:
+    def use(self, placement: Placement) -> Iterator[BlockStream]:
         """Load what the placement wants on the device; give it back at the end unless that is its home."""
-        loaded = self._take(placement) or self._load(placement)
+        stream = self._take(placement) or self._load(placement)
         try:
-            yield loaded
+            yield stream
         except BaseException:
-            loaded.close()
-            self._forget_coming()
+            stream.close()
+            self._drop_prepared()
             raise
         if placement.home == "device":
-            self._kept = placement, loaded
+            self._kept = placement, stream
         else:
-            loaded.close()
+            stream.close()
             self._return_cache()
 
     def preload(self, placement: Placement) -> None:
         """Bring the weights to where the placement keeps them between uses."""
-        with self.use(placement) as loaded:
-            loaded.begin(sweeps=1)
-            for _ in loaded.stream.sweep():
+        with self.use(placement) as stream:
+            stream.begin(sweeps=1)
+            for _ in stream.sweep():
                 pass
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
@@ -113,52 +78,47 @@ class Network:
             self._host.release()
             self._host = None
 
-    def _forget_coming(self) -> None:
+    def _drop_prepared(self) -> None:
         if self._host is not None:
-            self._host.forget_coming()
+            self._host.drop_prepared()
 
     def _return_cache(self) -> None:
-        """What the allocator keeps for the next phase is what others lack."""
+        """Memory that the allocator caches is not free for other processes."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _take(self, placement: Placement) -> Loaded | None:
-        """What is on the device already, where it is as wanted."""
+    def _take(self, placement: Placement) -> BlockStream | None:
+        """What is on the device already, if it is placed as wanted."""
         if self._kept is None:
             return None
-        kept, loaded = self._kept
+        kept, stream = self._kept
         self._kept = None
         if kept == placement:
-            return loaded
-        loaded.close()
+            return stream
+        stream.close()
         return None
 
-    def _load(self, placement: Placement) -> Loaded:
+    def _load(self, placement: Placement) -> BlockStream:
         with on_host():  # on `meta`, which takes nothing
-            module = self.recipe.build()
-            rest, block_parts, blocks = split(self.recipe, module)
-        parts = [*block_parts, rest]
-        files = FileSource(self.recipe, parts)
+            module = self.loader.build()
+            rest, blocks = self.loader.blueprint.split(module)
         wanted = len(blocks) if placement.resident_blocks is None else min(placement.resident_blocks, len(blocks))
         resident = spread(len(blocks), wanted)
-        at_first = (len(blocks), *sorted(resident))
-        source: Source = files
+        at_first = [rest, *(blocks[i] for i in sorted(resident))]
+        streamed = [block for i, block in enumerate(blocks) if i not in resident]
+        source: Source = self.loader
         if placement.home == "host":
-            self._host = self._host or HostSource(files, self._device)
-            streamed = [index for index in range(len(blocks)) if index not in resident]
+            self._host = self._host or HostCopies(self.loader, self._device)
             source = self._host.copying([*at_first, *streamed] if placement.whole_copy else streamed)
-        held: list[tuple[Part, Slot]] = []
         try:
-            for index in at_first:
-                part = parts[index].part
-                slot = Slot(part.layout.nbytes, self._device)
-                held.append((part, slot))
-                source.fetch(index, slot.flat)
-                slot.bind(part)
-            stream = BlockStream(blocks, [p.part for p in block_parts], source, resident, self._device, placement.slots)
+            for piece in at_first:
+                flat = torch.empty(piece.nbytes, dtype=torch.uint8, device=self._device)
+                source.fetch(piece, flat)
+                piece.bind(flat)
+                del flat
+            return BlockStream(module, rest, blocks, source, resident, self._device, placement.slots)
         except BaseException:
-            for part, _ in held:
-                part.unbind()
-            self._forget_coming()
+            for piece in at_first:
+                piece.unbind()
+            self._drop_prepared()
             raise
-        return Loaded(module, held, stream)

@@ -17,15 +17,16 @@ not: the other slots are filled meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ltx_a2v.residency.layout import Part
-from ltx_a2v.residency.sources import Source
+from ltx_a2v.residency.loader import Source
+from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.sync import StreamSync, sync_for
 
 DEFAULT_SLOTS = 2
@@ -36,48 +37,41 @@ def spread(count: int, resident: int) -> frozenset[int]:
     return frozenset(i * count // resident for i in range(resident))
 
 
-class Slot:
-    """One buffer on the device and, for each part that visits it, that part's tensors as views of it."""
-
-    def __init__(self, nbytes: int, device: torch.device) -> None:
-        self.flat = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        self._bindable: dict[int, dict[str, Tensor]] = {}
-
-    def bind(self, part: Part) -> None:
-        views = self._bindable.get(id(part))
-        if views is None:
-            views = self._bindable[id(part)] = part.bindable(part.layout.views(self.flat))
-        part.bind(views)
-
-
 class BlockStream:
-    """Streams the blocks that are not resident. `begin(n)` announces n sweeps, each of which visits every block."""
+    """A network in use: its resident pieces are on the device, the other blocks visit the slots.
+
+    `begin(n)` announces n sweeps, each of which visits every block.
+    """
 
     def __init__(
         self,
-        blocks: Sequence[nn.Module],
-        parts: Sequence[Part],
+        module: nn.Module,
+        rest: Piece,
+        blocks: Sequence[Piece],
         source: Source,
         resident: frozenset[int],
         device: torch.device,
         slots: int = DEFAULT_SLOTS,
         sync: StreamSync | None = None,
     ) -> None:
-        self._blocks = blocks
-        self._parts = parts
+        """`rest` and the `resident` blocks are bound already."""
+        self.module: Any = module
+        self.copies = 0
+        """How many blocks were copied since the beginning."""
+        self._rest = rest
+        self._pieces = blocks
+        self._blocks = [module.get_submodule(piece.name) for piece in blocks]
         self._source = source
         streamed = [i for i in range(len(blocks)) if i not in resident]
         count = min(slots, len(streamed))
         self._slot_of = {block: place % count for place, block in enumerate(streamed)}
         self._blocks_of = [streamed[slot::count] for slot in range(count)]
-        size = max((parts[i].layout.nbytes for i in streamed), default=0)
-        self._slots = [Slot(size, device) for _ in range(count)]
+        size = max((blocks[i].nbytes for i in streamed), default=0)
+        self._slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
         self._sync = sync or sync_for(device, count)
         self._coming: list[Iterator[int]] = []
         self._current: dict[int, int] = {}
-        """The block that a slot holds, or that is being copied there."""
-        self.copies = 0
-        """How many blocks were copied since the beginning."""
+        """By slot, the block that it holds, or that is being copied there."""
 
     def begin(self, sweeps: int) -> None:
         """Issue the first copies; the last sweep looks no further ahead than its end."""
@@ -99,7 +93,7 @@ class BlockStream:
             return
         assert self._current.get(slot) == index, "blocks are visited in order, as often as `begin` announced"
         self._sync.wait_for_copy(slot)
-        self._slots[slot].bind(self._parts[index])
+        self._pieces[index].bind(self._slots[slot])
 
     def leave(self, index: int) -> None:
         slot = self._slot_of.get(index)
@@ -108,21 +102,27 @@ class BlockStream:
         self._sync.computed(slot)
         self._copy_next(slot)
 
-    def hook(self) -> list[Any]:
-        """Enter and leave each streamed block when its own forward is called; gives the hooks' handles."""
-        handles: list[Any] = []
+    @contextmanager
+    def hooked(self, sweeps: int) -> Iterator[Any]:
+        """The module, whose own forward calls its blocks, `sweeps` times."""
+        self.begin(sweeps)
+        hooks: list[Any] = []
         for index in self._slot_of:
             block = self._blocks[index]
-            handles.append(block.register_forward_pre_hook(lambda *_, i=index: self.enter(i)))
-            handles.append(block.register_forward_hook(lambda *_, i=index: self.leave(i)))
-        return handles
+            hooks.append(block.register_forward_pre_hook(lambda *_, i=index: self.enter(i)))
+            hooks.append(block.register_forward_hook(lambda *_, i=index: self.leave(i)))
+        try:
+            yield self.module
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def close(self) -> None:
-        """Stop copying and give the slots back; safe in the middle of a sweep."""
+        """Stop copying and free the device's memory; safe in the middle of a sweep."""
         self._sync.close()
         self._coming = []
-        for index in self._slot_of:
-            self._parts[index].unbind()
+        for piece in (self._rest, *self._pieces):
+            piece.unbind()
         self._slots.clear()
 
     def _copy_next(self, slot: int) -> None:
@@ -130,4 +130,10 @@ class BlockStream:
         if index < 0:
             return
         self.copies += 1
-        self._sync.copy(slot, partial(self._source.fetch, index, self._slots[slot].flat))
+        self._sync.copy(slot, partial(self._source.fetch, self._pieces[index], self._slots[slot]))
+
+
+def sweep_together(first: BlockStream, *others: BlockStream) -> Iterator[nn.Module]:
+    """The blocks of the first network, each while the same block of the others is on the device too."""
+    for block, *_ in zip(first.sweep(), *(other.sweep() for other in others), strict=True):
+        yield block

@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+LONGEST_TEXT = 1000
+"""Characters of a message or a value; more are cut off."""
+
+REPEAT_SECONDS = 60.0
+MOST_KINDS = 1000
 
 logger = logging.getLogger("ltx_a2v.serving")
 
@@ -19,35 +26,66 @@ def say(tag: str, text: str = "", *, level: int = logging.INFO, **fields: object
 def configure(style: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if style == "json" else _Text())
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("ltx_a2v").setLevel(logging.INFO)
 
 
-def _one_line(text: str) -> str:
-    """A name or a prompt from outside must not forge a line."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+class Repeats(logging.Filter):
+    """Lets each complaint of a library through once a minute, so that clients cannot fill the disk with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, str], float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("ltx_a2v"):
+            return True
+        kind = record.name, str(record.msg).partition("\n")[0]
+        now = time.monotonic()
+        if kind in self._told and now - self._told[kind] < REPEAT_SECONDS:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return False
+        if len(self._told) >= MOST_KINDS:
+            self._told.clear()
+        self._told[kind] = now
+        if left_out := self._left_out.pop(kind, 0):
+            record.msg, record.args = f"{record.getMessage()} ({left_out} more like this)", ()
+        return True
+
+
+def printable(text: str, most: int = LONGEST_TEXT) -> str:
+    """In one line without control characters: what comes from outside must not forge a line or steer a terminal."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return shown if len(text) <= most else f"{shown}… ({len(text)} characters)"
 
 
 class _Text(logging.Formatter):
+    """`[tag] message key=value …`."""
+
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = getattr(record, "fields", {})
         words = [f"[{getattr(record, 'tag', record.levelname.lower())}]"]
-        words += [_one_line(record.getMessage())] if record.getMessage() else []
-        words += [f"{key}={_one_line(_short(value))}" for key, value in fields.items()]
+        words += [printable(record.getMessage())] if record.getMessage() else []
+        words += [f"{key}={printable(_short(value))}" for key, value in fields.items()]
         line = " ".join(words)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _Json(logging.Formatter):
+    """The same as one JSON object."""
+
     def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": getattr(record, "tag", record.name),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            "message": record.getMessage()[:LONGEST_TEXT],
+            **{key: value[:LONGEST_TEXT] if isinstance(value, str) else value for key, value in fields.items()},
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -9,13 +9,17 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.app import build_app
+from ltx_a2v.serving.http.connections import BoundedHttp, Bounds
 from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
@@ -35,21 +39,22 @@ def serve(settings: ServerSettings) -> int:
     settings.check()
     logs.configure(settings.log_format)
     os.umask(0o077)  # prompts, uploads and videos are not for other users of this machine
+    bounds = Bounds.of(settings)
     folders = _created_folders(settings)
     with (
         _only_server(folders.state / "lock"),
         _only_server(folders.outputs / ".lock"),
-        _listening(settings) as listener,
+        _listening(settings, bounds) as listener,
     ):
-        asyncio.run(_serve(settings, folders, listener))
+        asyncio.run(_serve(settings, folders, listener, bounds))
     return 0
 
 
-async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket) -> None:
+async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket, bounds: Bounds) -> None:
     store, metrics = JobStore(folders.state / "jobs.sqlite3"), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
-    server = _server(build_app(service), scheduler)
+    server = _server(build_app(service), scheduler, bounds)
     await scheduler.start()
     sweeper = Sweeper(store, folders, service.keep)
     sweeping = asyncio.create_task(sweeper.run())
@@ -73,10 +78,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: object, scheduler: Scheduler) -> uvicorn.Server:
+def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Server:
     server = _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
+            http=cast(Any, partial(BoundedHttp, bounds)),  # it is called like the class that uvicorn expects
+            ws="none",
+            backlog=bounds.backlog,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -134,7 +142,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
+def _listening(settings: ServerSettings, bounds: Bounds) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,5 +150,5 @@ def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
             listener.bind((settings.host, settings.port))
         except OSError as error:
             raise InvalidInput(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
-        listener.listen(2048)
+        listener.listen(bounds.backlog)
         yield listener

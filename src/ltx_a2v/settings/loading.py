@@ -1,24 +1,53 @@
-"""How a model is loaded: one value instead of a parameter per layer of the program."""
+"""How a model is loaded, as one value that is handed down. No torch is imported here."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
-from ltx_a2v.planning.plan import Keep
+
+if TYPE_CHECKING:
+    from ltx_a2v.planning.plan import Keep
 
 
 @dataclass(frozen=True)
 class StyleLora:
-    """A LoRA for both stages, besides the distilled one of stage 2."""
+    """A LoRA for both stages, in addition to the distilled one of stage 2."""
 
     path: Path
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise InvalidRequest("lora", str(self.path), f"has the strength {self.strength}; it must be finite")
+
+    @classmethod
+    def parse(cls, given: str) -> StyleLora:
+        """From `PATH` or `PATH:STRENGTH`. Raises `InvalidRequest`."""
+        path, separator, strength = given.rpartition(":")
+        if not separator or _exists(given):
+            return cls(Path(given))
+        try:
+            return cls(Path(path), float(strength))
+        except ValueError:
+            raise InvalidRequest("lora", given, f"has no strength {strength!r}; write PATH or PATH:0.8") from None
+
+
+def _exists(given: str) -> bool:
+    try:
+        return Path(given).exists()
+    except OSError:  # too long for a name
+        return False
+
 
 @dataclass(frozen=True)
 class LoadOptions:
+    """What `A2VPipeline.open` is told besides files, device and dtype."""
+
     transformer_quantization: str | None = None
     """A mode of `quantization.MODES`; None takes the file as it is."""
     keep_bf16_blocks: frozenset[int] = frozenset()

@@ -14,8 +14,11 @@ from pydantic_settings import NoDecode
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidModel, named
 from ltx_a2v.hardware.budget import Budget
-from ltx_a2v.settings.defaults import VRAM_HEADROOM, Settings
+from ltx_a2v.settings.base import Settings
+from ltx_a2v.settings.defaults import VRAM_HEADROOM
+from ltx_a2v.settings.loading import StyleLora
 from ltx_a2v.settings.units import parse_bytes
+from ltx_a2v.versions import NEWEST
 
 QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
 
@@ -28,10 +31,10 @@ class ModelSettings(Settings):
     """The files, the device and the way of loading."""
 
     model_dir: Path | None = Field(None, description="Folder in which the files below are found by name.")
-    checkpoint_path: Path | None = Field(None, description="ltx-2.3-22b-dev.safetensors")
-    distilled_lora_path: Path | None = Field(None, description="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
-    spatial_upsampler_path: Path | None = Field(None, description="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
-    gemma_root: Path | None = Field(None, description="Folder gemma-3-12b-it-qat-q4_0-unquantized.")
+    checkpoint_path: Path | None = Field(None, description=NEWEST.files.checkpoint)
+    distilled_lora_path: Path | None = Field(None, description=NEWEST.files.distilled_lora)
+    spatial_upsampler_path: Path | None = Field(None, description=NEWEST.files.spatial_upsampler)
+    gemma_root: Path | None = Field(None, description=f"Folder {NEWEST.files.gemma}.")
 
     device: str | None = _option(None, "DEVICE", "cuda, cuda:1 or cpu; default: a GPU where there is one.")
     dtype: Literal["bfloat16", "float32"] | None = Field(
@@ -60,7 +63,7 @@ class ModelSettings(Settings):
     lora: Annotated[tuple[str, ...], NoDecode] = _option(
         (), "PATH[:STRENGTH]", "A style LoRA for both stages; repeatable."
     )
-    prompt_cache: bool = Field(True, description="Encode every prompt anew, and keep nothing of it on disk.")
+    prompt_cache: bool = Field(True, description="Encode every prompt again, and keep nothing of it on disk.")
     exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
 
     @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
@@ -96,13 +99,22 @@ class ModelSettings(Settings):
         return ModelPaths.discover(self.model_dir, **known)
 
     @property
+    def loras(self) -> tuple[StyleLora, ...]:
+        """Raises `InvalidRequest`."""
+        return tuple(StyleLora.parse(given) for given in self.lora)
+
+    @property
     def budget(self) -> Budget:
         """Raises `InvalidRequest`."""
         return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "vram_headroom"))
 
     @property
     def host_limit(self) -> int | None:
-        """Bytes, or None for what is available. Raises `InvalidRequest`."""
+        """Most bytes of host memory for copies of weights, or None for what is available. Raises `InvalidRequest`."""
         if self.host_memory == "auto":
             return None
         return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "host_memory", ", 0, auto")
+
+    def check(self) -> None:
+        """Raises `InvalidInput` where a value cannot be read or files are missing; nothing heavy is imported."""
+        _ = self.budget, self.host_limit, self.loras, self.model_paths

@@ -11,22 +11,11 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
-from ltx_a2v.settings.defaults import LTX_2_3, MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
 MIB = 2**20
-
-PRESETS: dict[str, dict[str, int]] = {
-    "draft": {"long_side": 512, "short_side": 320, "num_inference_steps": 15},
-    "standard": {
-        "long_side": LTX_2_3.width,
-        "short_side": LTX_2_3.height,
-        "num_inference_steps": LTX_2_3.num_inference_steps,
-    },
-    "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": LTX_2_3.num_inference_steps},
-}
-"""What the page offers."""
 
 
 class ServerSettings(ModelSettings):
@@ -66,7 +55,10 @@ class ServerSettings(ModelSettings):
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
     max_frames: int = Field(MAX_AUTO_FRAMES, ge=9, description="Most frames of a video.")
+    max_connections: int = Field(256, ge=8, description="Most connections at a time.")
+    head_timeout: str = Field("10s", description="Longest time that the head of a request may take.")
     body_timeout: str = Field("30s", description="Longest pause of a client that sends a body.")
+    upload_timeout: str = Field("10m", description="Longest time that a whole body may take.")
 
     log_format: Literal["text", "json"] = Field("text", description="One line per event for people, or for machines.")
     engine: str = Field(
@@ -75,7 +67,16 @@ class ServerSettings(ModelSettings):
         json_schema_extra={"flag": False},
     )
 
-    @field_validator("keep_alive", "vram_wait", "cancel_grace", "worker_silence", "step_timeout", "body_timeout")
+    @field_validator(
+        "keep_alive",
+        "vram_wait",
+        "cancel_grace",
+        "worker_silence",
+        "step_timeout",
+        "head_timeout",
+        "body_timeout",
+        "upload_timeout",
+    )
     @classmethod
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
         parse_duration(text, info.field_name or "")
@@ -123,7 +124,7 @@ class ServerSettings(ModelSettings):
                 raise InvalidModel(f"{named(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
-        _ = self.budget, self.found_paths  # readable and found, or told what is wrong
+        super().check()
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON: `ModelSettings` with the files that were found, and limits."""

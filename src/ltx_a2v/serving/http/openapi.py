@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from ltx_a2v.serving.http import bodies
 from ltx_a2v.serving.http import models as api
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -27,19 +28,28 @@ EVENT_STREAM: dict[str, Any] = {
 }
 PROMETHEUS: dict[str, Any] = {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
+_IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key with the same body makes one job, however often it is sent within a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
 _REASONS = {
     400: "What was given cannot be used.",
     401: "The API key is missing or wrong.",
     403: "Not let in: a path, host or origin.",
     404: "There is no such thing.",
     408: "The body came too slowly.",
-    409: "The job's state does not allow it.",
+    409: "The job's state does not allow it, or the Idempotency-Key came with another body.",
     410: "The files were removed after their time.",
     413: "Beyond a limit of the server.",
     422: "A value cannot be used.",
     429: "Too many jobs wait; see Retry-After.",
     500: "The job failed.",
-    503: "Not now: too little memory, or the server is stopping.",
+    503: "Not now: too little memory, too many bodies at once, a read-only disk, or the server is stopping.",
+    507: "The server's disk is full.",
 }
 
 
@@ -51,7 +61,12 @@ def errors(*statuses: int, plain: bool = False) -> dict[int | str, dict[str, Any
 def body(model: str) -> dict[str, Any]:
     encodings = {"application/json": model, "multipart/form-data": f"{model}Form"}
     content = {kind: {"schema": {"$ref": _REF.format(model=name)}} for kind, name in encodings.items()}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": [_IDEMPOTENCY_KEY]}
+
+
+def load_body() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(model="LoadBody")}}}
+    return {"requestBody": {"required": False, "content": content}}
 
 
 def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -59,18 +74,30 @@ def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
         if app.openapi_schema is None:
             app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
             app.openapi_schema["components"]["schemas"].update(_body_schemas())
+            for path in app.openapi_schema["paths"].values():
+                for operation in path.values():
+                    _errors_are_json(operation["responses"])
         return app.openapi_schema
 
     return schema
 
 
+def _errors_are_json(responses: dict[str, dict[str, Any]]) -> None:
+    """FastAPI describes them in the type of the route's stream."""
+    for status, response in responses.items():
+        stream = response.get("content", {}).pop("text/event-stream", None) if status != "200" else None
+        if stream is not None:
+            response["content"]["application/json"] = stream
+
+
 def _body_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (api.VideoCreate, api.Generate):
+    for model in (bodies.VideoCreate, bodies.Generate, bodies.LoadBody):
         schema = model.model_json_schema(ref_template=_REF)
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
-        schemas[f"{model.__name__}Form"] = _as_form(schema)
+    for name in ("VideoCreate", "Generate"):
+        schemas[f"{name}Form"] = _as_form(schemas[name])
     return schemas
 
 

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.responses import JSONResponse
 
-from ltx_a2v.errors import A2VError, QueueFull, Unauthorized
+from ltx_a2v.errors import A2VError, InvalidRequest, QueueFull, StorageFailed, Unauthorized, Unavailable
 
 RETRY_AFTER_SECONDS = 10
+
+_PARAMS = {
+    "audio_too_large": "audio",
+    "audio_too_long": "audio",
+    "invalid_audio": "audio",
+    "image_too_large": "image",
+    "image_too_many_pixels": "image",
+    "invalid_image": "image",
+    "size_too_large": "width",
+    "too_many_frames": "num_frames",
+}
+"""Code -> the field of `POST /generate` that it is about, of errors that carry none."""
+
+_VIDEO_PARAMS = {"image": "input_reference", "width": "size"}
+"""What `/v1/videos` calls them."""
+
+_STORAGE = {
+    "storage_full": "The server's disk is full; its operator must make room.",
+    "storage_unwritable": "The server cannot write to its folders; its operator must look at them.",
+}
+
+_PATH = re.compile(r"(?<![^\s'\"(=])(?:/[^\s/'\":,;()]+)+/([^\s/'\":,;()]+)")
 
 
 def error_reply(error: A2VError, path: str) -> JSONResponse:
     """`{"error": {code, message, …}}`, as OpenAI's clients expect; `POST /generate` has `{"error": "message"}`."""
     headers = {}
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull) or type(error) is Unavailable:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if type(error) is Unauthorized:
         headers["WWW-Authenticate"] = 'Basic realm="ltx-a2v: any name, the API key as password"'
-    return JSONResponse(error_body(error.code, str(error), error.http_status, path), error.http_status, headers)
+    message = _STORAGE.get(error.code, str(error)) if isinstance(error, StorageFailed) else str(error)
+    if error.http_status >= 500:  # ours, so its paths are too
+        message = without_folders(message)
+    body = error_body(error.code, message, error.http_status, path, _param(error, path))
+    return JSONResponse(body, error.http_status, headers)
 
 
-def error_body(code: str, message: str, status: int, path: str) -> dict[str, object]:
+def _param(error: A2VError, path: str) -> str | None:
+    if isinstance(error, InvalidRequest):
+        return error.field or None
+    field = _PARAMS.get(error.code)
+    return field if field is None or path == "/generate" else _VIDEO_PARAMS.get(field, field)
+
+
+def error_body(code: str, message: str, status: int, path: str, param: str | None = None) -> dict[str, object]:
     if path == "/generate":
-        return {"error": message, "code": code}
+        return {"error": message, "code": code, "param": param}
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"code": code, "message": message, "type": kind, "param": None}}
+    return {"error": {"code": code, "message": message, "type": kind, "param": param}}
+
+
+def without_folders(text: str) -> str:
+    """`text` with absolute paths cut down to the file's name: where files lie on the server is not for clients."""
+    return _PATH.sub(r"\1", text)

@@ -6,6 +6,8 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import re
+import socket
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +17,9 @@ from ltx_a2v.serving.http.replies import error_reply
 from ltx_a2v.settings.server import ServerSettings
 
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""An IPv6 address in brackets, or a name or IPv4 address, and a port."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -51,8 +56,7 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
-        self._hosts = LOCAL_NAMES | {name.strip() for name in settings.allowed_hosts.split(",") if name.strip()}
-        self._any_host = not is_loopback(settings.host)
+        self._hosts = ServedHosts(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,23 +69,53 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        self._check_host(headers.get("host", ""))
-        _check_origin(headers)
+        self._hosts.check(headers.getlist("host"))
+        _check_origin(headers, scope["method"])
         if self._key is not None and scope["path"] != "/health":
             _check_key(headers, self._key)
 
-    def _check_host(self, host: str) -> None:
-        """A name that resolves to this machine must not lend a foreign page our origin (DNS rebinding)."""
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if not self._any_host and name.strip("[]").lower() not in self._hosts:
-            raise Forbidden(f"The host {host!r} is not served here; add it with --allowed-hosts.")
+
+class ServedHosts:
+    """The values of `Host` that are answered.
+
+    A foreign page can point its own name at this machine (DNS rebinding) and would then share our origin. So a name
+    must be ours or allowed; an address needs no check where others may reach us, as no page can claim it. Where a key
+    is set and others reach us, any name will do: browsers do not send the key to a foreign name.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        open_to_others = not is_loopback(settings.host)
+        self._names = LOCAL_NAMES | {settings.host.lower()}
+        self._names |= {name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip()}
+        if open_to_others:
+            own = socket.gethostname().lower()
+            self._names |= {own, f"{own}.local"}
+        self._addresses = open_to_others
+        self._any_name = open_to_others and settings.api_key is not None
+
+    def check(self, given: list[str]) -> None:
+        """Raises `Forbidden`."""
+        host = given[0] if len(given) == 1 else ""
+        parts = _HOST.fullmatch(host)
+        name = (parts[1] or parts[2]).lower() if parts else ""
+        if name in self._names or (self._any_name and parts) or (self._addresses and _is_address(name)):
+            return
+        raise Forbidden(f"The host {host[:80]!r} is not served here; the server's operator can allow it.")
 
 
-def _check_origin(headers: Headers) -> None:
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_origin(headers: Headers, method: str) -> None:
     """Pages of other origins may not act through a visitor's browser; a link to us may be followed."""
     origin = headers.get("origin")
     foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
-    follows_link = origin is None and headers.get("sec-fetch-mode") == "navigate"
+    follows_link = origin is None and method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
     if foreign or (headers.get("sec-fetch-site") == "cross-site" and not follows_link):
         raise Forbidden(f"Requests from pages of other origins are not let in; this one came from {origin!r}.")
 

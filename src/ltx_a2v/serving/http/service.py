@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,18 +11,27 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
-from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, NotFound, QueueFull, Unavailable
+from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, InvalidRequest, NotFound, QueueFull, Unavailable
 from ltx_a2v.hardware.driver import GpuMemory, read_memory
 from ltx_a2v.serving.http import models as api
-from ltx_a2v.serving.http.uploads import drain, read_body, save_inputs
+from ltx_a2v.serving.http.bodies import LoadBody, parse_json
+from ltx_a2v.serving.http.generation import generation_of
+from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
+from ltx_a2v.serving.http.replies import without_folders
+from ltx_a2v.serving.http.uploads import digest, read_body, save_inputs
 from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.idempotency import Key
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
+from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
+
+LARGEST_LOAD_BODY = 2**16
 
 
 class Service:
@@ -36,33 +46,59 @@ class Service:
         self.scheduler = scheduler
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
+        self.receiving = Receiving(settings)
+        self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def create(self, request: Request, model: type[BaseModel], *, waited_for: bool) -> Job:
-        if await asyncio.to_thread(self.store.count, "queued") >= self.settings.max_queue:
+        """The job of this request, or of an earlier one with the same `Idempotency-Key`. Durable when it returns."""
+        try:
+            return await self._create(request, model, waited_for)
+        except (ClientDisconnect, SlowClient):
+            raise
+        except Exception:
             await drain(request)
+            raise
+
+    async def _create(self, request: Request, model: type[BaseModel], waited_for: bool) -> Job:
+        name = _idempotency_key(request)
+        if name is None and await asyncio.to_thread(self.store.count, "queued") >= self.settings.max_queue:
             raise QueueFull(f"{self.settings.max_queue} jobs are waiting already; try again later.")
         job_id = new_job_id()
         try:
-            async with read_body(request, model, self.settings) as body:
-                fields = api.generation_of(body.fields, self.settings)
-                fields |= await save_inputs(body, self.folders.inputs(job_id), self.settings)
+            async with read_body(request, model, self.receiving) as body:
+                fields = generation_of(body.fields, self.settings)
+                saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
+                key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
         except BaseException:
             self.folders.remove(job_id)
             raise
-        job = await self._add(job_id, fields, body.fields.get("keep_alive"), waited_for)
+        job = await self._add(job_id, {**fields, **saved}, body.fields.get("keep_alive"), waited_for, key)
         self.scheduler.wake()
         return job
 
-    async def _add(self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool) -> Job:
+    async def _add(
+        self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool, key: Key | None
+    ) -> Job:
         span = None if keep_alive is None else str(keep_alive)
+        most = self.settings.max_queue
         try:
-            return await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, self.settings.max_queue)
-        except QueueFull:
+            job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key)
+        except Exception:
             self.folders.remove(job_id)
             raise
+        if job.id != job_id:  # the key's job, which has its own files
+            self.folders.remove(job_id)
+        return job
+
+    async def keep_alive(self, request: Request) -> str | None:
+        """Of a body of `POST /api/load`, which may be empty."""
+        async with self.receiving.spooled(request, LARGEST_LOAD_BODY) as (file, _):
+            raw = file.read()
+        value = parse_json(LoadBody, raw).get("keep_alive") if raw else None
+        return None if value is None else str(value)
 
     async def wait(self, job: Job, request: Request) -> Job:
         """The job when it has ended well. A client that leaves cancels its job. Raises what the job failed with."""
@@ -121,7 +157,7 @@ class Service:
             size=f"{asked['width']}x{asked['height']}",
             seconds=_seconds(job),
             seed=asked["seed"],
-            error=api.JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+            error=_error(job),
             queue_position=position,
             phase=progress.phase if progress else None,
             step=progress.step if progress else 0,
@@ -137,7 +173,7 @@ class Service:
     def file(self, job: Job, name: str) -> Path:
         """Raises `Expired`, `Conflict` (not finished) and `NotFound`."""
         if job.expired:
-            raise Expired(f"The files of {job.id} were removed after their time (--keep-outputs).")
+            raise Expired(f"The files of {job.id} were removed after their time.")
         if job.state != "completed":
             raise Conflict(f"{job.id} has no content: it is {job.state}.")
         path = self.folders.finished(job.id) / name
@@ -172,8 +208,21 @@ async def _until_disconnect(request: Request) -> None:
         pass
 
 
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
+        raise InvalidRequest("idempotency_key", key, "must be 1 to 255 printable ASCII characters without spaces")
+    return key
+
+
+def _error(job: Job) -> api.JobError | None:
+    if job.error_code is None:
+        return None
+    return api.JobError(code=job.error_code, message=without_folders(job.error_message or ""))
+
+
 def _failure(job: Job) -> A2VError:
-    error = A2VError(job.error_message or "The job failed.")
+    error = A2VError(without_folders(job.error_message or "The job failed."))
     error.code = job.error_code or error.code
     error.http_status = job.error_status or error.http_status
     return error

@@ -1,4 +1,4 @@
-"""Bodies of requests: read as a stream, within limits, with the files on disk when they are accepted.
+"""A body taken apart, and its files on disk when it is accepted.
 
 Nothing here looks into a file. Pictures and sound are decoded in the worker.
 """
@@ -6,61 +6,55 @@ Nothing here looks into a file. Pictures and sound are decoded in the worker.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import contextlib
+import hashlib
+import json
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
-from ltx_a2v.errors import Forbidden, InvalidRequest, TooLarge
-from ltx_a2v.serving.http.models import FILE_FIELDS, parse_form, parse_json
+from ltx_a2v.errors import Forbidden, InvalidRequest, TooLarge, shown_value
+from ltx_a2v.serving.http.bodies import FILE_FIELDS, parse_form, parse_json, unknown_field
+from ltx_a2v.serving.http.receiving import Receiving, Share
 from ltx_a2v.serving.jobs.folders import sync_to_disk
 from ltx_a2v.settings.server import MIB, ServerSettings
-from ltx_a2v.settings.units import parse_duration
 
 MAX_FIELDS = 64
-DRAIN_SECONDS = 5.0
-FORM_OVERHEAD = MIB
-
-
-class SlowClient(InvalidRequest):
-    code = "body_timeout"
-    http_status = 408
+PIECE = 2**18
+"""Characters of base64 that are decoded at a time: a multiple of four."""
 
 
 @dataclass
 class Body:
-    """A body taken apart: plain fields, and where each of the two inputs comes from."""
+    """Plain fields, and where each of the two inputs comes from: a file of a form, a data URL or a path."""
 
     fields: dict[str, Any]
     sources: dict[str, UploadFile | str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """The body's field by input."""
 
 
 @contextlib.asynccontextmanager
-async def read_body(request: Request, model: type[BaseModel], settings: ServerSettings) -> AsyncIterator[Body]:
-    """Raises `InvalidRequest` and `TooLarge`. Temporary files are gone when the context ends."""
+async def read_body(request: Request, model: type[BaseModel], receiving: Receiving) -> AsyncIterator[Body]:
+    """Raises `InvalidRequest`, `TooLarge` and `Unavailable`. Temporary files are gone when the context ends."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        form = await _read_form(request, kind, settings)
-        try:
-            yield _body_of_form(form, model)
-        finally:
-            await form.close()
+    if kind == "multipart/form-data":
+        async with _form(request, receiving) as (form, text_size), receiving.parsing(text_size):
+            yield await receiving.parse(lambda: _body_of_form(form, model))
     elif kind in ("application/json", ""):
-        limit = settings.max_json_mb * MIB
-        yield _body_of_json(b"".join([chunk async for chunk in _limited(request, limit, settings)]), model)
+        async with receiving.spooled(request, receiving.text_limit) as (file, size), receiving.parsing(size):
+            yield await receiving.parse(lambda: _body(parse_json(model, file.read()), {}))
     else:
-        raise InvalidRequest(
-            reason=f"A body of type {kind!r} is not read; send application/json or multipart/form-data."
-        )
+        reason = f"A body of type {kind[:80]!r} is not read; send application/json or multipart/form-data"
+        raise InvalidRequest(reason=reason)
 
 
 async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dict[str, str]:
@@ -69,56 +63,66 @@ async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dic
     Raises `InvalidRequest`, `TooLarge` and `Forbidden`.
     """
     if "audio" not in body.sources:
-        raise InvalidRequest(
-            reason="audio is missing: send the speech as a file, a data URL, or a path below --input-dir."
+        reason = "is missing: send the speech as a file, a data URL, or a path below the server's input folder"
+        raise InvalidRequest("audio", reason=reason)
+    return {name: await asyncio.to_thread(_save, name, body, folder, settings) for name in body.sources}
+
+
+def digest(body: Body, saved: Mapping[str, str]) -> str:
+    """The same for bodies that ask for the same, however they are encoded. `saved` is what `save_inputs` returned."""
+    asked: dict[str, Any] = {"fields": body.fields}
+    for name, source in body.sources.items():
+        asked[name] = source if _is_path(source) else _file_digest(Path(saved[name]))
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_path(source: UploadFile | str) -> TypeGuard[str]:
+    return isinstance(source, str) and not source.startswith("data:")
+
+
+class _Form(MultiPartParser):
+    """Starlette's parser, with a bound on the text fields of one form, and of all forms, which stay in memory."""
+
+    def __init__(self, request: Request, receiving: Receiving, room: Share, texts: Share) -> None:
+        super().__init__(
+            request.headers,
+            receiving.chunks(request, receiving.form_limit, room),
+            max_files=len(FILE_FIELDS),
+            max_fields=MAX_FIELDS,
+            max_part_size=receiving.text_limit,
         )
-    return {name: await asyncio.to_thread(_save, name, body.sources[name], folder, settings) for name in body.sources}
+        self._receiving = receiving
+        self._texts = texts
+        self.text_size = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self.text_size += end - start
+            if self.text_size > self._receiving.text_limit:
+                message = f"The form's text fields have more than the {self._receiving.text_limit // MIB} MiB allowed."
+                raise TooLarge(message, "body_too_large")
+            self._receiving.texts.take(self._texts, self.text_size)
+        super().on_part_data(data, start, end)
 
 
-async def _limited(request: Request, limit: int, settings: ServerSettings) -> AsyncGenerator[bytes]:
-    """The body's chunks, not more than `limit` bytes, none of them late."""
-    declared = request.headers.get("content-length", "")
-    received = 0
-    stream = request.stream().__aiter__()
-    pause = parse_duration(settings.body_timeout)
-    while True:
-        if max(received, int(declared) if declared.isdigit() else 0) > limit:
-            await drain(request)
-            raise TooLarge(f"The body is larger than the {limit // MIB} MiB that are allowed.", "body_too_large")
+@contextlib.asynccontextmanager
+async def _form(request: Request, receiving: Receiving) -> AsyncIterator[tuple[FormData, int]]:
+    """The form, and the bytes of its text fields."""
+    with receiving.room.share() as room, receiving.texts.share() as texts:
+        parser = _Form(request, receiving, room, texts)
         try:
-            chunk = await asyncio.wait_for(anext(stream), pause)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise SlowClient(f"No data came for {settings.body_timeout}; send the body without such pauses.") from None
-        received += len(chunk)
-        yield chunk
-
-
-async def drain(request: Request) -> None:
-    """Read on for a moment without keeping it: a client that is cut off while it sends may never see the reply."""
-    with contextlib.suppress(TimeoutError, RuntimeError, ClientDisconnect):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            async for _ in request.stream():
-                pass
-
-
-async def _read_form(request: Request, kind: str, settings: ServerSettings) -> FormData:
-    text_limit = settings.max_json_mb * MIB
-    limit = (settings.max_image_mb + settings.max_audio_mb) * MIB + FORM_OVERHEAD
-    if kind == "application/x-www-form-urlencoded":
-        return await FormParser(request.headers, _limited(request, text_limit, settings)).parse()
-    parser = MultiPartParser(
-        request.headers,
-        _limited(request, limit, settings),
-        max_files=len(FILE_FIELDS),
-        max_fields=MAX_FIELDS,
-        max_part_size=text_limit,
-    )
-    try:
-        return await parser.parse()
-    except MultiPartException as error:
-        raise InvalidRequest(reason=f"The form cannot be read: {error.message}") from None
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise InvalidRequest(reason=f"The form cannot be read: {error.message}") from None
+        try:
+            yield form, parser.text_size
+        finally:
+            await form.close()
 
 
 def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
@@ -126,26 +130,22 @@ def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
     files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
     names = [name for name, _ in form.multi_items()]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise InvalidRequest(reason=f"{min(repeated)} is given more than once.")
+        raise InvalidRequest(reason=f"{min(repeated)[:80]!r} is given more than once")
     for name in files:
         if name not in FILE_FIELDS or name not in model.model_fields:
-            raise InvalidRequest(reason=f"Unknown field {name!r}.")
+            raise unknown_field(name)
     return _body(parse_form(model, texts), files)
 
 
-def _body_of_json(raw: bytes, model: type[BaseModel]) -> Body:
-    return _body(parse_json(model, raw), {})
-
-
 def _body(fields: dict[str, Any], files: dict[str, UploadFile]) -> Body:
-    sources: dict[str, UploadFile | str] = {}
+    body = Body(fields)
     for name, which in FILE_FIELDS.items():
         source = files.get(name) or _text_of(name, fields.pop(name, None))
-        if source is not None and which in sources:
-            raise InvalidRequest(reason=f"The {which} is given twice.")
+        if source is not None and which in body.sources:
+            raise InvalidRequest(name, reason=f"gives the {which} a second time")
         if source is not None:
-            sources[which] = source
-    return Body(fields, sources)
+            body.sources[which], body.names[which] = source, name
+    return body
 
 
 def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
@@ -154,20 +154,22 @@ def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
         return value
     known = f"{FILE_FIELDS[name]}_url"
     if set(value) != {known}:
-        raise InvalidRequest(reason=f"{name} as an object has the one member {known!r}; given were {sorted(value)}.")
+        raise InvalidRequest(name, list(value)[:3], f"as an object must have the one member {known!r}")
     return value[known]
 
 
-def _save(name: str, source: UploadFile | str, folder: Path, settings: ServerSettings) -> str:
-    limit = getattr(settings, f"max_{name}_mb") * MIB
-    if isinstance(source, str) and not source.startswith("data:"):
-        return str(_below_input_dir(source, settings.input_dir))
+def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str:
+    name, source = body.names[which], body.sources[which]
+    limit = settings.max_image_mb if which == "image" else settings.max_audio_mb
+    if _is_path(source):
+        return str(_below_input_dir(name, source, settings.input_dir))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = folder / name
+    target = folder / which
     if isinstance(source, str):
-        target.write_bytes(_decoded(name, source, limit))
+        with target.open("wb") as file:
+            _decode(name, which, source, limit, file)
     else:
-        _check_size(name, source.size or 0, limit)
+        _check_size(name, which, source.size or 0, limit)
         with target.open("wb") as file:
             shutil.copyfileobj(source.file, file)
     for written in (target, folder, folder.parent):  # as durable as the job that needs it
@@ -175,33 +177,39 @@ def _save(name: str, source: UploadFile | str, folder: Path, settings: ServerSet
     return str(target.resolve())
 
 
-def _decoded(name: str, url: str, limit: int) -> bytes:
-    head, comma, payload = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise InvalidRequest(reason=f"{name} is a data URL without ';base64,': encode the file in base64.")
-    _check_size(name, len(payload) * 3 // 4, limit)
+def _decode(name: str, which: str, url: str, limit: int, file: BinaryIO) -> None:
+    """A piece at a time: a whole copy would be as large as the body."""
+    start = url.find(",") + 1
+    if not url[: min(start, 200)].endswith(";base64,"):
+        raise InvalidRequest(name, reason="is a data URL without ';base64,': encode the file in base64")
+    _check_size(name, which, (len(url) - start) * 3 // 4, limit)
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest(reason=f"{name} is a data URL whose base64 cannot be decoded.") from None
+        for place in range(start, len(url), PIECE):
+            piece = binascii.a2b_base64(url[place : place + PIECE], strict_mode=True)
+            if len(piece) < PIECE // 4 * 3 and place + PIECE < len(url):
+                raise ValueError("padding before the end")
+            file.write(piece)
+    except ValueError:
+        raise InvalidRequest(name, reason="is a data URL whose base64 cannot be decoded") from None
 
 
-def _check_size(name: str, size: int, limit: int) -> None:
+def _check_size(name: str, which: str, size: int, limit: int) -> None:
     if size == 0:
-        raise InvalidRequest(reason=f"{name} is empty.")
-    if size > limit:
-        message = f"The {name} has {size / MIB:.1f} MiB; this server allows {limit // MIB}."
-        raise TooLarge(message, f"{name}_too_large")
+        raise InvalidRequest(name, reason="is empty")
+    if size > limit * MIB:
+        message = f"The {which} has {size / MIB:.1f} MiB; this server allows {limit}."
+        raise TooLarge(message, f"{which}_too_large")
 
 
-def _below_input_dir(given: str, input_dir: Path | None) -> Path:
+def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:
     """The file with all links followed; one answer for what is outside and what does not exist."""
     if "://" in given:
-        raise InvalidRequest(
-            reason="Links are not fetched: send the file itself, a data URL, or a path below --input-dir."
-        )
+        reason = "is a link, which is not followed: send the file itself, a data URL, or a path on the server"
+        raise InvalidRequest(name, given, reason)
     if input_dir is None:
-        raise Forbidden("Paths on the server are not allowed here: the server was started without --input-dir.")
+        raise Forbidden(
+            "This server was started without an input folder, so paths are not let in: send the file itself."
+        )
     root = input_dir.resolve()
     try:
         path = (root / given).resolve(strict=True)
@@ -209,4 +217,4 @@ def _below_input_dir(given: str, input_dir: Path | None) -> Path:
             return path
     except (OSError, ValueError, RuntimeError):
         pass
-    raise Forbidden(f"{given!r} is no file below the server's input folder.")
+    raise Forbidden(f"{shown_value(given)} is not a file below the server's input folder.")

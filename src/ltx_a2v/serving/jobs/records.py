@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ltx_a2v.errors import InvalidInput, QueueFull, StorageFailed
+from ltx_a2v.serving.jobs import idempotency
 from ltx_a2v.serving.jobs.storage import FULL, storage_failed
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
@@ -119,6 +120,7 @@ class JobStore:
         if finding != "ok":
             raise self._damaged(finding)
         self._db.executescript(_SCHEMA)
+        self._db.executescript(idempotency.SCHEMA)
         present = {row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")}
         for name, kind in _ADDED_COLUMNS.items():
             if name not in present:
@@ -137,10 +139,21 @@ class JobStore:
             self._db.close()
 
     def add(
-        self, job_id: str, request: dict[str, Any], keep_alive: str | None, waited_for: bool, max_queue: int
+        self,
+        job_id: str,
+        request: dict[str, Any],
+        keep_alive: str | None,
+        waited_for: bool,
+        max_queue: int,
+        key: idempotency.Key | None = None,
     ) -> Job:
-        """Raises `QueueFull`; when it returns, the job survives a power cut."""
+        """The new job, or the one that was added with the same key. When it returns, the job survives a power cut.
+
+        Raises `QueueFull`, and `Conflict` where the key came with another body.
+        """
         with self._transaction() as db:
+            if key is not None and (known := key.job_id(db)) is not None:
+                return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (known,)).fetchone())
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= max_queue:
                 raise QueueFull(f"{waiting} jobs are waiting already, the most that are allowed; try again later.")
@@ -148,6 +161,8 @@ class JobStore:
                 "INSERT INTO jobs (id, state, waited_for, created_at, request, keep_alive) VALUES (?,?,?,?,?,?)",
                 (job_id, "queued", waited_for, time.time(), json.dumps(request), keep_alive),
             )
+            if key is not None:
+                key.remember(db, job_id)
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     def get(self, job_id: str) -> Job | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ltx_a2v.errors import WorkerFailed
+from ltx_a2v.hardware.host_memory import death_by_signal
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import NEVER, parse_duration
 
@@ -154,9 +155,7 @@ class WorkerClient:
             return f"was killed: {self._killed_for}"
         if code >= 0:
             return f"ended with status {code}"
-        if code == -signal.SIGKILL:
-            return "was killed by SIGKILL, most likely because the host ran out of memory"
-        return f"was killed by {signal.Signals(-code).name}"
+        return death_by_signal(-code)
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:

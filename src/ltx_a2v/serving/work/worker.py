@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ltx_a2v.errors import Cancelled, from_json
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.hardware.environment import prepare_libraries
+from ltx_a2v.hardware.host_memory import raise_oom_score
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.inputs import Limits, check_inputs
@@ -236,6 +237,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
     _offer_to_the_oom_killer()
     logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
+    raise_oom_score()
     prepare_libraries()
     os.dup2(2, 1)  # what libraries print goes to the log
     connection = socket.socket(fileno=int(sys.argv[1]))

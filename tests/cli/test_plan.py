@@ -7,8 +7,10 @@ import re
 
 import pytest
 
-from ltx_a2v import ModelPaths
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.cli.main import main
+from ltx_a2v.errors import shown_value
+from ltx_a2v.planning.probe import Speeds
 
 SMALL = ["--device", "cpu", "--width", "128", "--height", "64", "--num-frames", "9", "--num-inference-steps", "2"]
 
@@ -16,6 +18,18 @@ SMALL = ["--device", "cpu", "--width", "128", "--height", "64", "--num-frames", 
 @pytest.fixture
 def given(model: ModelPaths) -> list[str]:
     return ["plan", "--model-dir", str(model.checkpoint.parent), *SMALL]
+
+
+@pytest.fixture(scope="module")
+def speeds(model: ModelPaths) -> Speeds:
+    """Measured once: it takes seconds."""
+    pipeline = A2VPipeline.open(model, device="cpu")
+    return pipeline.measure(GenerationRequest(prompt="", audio="-", width=128, height=64, num_frames=9))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, speeds: Speeds) -> None:
+    monkeypatch.setattr(A2VPipeline, "measure", lambda pipeline, request: speeds)
 
 
 def test_the_smallest_budget_works_and_less_does_not(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +43,9 @@ def test_the_smallest_budget_works_and_less_does_not(given: list[str], capsys: p
     assert main([*given, "--vram-budget", f"{less:.1f}MiB"]) == 2
 
 
-def test_measured_and_estimated_are_told_apart(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_and_estimated_are_distinguished(
+    given: list[str], measured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*given, "--vram-budget", "unlimited", "--measure"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "measured here: reading" in said
@@ -37,7 +53,7 @@ def test_measured_and_estimated_are_told_apart(given: list[str], capsys: pytest.
     assert "Left out:" in said
 
 
-def test_json_has_what_the_table_has(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_what_the_table_has(given: list[str], measured: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--vram-budget", "unlimited", "--measure", "--json", "--modes", "int8,none"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["mode"] for row in rows] == ["int8", "none"]
@@ -52,24 +68,31 @@ def test_json_has_what_the_table_has(given: list[str], capsys: pytest.CaptureFix
 def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(
-        r"Beside 1GiB of others: --vram-budget [\d.]+GiB --transformer-quantization int8\n", capsys.readouterr().out
+        r"With 1GiB for others: --vram-budget [\d.]+GiB --transformer-quantization int8\n", capsys.readouterr().out
     )
     assert main([*given, "--coexist", "9000GiB"]) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"ltx-a2v: --coexist 9000GiB: .* nothing is left of this device's [\d.]+ GiB; .*\n", error)
+    assert re.fullmatch(r"ltx-a2v: --coexist '9000GiB' leaves nothing of this device's [\d.]+ GiB with .*\n", error)
 
 
 @pytest.mark.parametrize("budget", ["0", "-5GiB", "12 parsecs", "100.1%", "0%", "nan%", "inf", "٣GiB", "AUTO", ""])
 def test_nonsense_is_one_sentence(given: list[str], capsys: pytest.CaptureFixture[str], budget: str) -> None:
     assert main([*given, f"--vram-budget={budget}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"ltx-a2v: --vram-budget {budget!r}")
+    assert error.startswith(f"ltx-a2v: --vram-budget {shown_value(budget)} ")
     assert error.count("\n") == 1
+
+
+def test_frames_that_depend_on_the_audio(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--num-frames", "auto"]) == 2
+    assert capsys.readouterr().err == (
+        "ltx-a2v: --num-frames 'auto' depends on the audio, which a plan does not read; give a number.\n"
+    )
 
 
 def test_host_memory_is_an_amount_or_none_at_all(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--host-memory", "0"]) == 0
     assert main([*given, "--host-memory", "some"]) == 2
     assert capsys.readouterr().err == (
-        "ltx-a2v: --host-memory 'some' is no amount of memory; write 12GiB, 8G, 0, auto or bytes.\n"
+        "ltx-a2v: --host-memory 'some' is not an amount of memory; write 12GiB, 8G, 0, auto.\n"
     )

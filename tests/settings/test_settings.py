@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ltx_a2v.cli.flags import settings_from
-from ltx_a2v.cli.main import build_parser
+from ltx_a2v.cli.main import build_parser, main
 from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.settings.loading import StyleLora
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import parse_bytes, parse_duration
@@ -35,19 +36,54 @@ from tests.serving.conftest import fake_engine
         ("-1s", math.inf),
     ],
 )
-def test_spans_of_time(text: str | float, seconds: float) -> None:
+def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "5x", "1m5", "nan", "inf", True, "1e3", "٣s5"])
-def test_no_spans_of_time(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="is not a span of time"):
+def test_what_is_not_a_duration(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not a duration"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "amount"), [("50GB", 50 * 10**9), ("1.5 GiB", 3 * 2**29), ("1000", 1000)])
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("50GB", 50 * 10**9), ("1.5 GiB", 3 * 2**29), ("1000B", 1000), ("8Gi", 2**33), ("8g", 8 * 10**9)],
+)
 def test_bytes(text: str, amount: int) -> None:
     assert parse_bytes(text, "x") == amount
+
+
+@pytest.mark.parametrize("text", ["10", "10.5"])
+def test_bytes_without_a_unit(text: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_bytes(text, "vram_budget")
+    assert str(error.value) == f"vram_budget {text} has no unit; write {text}GiB."
+
+
+@pytest.mark.parametrize("text", ["", "0GiB", "-5GiB", "12 parsecs", "12GiB and more", "٣GiB", "1e3GiB", "nanGiB"])
+def test_what_is_no_amount_of_bytes(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not an amount of memory"):
+        parse_bytes(text, "x")
+
+
+@pytest.mark.parametrize("strength", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_the_strength_of_a_lora_is_finite(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, strength: str, command: str
+) -> None:
+    """Refused before anything is loaded or listens."""
+    needed = ["--prompt", "p", "--audio", "a.wav"] if command == "generate" else []
+    folder = fake_engine(tmp_path)["LTX_A2V_MODEL_DIR"]
+    assert main([command, *needed, "--model-dir", folder, "--lora", f"a.safetensors:{strength}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ltx-a2v: --lora 'a.safetensors' has the strength ")
+    assert said.endswith("; it must be finite.\n")
+
+
+def test_the_strength_of_a_lora_is_finite_in_python() -> None:
+    with pytest.raises(InvalidRequest, match="lora 'a' has the strength nan"):
+        StyleLora(Path("a"), math.nan)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +173,8 @@ def test_every_flag_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "words"),
     [
         (["--port", "99999"], "port 99999 "),
-        (["--keep-alive", "soon"], "'soon' is not a span of time"),
-        (["--keep-outputs", "9 lives"], "is not a span of time"),
+        (["--keep-alive", "soon"], "'soon' is not a duration"),
+        (["--keep-outputs", "9 lives"], "is not a duration"),
         (["--max-queue", "0"], "max_queue 0 "),
         (["--keep-outputs", "0GB"], "keep_outputs '0GB'"),
     ],

@@ -1,12 +1,13 @@
-"""The command line, as a user meets it: in a process of its own where that matters."""
+"""`ltx-a2v generate`, as a user meets it: in a process of its own only where that matters."""
 
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import av
@@ -14,43 +15,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltx_a2v import ModelPaths, miniature
+from ltx_a2v import ModelPaths
 from ltx_a2v.cli.main import main
+from tests.cli.conftest import EXAMPLES, generate
 from tests.conftest import ROOT
 
-EXAMPLES = ROOT / "examples"
 
-
-def generate(model: ModelPaths, *more: str) -> list[str]:
-    return [
-        "generate",
-        *("--model-dir", str(model.checkpoint.parent)),
-        *("--prompt", "A robot speaks.", "--audio", str(EXAMPLES / "speech.wav")),
-        *("--width", "128", "--height", "64", "--num-frames", "17", "--num-inference-steps", "2", "--device", "cpu"),
-        *more,
-    ]
-
-
-def test_generate_end_to_end(model: ModelPaths, tmp_path: Path) -> None:
+def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Everything a user does at once: flags in, one JSON object and an mp4 out."""
     video, latents = tmp_path / "v.mp4", tmp_path / "l.safetensors"
     flags = ["--image", str(EXAMPLES / "robot.png"), "--output-path", str(video), "--save-latents", str(latents)]
     flags += ["--video-stg-blocks", "1", "2", "--video-cfg-guidance-scale", "2.5", "--report", "json", "--seed", "7"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ltx_a2v", *generate(model, *flags)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    assert main(generate(model, *flags)) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
     assert report["output_path"] == str(video)
     assert (report["width"], report["height"], report["num_frames"], report["seed"]) == (128, 64, 17, 7)
     assert report["model_version"] == "2.3.0"
     assert report["peak_vram_gib"] == 0.0
     assert sum(report["phases"].values()) <= report["elapsed_seconds"]
-    assert "stage_1" in done.stderr
+    assert "stage_1" in err
 
     saved = load_file(latents)
     assert saved["stage_1"].shape == (1, 128, 3, 1, 2)
@@ -127,57 +111,31 @@ def test_model_dir_of_this_user(
     assert f"The model folder {tmp_path / 'models'} does not exist" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("target", "says"), [("/dev/full", "No space left on device"), ("&-", "stdout is closed")])
-def test_a_stdout_that_takes_nothing(model: ModelPaths, tmp_path: Path, target: str, says: str) -> None:
+@pytest.mark.parametrize(("target", "says"), [("/dev/full", "No space left on device"), (None, "stdout is closed")])
+def test_a_stdout_that_takes_nothing(
+    model: ModelPaths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    target: str | None,
+    says: str,
+) -> None:
     video, latents = tmp_path / "v.mp4", tmp_path / "l.safetensors"
     arguments = generate(model, "--output-path", str(video), "--save-latents", str(latents), "--num-frames", "1")
-    command = shlex.join([sys.executable, "-m", "ltx_a2v", *arguments])
-    done = subprocess.run(
-        ["sh", "-c", f"umask 027; {command} >{target}"], stderr=subprocess.PIPE, text=True, timeout=120
-    )
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1, done.stderr
-    assert says in last
-    assert str(video) in last
-    assert "Traceback" not in done.stderr
+    before = os.umask(0o027)
+    try:
+        with open(target, "w") if target else nullcontext() as out:  # noqa: PTH123
+            monkeypatch.setattr(sys, "stdout", out)
+            code = main(arguments)
+            monkeypatch.undo()
+    finally:
+        os.umask(before)
+    err = capfd.readouterr().err
+    assert code == 1, err
+    assert says in err.splitlines()[-1]
+    assert str(video) in err.splitlines()[-1]
+    assert "Traceback" not in err
     assert {path.stat().st_mode & 0o777 for path in (video, latents)} == {0o640}
-
-
-def test_help_into_a_full_disk() -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m ltx_a2v --help >/dev/full"], stderr=subprocess.PIPE, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_cache_folder_that_is_a_file(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setenv("LTX_A2V_CACHE_DIR", str(tmp_path / "file"))
-    assert main(["demo", "--output-path", str(tmp_path / "v.mp4")]) == 2
-    assert "Not a directory" in capsys.readouterr().err
-
-
-def test_an_interrupted_miniature_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupted(path: Path, content: object) -> None:
-        assert path.parent.is_dir()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(miniature, "_write_json", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        miniature.ensure_miniature(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_while_libraries_are_imported(number: signal.Signals) -> None:
-    script = "import os, sys\nfrom ltx_a2v.cli.stopping import importing\n"
-    script += f"try:\n with importing(): os.kill(os.getpid(), {int(number)})\nexcept BaseException: sys.exit(1)\n"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 130
-    assert done.stderr == "ltx-a2v: stopped; nothing was written.\n"
 
 
 def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -> None:
@@ -196,21 +154,3 @@ def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -
     assert "stopped" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_demo(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ltx_a2v.cli.main", "demo", "--output-path", str(tmp_path / "demo.mp4")],
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(tmp_path / "demo.mp4"))
-
-
-def test_help_does_not_load_torch() -> None:
-    script = "import sys, ltx_a2v.cli.main as c\ntry: c.main(['generate', '--help'])\nexcept SystemExit: pass\n"
-    done = subprocess.run([sys.executable, "-c", script + "assert 'torch' not in sys.modules"], capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()

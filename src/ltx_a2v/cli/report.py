@@ -1,0 +1,33 @@
+"""What `generate` and `demo` print when they are done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ltx_a2v.cli.output import write_out
+from ltx_a2v.errors import A2VError
+from ltx_a2v.events import GenerationResult
+
+
+def add_report_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", choices=("text", "json"), default="text", help="what to print when done")
+
+
+def print_report(result: GenerationResult, kind: str) -> None:
+    """Raises `A2VError`, which says that the video is complete, where stdout takes nothing."""
+    try:
+        write_out(json.dumps(result.as_json()) + "\n" if kind == "json" else _as_text(result))
+    except A2VError as error:
+        raise A2VError(f"{error.template} The video is complete: {result.output_path}.") from error
+
+
+def _as_text(result: GenerationResult) -> str:
+    seconds = result.num_frames / result.frame_rate
+    phases = ", ".join(f"{name} {took:.1f}" for name, took in result.phases.items())
+    notes = "".join(f"note: {notice}\n" for notice in result.notices)
+    return (
+        f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
+        f"seed {result.seed}\n"
+        f"{result.elapsed_seconds:.1f} s ({phases}); peak VRAM {result.peak_vram_gib:.2f} GiB\n{notes}"
+    )

@@ -1,0 +1,76 @@
+"""From the fields of a body to those of a `GenerationRequest`, within the server's limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ltx_a2v.errors import InvalidRequest, TooLarge
+from ltx_a2v.request import GenerationRequest, nearest_num_frames
+from ltx_a2v.serving.http.bodies import FILE_FIELDS
+from ltx_a2v.settings.server import ServerSettings
+
+
+def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, Any]:
+    """Fields of a `GenerationRequest` except its files, as JSON. `body` has the fields that were given.
+
+    Raises `InvalidRequest`, which names the body's own fields, and `TooLarge`.
+    """
+    _check_model(body, settings)
+    fields = {name: value for name, value in body.items() if name in GenerationRequest.model_fields}
+    fields = {name: value for name, value in fields.items() if name not in FILE_FIELDS}
+    if body.get("size") is not None:
+        fields["width"], fields["height"] = (int(side) for side in body["size"].split("x"))
+    if "fps" in body:
+        fields["frame_rate"] = body["fps"]
+    fields["guidance"] = body.get("guidance") or {}
+    if body.get("seconds") is not None:
+        fields["num_frames"] = _frames_for(body)
+    try:
+        request = GenerationRequest(**fields, audio=Path("-"))
+    except InvalidRequest as error:
+        raise _of_the_body(error, body) from None
+    _check_limits(request, settings)
+    return request.model_dump(mode="json", exclude={"audio", "image", "output_path", "save_latents"})
+
+
+def fit_seconds(seconds: float, frame_rate: float) -> int:
+    """The number of frames nearest to `seconds` that the model can make."""
+    wanted = seconds * frame_rate
+    return min(nearest_num_frames(round(min(wanted, 1e6))), key=lambda frames: abs(frames - wanted))
+
+
+def _check_model(body: dict[str, Any], settings: ServerSettings) -> None:
+    if body.get("model") not in (None, settings.model_id):
+        raise InvalidRequest("model", body["model"], f"is not served here; leave it out or use {settings.model_id!r}")
+
+
+def _frames_for(body: dict[str, Any]) -> int:
+    if "num_frames" in body:
+        raise InvalidRequest("seconds", body["seconds"], "and num_frames say the same thing: give one of them")
+    try:
+        seconds = float(body["seconds"])
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidRequest("seconds", body["seconds"], "must be a number above 0")
+    return fit_seconds(seconds, body.get("fps", GenerationRequest.model_fields["frame_rate"].default))
+
+
+def _of_the_body(error: InvalidRequest, body: dict[str, Any]) -> InvalidRequest:
+    """The same complaint about the field that the client gave."""
+    if error.field in ("width", "height") and body.get("size") is not None:
+        return InvalidRequest("size", body["size"], f"has a {error.field} that {error.reason}")
+    if error.field == "frame_rate" and "fps" in body:
+        return InvalidRequest("fps", error.value, error.reason)
+    return error
+
+
+def _check_limits(request: GenerationRequest, settings: ServerSettings) -> None:
+    pixels = request.width * request.height
+    if pixels > settings.max_pixels:
+        message = f"{request.width}x{request.height} has {pixels} pixels; this server allows {settings.max_pixels}."
+        raise TooLarge(message, "size_too_large")
+    if request.num_frames != "auto" and request.num_frames > settings.max_frames:
+        message = f"{request.num_frames} frames are more than this server's {settings.max_frames}."
+        raise TooLarge(message, "too_many_frames")

@@ -1,0 +1,49 @@
+"""`/api/options` and `/api/fit`: what a form for a video needs to know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
+from ltx_a2v.serving.http import models as api
+from ltx_a2v.serving.http import openapi
+from ltx_a2v.serving.http.generation import fit_seconds
+from ltx_a2v.serving.http.presets import PRESETS
+from ltx_a2v.serving.http.routes.common import Serving
+
+LIMITS = {"max_pixels", "max_frames", "max_image_mb", "max_audio_mb", "max_audio_seconds"}
+
+routes = APIRouter(prefix="/api", tags=["form"], responses=openapi.errors(401, 403))
+
+
+def _defaults() -> dict[str, Any]:
+    names = ("frame_rate", "num_inference_steps", "seed", "width", "height", "negative_prompt")
+    guidance = {name: Guidance.model_fields[name].default for name in ("cfg", "modality")}
+    return {name: GenerationRequest.model_fields[name].default for name in names} | guidance
+
+
+@routes.get("/options")
+def options(service: Serving) -> dict[str, Any]:
+    """Defaults, presets and limits for a form."""
+    return {
+        "model": service.settings.model_id,
+        "presets": PRESETS,
+        "defaults": _defaults(),
+        "limits": service.settings.model_dump(mode="json", include=LIMITS),
+    }
+
+
+@routes.get("/fit", responses=openapi.errors(422))
+def fit(
+    service: Serving,
+    width: Annotated[int, Query(ge=1, le=100_000)],
+    height: Annotated[int, Query(ge=1, le=100_000)],
+    seconds: Annotated[float, Query(gt=0, le=100_000, allow_inf_nan=False)],
+    fps: Annotated[float, Query(ge=1, le=120, allow_inf_nan=False)] = _defaults()["frame_rate"],
+) -> api.Fitted:
+    """The nearest size and length that the model can make, within the server's limits."""
+    w, h = (min(nearest_sizes(side), key=lambda size: abs(size - side)) for side in (width, height))
+    frames = min(fit_seconds(seconds, fps), (service.settings.max_frames - 1) // 8 * 8 + 1)
+    return api.Fitted(width=w, height=h, size=f"{w}x{h}", num_frames=frames, seconds=round(frames / fps, 3))

@@ -1,0 +1,154 @@
+"""`/v1/videos`: jobs, in the shape of OpenAI's API of videos with more to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from ltx_a2v.errors import Conflict, Expired, NotFound
+from ltx_a2v.serving.http import models as api
+from ltx_a2v.serving.http import openapi
+from ltx_a2v.serving.http.bodies import VideoCreate
+from ltx_a2v.serving.http.routes.common import Found, Serving
+from ltx_a2v.serving.http.service import Service
+from ltx_a2v.serving.jobs.folders import THUMBNAIL, VIDEO
+from ltx_a2v.serving.jobs.records import Job
+
+RECONNECT_MS = 2000
+
+routes = APIRouter(prefix="/v1/videos", tags=["videos"], responses=openapi.errors(401, 403))
+_created = openapi.errors(400, 408, 409, 413, 422, 429, 503, 507)
+
+
+@routes.post("", openapi_extra=openapi.body("VideoCreate"), responses=_created)
+async def create_video(request: Request, service: Serving) -> api.Video:
+    """Make a video: the job is on the disk when this replies."""
+    return await service.video(await service.create(request, VideoCreate, waited_for=False))
+
+
+@routes.post(
+    "/sync",
+    openapi_extra=openapi.body("VideoCreate"),
+    response_class=FileResponse,
+    responses={**_created, **openapi.errors(500), 200: openapi.MP4},
+)
+async def create_video_and_wait(request: Request, service: Serving) -> FileResponse:
+    """Make a video and reply with it. Leaving cancels the job."""
+    job = await service.wait(await service.create(request, VideoCreate, waited_for=True), request)
+    assert job.result is not None
+    headers = {
+        "X-Inference-Time-S": f"{job.result['elapsed_seconds']:.3f}",
+        "X-Stage-Durations": json.dumps(job.result["phases"]),
+        "X-Peak-Memory-MB": f"{job.result['peak_vram_gib'] * 1024:.0f}",
+        "X-Video-Id": job.id,
+    }
+    return FileResponse(service.file(job, VIDEO), headers=headers, media_type="video/mp4")
+
+
+@routes.get("", responses=openapi.errors(422))
+async def list_videos(
+    service: Serving,
+    after: Annotated[str | None, Query(description="The id that the page follows.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+) -> api.VideoList:
+    jobs = await asyncio.to_thread(service.store.page, after, limit + 1, order == "desc")
+    data = [await service.video(job) for job in jobs[:limit]]
+    ids = [video.id for video in data]
+    return api.VideoList(
+        data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=len(jobs) > limit
+    )
+
+
+@routes.get("/{video_id}", responses=openapi.errors(404))
+async def retrieve_video(job: Found, service: Serving) -> api.Video:
+    return await service.video(job)
+
+
+@routes.head("/{video_id}/content", include_in_schema=False)
+@routes.get(
+    "/{video_id}/content",
+    response_class=FileResponse,
+    responses={**openapi.errors(404, 409, 410, 422), 200: openapi.CONTENT, 206: openapi.CONTENT, 416: openapi.RANGE},
+)
+async def download_content(
+    job: Found, service: Serving, variant: Annotated[Literal["video", "thumbnail"], Query()] = "video"
+) -> FileResponse:
+    """The mp4 (ranges are understood) or a JPEG of its first frame."""
+    name, kind = (VIDEO, "video/mp4") if variant == "video" else (THUMBNAIL, "image/jpeg")
+    filename = f"{job.id}{Path(name).suffix}"
+    path = service.file(job, name)
+    return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
+
+
+@routes.head("/{video_id}/inputs/{which}", include_in_schema=False)
+@routes.get(
+    "/{video_id}/inputs/{which}",
+    response_class=FileResponse,
+    responses={**openapi.errors(404, 410, 422), 200: openapi.BYTES, 206: openapi.BYTES, 416: openapi.RANGE},
+)
+async def download_input(job: Found, which: Literal["audio", "image"], service: Serving) -> FileResponse:
+    """What was uploaded for this job, never shown by a browser as a page."""
+    if job.expired:
+        raise Expired(f"The files of {job.id} were removed after their time.")
+    path = service.folders.inputs(job.id) / which
+    if not path.is_file():
+        raise NotFound(f"{job.id} has no uploaded {which}.")
+    return FileResponse(path, media_type="application/octet-stream", filename=which)
+
+
+@routes.get(
+    "/{video_id}/events",
+    response_class=EventSourceResponse,
+    responses={**openapi.errors(404), 200: openapi.EVENT_STREAM},
+)
+async def follow_video(job: Found, service: Serving) -> AsyncIterator[ServerSentEvent]:
+    """The job whenever it changes, as server-sent events named `video`; the stream ends with the job."""
+    yield ServerSentEvent(retry=RECONNECT_MS)
+    async for state in _states(service, job):
+        yield ServerSentEvent(event="video", raw_data=state)
+
+
+@routes.post("/{video_id}/cancel", responses=openapi.errors(404, 409))
+async def cancel_video(job: Found, service: Serving) -> api.Video:
+    """Stop it at its next step. `cancelling` is true until the worker has confirmed."""
+    await service.scheduler.cancel(job)
+    return await service.video(await service.find(job.id))
+
+
+@routes.delete("/{video_id}", responses=openapi.errors(404, 409))
+async def delete_video(job: Found, service: Serving) -> api.VideoDeleted:
+    """Remove a job that has ended or waits, and its files."""
+    if job.state == "in_progress":
+        raise Conflict(f"{job.id} is in progress: cancel it first.")
+    if job.state == "queued":
+        await service.scheduler.cancel(job)
+    if not await asyncio.to_thread(service.store.delete, job.id):
+        raise Conflict(f"{job.id} is in progress: cancel it first.")
+    await asyncio.to_thread(service.folders.remove, job.id)
+    return api.VideoDeleted(id=job.id)
+
+
+async def _states(service: Service, job: Job) -> AsyncIterator[str]:
+    """The job as JSON, now and whenever it differs from before."""
+    last = ""
+    with service.scheduler.changes.watch(job.id) as changed:
+        while not service.scheduler.stopping:
+            changed.clear()
+            current = await asyncio.to_thread(service.store.get, job.id)
+            if current is None:
+                return
+            state = (await service.video(current)).model_dump_json()
+            if state != last:
+                yield state
+                last = state
+            if current.is_final:
+                return
+            await changed.wait()
