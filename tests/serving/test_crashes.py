@@ -73,6 +73,7 @@ def test_a_stopped_server_puts_the_running_job_back(start: Start) -> None:
     assert jobs[0]["completed_at"] <= jobs[1]["completed_at"], "it kept its place"
 
 
+@pytest.mark.slow
 def test_a_job_that_was_interrupted_twice_fails(start: Start) -> None:
     server = start()
     job = server.create("slow=0.3")

@@ -64,6 +64,7 @@ def test_the_oldest_go_until_the_rest_fits(store: JobStore, folders: Folders) ->
     assert sweep(store, folders, KeepOutputs(total_bytes=1), time.time()) == [], "the newest is kept"
 
 
+@pytest.mark.slow
 def test_expired_content_is_gone_for_good(start) -> None:
     server = start("--keep-outputs", "1s")
     video = server.make(num_frames=9)

@@ -48,6 +48,7 @@ def test_a_step_that_never_ends_is_cut_off(start: Start, tmp_path: Path) -> None
     assert failed["error"]["message"] == "The worker process was killed: no step ended within 1s."
 
 
+@pytest.mark.slow
 def test_a_job_of_many_short_steps_and_an_idle_worker_are_left_alone(start: Start) -> None:
     server = start("--step-timeout", "600ms", "--worker-silence", "2s", "--persistent")
     done = server.make("slow=0.2", num_inference_steps=5)
@@ -56,6 +57,7 @@ def test_a_job_of_many_short_steps_and_an_idle_worker_are_left_alone(start: Star
     assert (done["status"], done["attempts"], server.worker_pid()) == ("completed", 1, pid)
 
 
+@pytest.mark.slow
 def test_a_server_that_stood_still_does_not_blame_its_worker(start: Start) -> None:
     server = start("--worker-silence", "2s", "--step-timeout", "2s")
     job = server.create("slow=0.4", num_inference_steps=12)

@@ -119,20 +119,26 @@ def _created_folders(settings: ServerSettings) -> Folders:
 def _only_server(lock: Path) -> Iterator[None]:
     """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files."""
     try:
-        file = lock.open("w")
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o600)  # not for writing: the disk may be remounted
     except OSError as error:
         raise InvalidInput(
             f"The folder {lock.parent} cannot be written to ({error.strerror}): give another --output-dir or "
             "--state-dir."
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InvalidInput(
-                f"Another server works in {lock.parent}: give this one its own --state-dir and --output-dir."
-            ) from None
+    try:
+        _lock(descriptor, lock.parent)
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InvalidInput(
+            f"Another server works in {folder}: give this one its own --state-dir and --output-dir."
+        ) from None
 
 
 @contextlib.contextmanager
