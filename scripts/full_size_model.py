@@ -1,6 +1,6 @@
 """A model of the real shapes with random weights: 48 blocks, 22 billion parameters, Gemma 3 12B; about 78 GB.
 
-For measuring size and speed where the real files cannot be had. `python scripts/full_size_model.py FOLDER [FOLDER_2]`
+For measuring size and speed without the real files. `python scripts/full_size_model.py FOLDER [FOLDER_2]`
 puts the text encoder and the LoRA into the second folder. With `--headers-only` the files have their headers and sizes
 but take no room on the disk, in seconds: enough for `ltx-a2v plan --device cpu --model-dir FOLDER`.
 """

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> None:
-    """For every test anew: a sum over another number of threads has other bits."""
+    """For every test: a sum over another number of threads has other bits."""
     torch.set_num_threads(2)
 
 

@@ -1,4 +1,4 @@
-"""A machine with two GPUs and a slice of one, as the stand-in for the driver's library beside this file tells it."""
+"""A machine with two GPUs and a slice of one, as the stand-in for the driver's library in this folder answers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plans foretell: bytes exactly, seconds roughly."""
+"""What plans predict: bytes exactly, seconds roughly."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_blocks_kept_in_bf16_do_not_hide_what_the_others_take(model: ModelPaths)
     assert readings == readings[:1] * 3
 
 
-def test_a_plan_that_waits_for_copies_foretells_longer_steps(
+def test_a_plan_that_waits_for_copies_predicts_longer_steps(
     model: ModelPaths, small_request: GenerationRequest
 ) -> None:
     pipeline = A2VPipeline.open(model, device="cpu", options=LoadOptions("int8"))

@@ -129,7 +129,7 @@ def test_the_timer_starts_when_the_last_job_ends(bench: Callable[..., Bench]) ->
             assert await b.stays_loaded()
             await b.run_job()
             b.clock.time += 299
-            assert await b.stays_loaded(), "the second job started the timer anew"
+            assert await b.stays_loaded(), "the second job restarted the timer"
             b.clock.time += 2
             await b.until(lambda: not b.scheduler.is_loaded)
 

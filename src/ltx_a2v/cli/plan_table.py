@@ -1,4 +1,4 @@
-"""What to run beside other services: the plan for each of several budgets, as a table or as JSON."""
+"""What to run next to other services: the plan for each of several budgets, as a table or as JSON."""
 
 from __future__ import annotations
 

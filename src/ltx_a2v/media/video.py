@@ -1,6 +1,6 @@
 """Frames and sound to an mp4 that browsers play, written as the frames come.
 
-The file grows under a temporary name beside its place and is moved there when it is complete: whatever ends the work,
+The file grows under a temporary name in the same folder and is renamed when it is complete: whatever ends the work,
 `path` holds either the whole new file or what it held before.
 """
 

@@ -1,4 +1,4 @@
-"""LoRA beside its base: y = base(x) + up(down(x)), never merged, so that any base can carry it.
+"""LoRA next to its base: y = base(x) + up(down(x)), never merged, so that any base can carry it.
 
 The factors of a file are a network of their own, with one block per block of the transformer, so that they are loaded,
 kept and streamed like everything else.

@@ -36,8 +36,8 @@ class PhaseNeed:
 
     def working(self, sizes: Mapping[str, Sizes], placements: Mapping[str, Placement]) -> int:
         """Blocks that are streamed are read while others compute, also those that only the first sweep reads."""
-        beside = sum(sizes[name].reading for name in self.networks if sizes[name].streamed(placements[name]))
-        return max(self.activations + beside, *(sizes[name].reading for name in self.networks))
+        loading = sum(sizes[name].reading for name in self.networks if sizes[name].streamed(placements[name]))
+        return max(self.activations + loading, *(sizes[name].reading for name in self.networks))
 
 
 @dataclass(frozen=True)

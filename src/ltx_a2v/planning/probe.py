@@ -78,7 +78,7 @@ class Speeds:
     per_parameter: float
     """Seconds that the transformer takes per parameter and token: what other networks are estimated with."""
     overlaps: bool
-    """Copies run beside computing."""
+    """Copies overlap with computing."""
     extrapolated: bool
     """Steps were measured on fewer latent frames than they have."""
 

@@ -1,6 +1,6 @@
 """Which policy the networks of a checkpoint take: what the user asked for, and what the file already is.
 
-A file says what it is: by the metadata that `ltx-a2v quantize` writes, or by e4m3 weights with scales beside them. Its
+A file says what it is: by the metadata that `ltx-a2v quantize` writes, or by e4m3 weights that have scales. Its
 name is never asked.
 """
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ltx_a2v.kernels import fused_on, upcast_rows
 
 CHUNK_ELEMENTS = 2**22
-"""Weights are quantized this many elements at a time: 16 MiB per float32 temporary, beside a block that computes; on a
+"""Weights are quantized this many elements at a time: 16 MiB per float32 temporary, while a block computes; on a
 CPU twice as fast as with four times as many."""
 
 UPCAST_ELEMENTS = 2**26
@@ -125,7 +125,7 @@ def scaled_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | N
     Both are exact in bf16 and a row's scale commutes with the sum over it, so the plain way scales the product, and the
     weight is never rounded again. On a GPU that pass over the product costs half of what the multiplication does (0.37
     instead of 0.24 ms for 4992 x 4096 x 4096 on an H100), so there the weight is scaled while it is upcast, with the
-    error of its rounding to bf16: 0.0016, beside 0.008 of int8.
+    error of its rounding to bf16: 0.0016, where int8's own is 0.008.
 
     A text projection is upcast some rows at a time: whole, its 1.4 GiB in bf16 would decide the smallest budget.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints that come quantized: e4m3 weights with scalar `weight_scale` and `input_scale` beside them.
+"""Checkpoints that come quantized: e4m3 weights with scalar `weight_scale` and `input_scale`.
 
 Which layers are quantized is what the file says: nothing is converted, and the registry of covered layers is not asked.
 """
