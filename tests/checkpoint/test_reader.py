@@ -187,6 +187,24 @@ def test_a_file_cut_short_while_it_is_read(tmp_path: Path) -> None:
     assert not readers()
 
 
+def test_a_file_replaced_by_another_of_the_same_size(tmp_path: Path) -> None:
+    """Its tensors lie elsewhere: what would be read is noise."""
+    path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    save_file({"a": torch.ones(4), "b": torch.zeros(8)}, path)
+    save_file({"a": torch.ones(8), "b": torch.zeros(4)}, other)
+    entries = SafetensorsFile.open(path).tensors
+    original = path.read_bytes()
+    assert len(original) == other.stat().st_size
+    assert torch.equal(dict(stream_tensors(entries))["a"], torch.ones(4))
+
+    path.write_bytes(other.read_bytes())
+    for read in (lambda: list(stream_tensors(entries)), lambda: read_tensor(entries["b"])):
+        with pytest.raises(InvalidModel, match=r"x\.safetensors was replaced .* open the model again"):
+            read()
+    path.write_bytes(original)  # the same file again is as good as it was
+    assert torch.equal(read_tensor(entries["a"]), torch.ones(4))
+
+
 def test_reading_ahead_is_bounded(tmp_path: Path) -> None:
     """With the file gone after the first tensor, only what was in flight can still come: two chunks per thread."""
     path = sparse(tmp_path / "x.safetensors", 40, READ_CHUNK_BYTES)

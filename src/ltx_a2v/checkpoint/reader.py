@@ -25,7 +25,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint.safetensors_file import TensorEntry
+from ltx_a2v.checkpoint.safetensors_file import TensorEntry, check_unchanged
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.settings.defaults import READ_CHUNK_BYTES, READ_THREADS
 
@@ -41,6 +41,7 @@ def read_bytes(entry: TensorEntry, into: Tensor) -> None:
 
 def read_tensor(entry: TensorEntry) -> Tensor:
     """The tensor in the file's dtype, on the CPU. Raises `InvalidModel`."""
+    check_unchanged([entry])
     raw = torch.empty(entry.nbytes, dtype=torch.uint8)
     read_bytes(entry, raw)
     return _typed(raw, entry)
@@ -53,8 +54,9 @@ def stream_tensors(
 
     A tensor belongs to the caller. Besides it, at most two chunks per thread and the tensor that they complete are in
     memory. On CUDA, tensors are ready for work on the stream that was current when the first was asked for. Raises
-    `InvalidModel` for a file that ends early or cannot be read. Closing the iterator stops the threads.
+    `InvalidModel` for a file that was replaced, ends early or cannot be read. Closing the iterator stops the threads.
     """
+    check_unchanged(entries.values())
     threads = threads or READ_THREADS
     ahead = 2 * threads
     landing: _Landing = _CudaLanding(device, slots=ahead + 1) if device.type == "cuda" else _HostLanding(device)

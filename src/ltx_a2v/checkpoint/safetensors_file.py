@@ -7,9 +7,10 @@ parsed here because loading needs each tensor's place in the file, which the saf
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -47,6 +48,8 @@ class TensorEntry:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    header: str = ""
+    """Digest of the header that said so; see `check_unchanged`."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,14 @@ class SafetensorsFile:
     @classmethod
     def open(cls, path: Path) -> SafetensorsFile:
         """Read and check the header. Raises `InvalidModel` for a file that is missing, foreign or cut short."""
-        header, data_start, size = _read_header(path)
+        raw, size = _read_header(path)
+        header, digest, data_start = _parsed(path, raw), _digest(raw), 8 + len(raw)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or any(not isinstance(value, str) for value in metadata.values()):
             raise InvalidModel(f"{path} has a damaged header: its __metadata__ is not a table of texts.")
-        entries = sorted((_entry(path, name, spec, data_start) for name, spec in header.items()), key=_by_offset)
+        entries = sorted(
+            (_entry(path, name, spec, data_start, digest) for name, spec in header.items()), key=_by_offset
+        )
         end = max((entry.offset + entry.nbytes for entry in entries), default=data_start)
         if end > size:
             raise InvalidModel(
@@ -73,6 +79,25 @@ class SafetensorsFile:
             )
         _check_back_to_back(path, entries, data_start, size)
         return cls(path, metadata, {entry.name: entry for entry in entries})
+
+
+def check_unchanged(entries: Iterable[TensorEntry]) -> None:
+    """Raises `InvalidModel` where a file has another header than when its entries were made: it was replaced, and what
+    lies at their places is something else. A header is read again only when the file's time, size or identity changed.
+    """
+    for path, digest in {(entry.path, entry.header) for entry in entries if entry.header}:
+        with readable(path):
+            status = path.stat()
+        stamp = digest, status.st_mtime_ns, status.st_size, status.st_ino
+        if _verified.get(path) == stamp:
+            continue
+        if _digest(_read_header(path)[0]) != digest:
+            raise InvalidModel(f"{path} was replaced by another file while the model was open; open the model again.")
+        _verified[path] = stamp
+
+
+_verified: dict[Path, tuple[str, int, int, int]] = {}
+"""By file, the digest of its header and the stamp for which that was seen."""
 
 
 def _by_offset(entry: TensorEntry) -> tuple[int, int, str]:
@@ -92,7 +117,8 @@ def _check_back_to_back(path: Path, entries: list[TensorEntry], start: int, size
         )
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+def _read_header(path: Path) -> tuple[bytes, int]:
+    """The header's text, and the size of the file."""
     with readable(path):
         if not path.exists():
             raise InvalidModel(f"{path} does not exist; give the path of a .safetensors file.")
@@ -106,10 +132,18 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
             raw = file.read(length)
     if len(raw) < length:
         raise InvalidModel(f"{path} is truncated inside its header ({size:,} bytes); download it again.")
+    return raw, size
+
+
+def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     header = json_object(raw)
     if header is None:
         raise InvalidModel(f"{path} is not a safetensors file: its header is not JSON.")
-    return header, 8 + length, size
+    return header
+
+
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
 
 
 def json_object(raw: str | bytes) -> dict[str, Any] | None:
@@ -121,7 +155,7 @@ def json_object(raw: str | bytes) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _entry(path: Path, name: str, spec: Any, data_start: int) -> TensorEntry:
+def _entry(path: Path, name: str, spec: Any, data_start: int, header: str) -> TensorEntry:
     try:
         dtype = DTYPES[spec["dtype"]]
         shape, (start, end) = _whole_numbers(spec["shape"]), _whole_numbers(spec["data_offsets"])
@@ -130,7 +164,7 @@ def _entry(path: Path, name: str, spec: Any, data_start: int) -> TensorEntry:
         raise InvalidModel(f"{path} has a damaged header: tensor {name!r} is described as {described}.") from None
     if end - start != math.prod(shape) * dtype.itemsize:
         raise InvalidModel(f"{path} has a damaged header: tensor {name!r} has the wrong size for shape {shape}.")
-    return TensorEntry(path, name, dtype, shape, data_start + start, end - start)
+    return TensorEntry(path, name, dtype, shape, data_start + start, end - start, header)
 
 
 def _whole_numbers(values: Any) -> tuple[int, ...]:
