@@ -52,6 +52,15 @@ def test_preparing_keeps_the_budget(model: ModelPaths, monkeypatch: pytest.Monke
     assert limits == [2 * 2**30]
 
 
+def test_generating_keeps_the_budget(
+    model: ModelPaths, small_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int | None] = []
+    monkeypatch.setattr("ltx_a2v.session.capped", recording(limits))
+    A2VPipeline.open(model, device="cpu", options=LoadOptions(budget=Budget("2GiB"))).run(small_request)
+    assert limits == [2 * 2**30]
+
+
 def recording(limits: list[int | None]) -> Callable[..., object]:
     def capped(_: torch.device, limit: int | None) -> object:
         limits.append(limit)

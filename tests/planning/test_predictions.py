@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.events import PhaseFinished, StepFinished
+from ltx_a2v.fitting import shape_of
 from ltx_a2v.hardware.budget import GIB, Budget
+from ltx_a2v.planning.needs import CONVOLUTION_WORKSPACE, WORKSPACES, measure_needs
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds, StageSeconds
 from ltx_a2v.residency.ledger import Ledger
@@ -155,3 +157,12 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> A2VPipeline:
     write = runpy.run_path(str(ROOT / "scripts" / "full_size_model.py"))["write_full_size"]
     paths = write(folder, folder, headers_only=True)
     return A2VPipeline.open(paths, device="cpu", dtype=torch.bfloat16, options=LoadOptions("int8"))
+
+
+def test_a_gpu_needs_workspaces_and_decoding_one_more(pipeline: A2VPipeline, small_request: GenerationRequest) -> None:
+    shape = shape_of(small_request, 9, pipeline.model.config)
+    on_cpu = measure_needs(pipeline.model, shape)
+    on_gpu = measure_needs(replace(pipeline.model, device=torch.device("cuda")), shape)
+    more = {gpu.name: gpu.activations - cpu.activations for cpu, gpu in zip(on_cpu, on_gpu, strict=True)}
+    assert more.pop("decode") == WORKSPACES + CONVOLUTION_WORKSPACE
+    assert set(more.values()) == {WORKSPACES}
