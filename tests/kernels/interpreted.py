@@ -5,13 +5,21 @@ The interpreter cuts bfloat16 and e4m3 off where a GPU rounds: errors are up to 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor
 
-from ltx_a2v.kernels import pointwise, triton_kernels
+from ltx_a2v import A2VPipeline
+from ltx_a2v.diffusion.forward import StageForward, StageInputs
+from ltx_a2v.diffusion.guidance import Pass
+from ltx_a2v.diffusion.latents import LatentGrid
+from ltx_a2v.kernels import dispatch, pointwise, triton_kernels
+from ltx_a2v.miniature import ensure_miniature
 
+GRID = LatentGrid(2, 1, 2)
 ROWS, FRAMES, TOKENS, HEADS, SIZE = 3, 4, 12, 4, 12
 DIM = HEADS * SIZE
 
@@ -64,3 +72,22 @@ def test_rows_of_8_bits(dtype: torch.dtype, columns: int) -> None:
     assert error(stored, expected.float()) < (1e-6 if dtype == torch.int8 else 0.08)
     for by in (scale[:, 0].contiguous(), scale[0, 0]):
         assert error(triton_kernels.upcast_rows(stored, by), stored.float() * by.view(-1, 1)) < 0.006
+
+
+@torch.inference_mode()
+def test_a_guided_forward_is_the_plain_one_in_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = A2VPipeline.open(ensure_miniature(tmp_path), device="cpu", dtype=torch.bfloat16)
+    texts = drawn(1, 6, 128), -drawn(1, 6, 128), drawn(1, 6, 64)
+    inputs = StageInputs(GRID, 24.0, torch.ones(1, GRID.frames, 1, 1), drawn(1, 4, 128), *texts)
+    with pipeline.model.within({}).use("transformer") as transformer:
+
+        def velocities() -> dict[Pass, Tensor]:
+            forward = StageForward(transformer, inputs, frozenset(Pass), frozenset({1}))
+            return forward.velocities(drawn(1, GRID.tokens, 128), torch.tensor(0.7))
+
+        plain = velocities()
+        monkeypatch.setattr(dispatch, "fused", lambda device, dtype: dtype == torch.bfloat16)
+        fused = velocities()
+    apart = error(plain[Pass.NEGATIVE], plain[Pass.POSITIVE].float())
+    for kind in Pass:
+        assert error(fused[kind], plain[kind].float()) < min(0.03, apart / 2), kind

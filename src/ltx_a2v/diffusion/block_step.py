@@ -176,7 +176,7 @@ def _cross_attention(block: Any, state: BlockState, plan: BlockPlan) -> None:
         _as_rows(norm_and_modulate(a_norm, state.audio, a_scale_back, a_shift_back), hearing),
         norm_and_modulate(v_norm, hearing, v_scale_back, v_shift_back),
     )
-    state.audio = add_gated(state.audio, to_audio, a_gate)
+    state.audio = add_gated(_as_rows(state.audio, hearing), to_audio, a_gate)
 
 
 def _feed_forward(layer: nn.Module, norm: nn.Module, x: Tensor, adaln: _Adaln, plan: BlockPlan) -> Tensor:

@@ -32,7 +32,8 @@ def norm_and_modulate(norm: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Ten
 
 
 def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
-    """x + change gate"""
+    """x + change gate, of the same shape: a kernel does not broadcast rows."""
+    assert x.shape == change.shape
     if fused_on(x):
         return _made(x) if x.is_meta else triton_kernels().add_gated(x, change, gate)
     return x + (change.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
