@@ -128,13 +128,13 @@ def test_outputs_do_not_overwrite(
     hard = tmp_path / "hard.mp4"
     os.link(audio, hard)
     for changes, says in (
-        ({"audio": audio, "output_path": audio}, "--output-path .* is the same file as --audio"),
-        ({"audio": audio, "output_path": link}, "--audio"),
-        ({"audio": audio, "output_path": hard}, "--audio"),
-        ({"save_latents": request_fields["image"]}, "--save-latents .* is the same file as --image"),
-        ({"save_latents": model.checkpoint}, "--checkpoint-path"),
-        ({"save_latents": model.gemma_root / "config.json"}, "--gemma-root"),
-        ({"save_latents": tmp_path / "." / "video.mp4"}, "--output-path"),
+        ({"audio": audio, "output_path": audio}, "output_path .* is the same file as audio"),
+        ({"audio": audio, "output_path": link}, "audio"),
+        ({"audio": audio, "output_path": hard}, "audio"),
+        ({"save_latents": request_fields["image"]}, "save_latents .* is the same file as image"),
+        ({"save_latents": model.checkpoint}, "checkpoint_path"),
+        ({"save_latents": model.gemma_root / "config.json"}, "gemma_root"),
+        ({"save_latents": tmp_path / "." / "video.mp4"}, "output_path"),
     ):
         with pytest.raises(InvalidOutput, match=says):
             next(iter(pipeline.generate(GenerationRequest(**request_fields | changes))))

@@ -22,7 +22,7 @@ from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
-from ltx_a2v.versions import LatentLayout, ModelConfig
+from ltx_a2v.versions import LatentLayout
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
         covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
         num_frames = fit_num_frames(covered, request.frame_rate)
-    check_size(files.upsampler_arguments, files.config.version.latents, num_frames, request.height, request.width)
-    shape = shape_of(request, num_frames, files.config)
+    shape = shape_of(request, num_frames, files)
     return FittedRequest(request, shape, _fit_pictures(request))
 
 
-def shape_of(request: GenerationRequest, num_frames: int, config: ModelConfig) -> VideoShape:
-    """Raises `InvalidRequest` for a perturbed block that the model does not have."""
-    guidance = request.guidance
+def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
+    """Raises `InvalidRequest` for a perturbed block that the model does not have, or a size it cannot upsample."""
+    config, guidance = files.config, request.guidance
+    check_size(files.upsampler_arguments, config.version.latents, num_frames, request.height, request.width)
     if guidance.stg_blocks is None:
         guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]

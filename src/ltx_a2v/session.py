@@ -194,7 +194,7 @@ class A2VPipeline:
             raise InvalidRequest(
                 "num_frames", "auto", "depends on the audio, which a plan does not read; give a number"
             )
-        return shape_of(request, request.num_frames, self.model.config)
+        return shape_of(request, request.num_frames, self.model.files)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
         return self._planner.plan(shape, budget.resolve(self.device, self._reserved()), self.keep)

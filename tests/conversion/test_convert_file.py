@@ -164,9 +164,9 @@ def test_a_missing_extra_names_its_command(model: ModelPaths, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (LoadOptions(transformer_quantization="fp8-cast"), "is quantized as int8: use --transformer-quantization int8"),
+        (LoadOptions(transformer_quantization="fp8-cast"), "is quantized as int8: use transformer_quantization int8"),
         (LoadOptions(transformer_quantization="none"), "is quantized as int8"),
-        (LoadOptions(keep_bf16_blocks=frozenset({0})), "with 1 kept in bf16; leave --keep-bf16-blocks out"),
+        (LoadOptions(keep_bf16_blocks=frozenset({0})), "with 1 kept in bf16; leave keep_bf16_blocks out"),
     ],
 )
 def test_another_mode_than_the_files(quantized: ModelPaths, options: LoadOptions, says: str) -> None:

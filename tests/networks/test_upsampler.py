@@ -8,6 +8,7 @@ from ltx_a2v import A2VPipeline, GenerationRequest
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.networks.upsampler import check_size
+from ltx_a2v.versions import NEWEST
 
 
 def asked(**size: int) -> GenerationRequest:
@@ -22,6 +23,6 @@ def test_a_group_of_one_value_is_refused(pipeline: A2VPipeline) -> None:
 
 
 def test_more_channels_take_every_size() -> None:
-    check_size({"mid_channels": 64}, 1, 64, 64)
+    check_size({"mid_channels": 64}, NEWEST.latents, 1, 64, 64)
     for frames, height, width in ((9, 64, 64), (1, 128, 64), (1, 64, 128)):
-        check_size({"mid_channels": 32}, frames, height, width)
+        check_size({"mid_channels": 32}, NEWEST.latents, frames, height, width)

@@ -160,7 +160,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> A2VPipeline:
 
 
 def test_a_gpu_needs_workspaces_and_decoding_one_more(pipeline: A2VPipeline, small_request: GenerationRequest) -> None:
-    shape = shape_of(small_request, 9, pipeline.model.config)
+    shape = shape_of(small_request, 9, pipeline.model.files)
     on_cpu = measure_needs(pipeline.model, shape)
     on_gpu = measure_needs(replace(pipeline.model, device=torch.device("cuda")), shape)
     more = {gpu.name: gpu.activations - cpu.activations for cpu, gpu in zip(on_cpu, on_gpu, strict=True)}

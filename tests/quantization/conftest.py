@@ -12,7 +12,7 @@ from torch import nn
 @pytest.fixture(autouse=True)
 def _few_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.inference_mode():
         yield

@@ -26,7 +26,7 @@ BUDGET = "4GiB"
 def start_real(model: ModelPaths, folder: Path, *flags: str) -> Server:
     paths = ["--checkpoint-path", model.checkpoint, "--distilled-lora-path", model.distilled_lora]
     paths += ["--spatial-upsampler-path", model.spatial_upsampler, "--gemma-root", model.gemma_root]
-    environment = {"LTX_A2V_ENGINE": "ltx_a2v.session:open_pipeline", "OMP_NUM_THREADS": "2"}
+    environment = {"LTX_A2V_ENGINE": "ltx_a2v.session:open_pipeline", "OMP_NUM_THREADS": "1"}
     folders = ["--input-dir", str(EXAMPLES)]
     return Server(folder, *map(str, paths), *folders, *flags, environment=environment)
 

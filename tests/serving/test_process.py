@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,11 +25,16 @@ def test_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def cpu_seconds(process: Path) -> float:
+    user, system = (process / "stat").read_text().rsplit(") ", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def test_starts_quickly_and_stays_small(start: Start) -> None:
     server = start()
-    assert server.started_in < 2
-    server.make()
     process = Path(f"/proc/{server.process.pid}")
+    assert cpu_seconds(process) < 3  # of its own: the machine may be busy with others
+    server.make()
     resident = re.search(r"VmRSS:\s+(\d+) kB", (process / "status").read_text())
     assert resident is not None
     assert int(resident[1]) < 150 * 1024

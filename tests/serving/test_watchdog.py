@@ -77,7 +77,7 @@ def test_a_worker_that_was_killed_from_outside_names_memory(server: Server) -> N
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
         os.kill(pid, signal.SIGKILL)
     message = server.wait(job["id"])["error"]["message"]
-    assert message == "The worker process was killed by SIGKILL, most likely because the host ran out of memory."
+    assert message == "The worker process was killed by SIGKILL, most likely because the host's memory was used up."
 
 
 def test_the_worker_does_not_know_the_key(start: Start) -> None:
