@@ -32,6 +32,10 @@ from ltx_a2v.residency.ledger import Ledger
 
 SAMPLED_BLOCKS = 3
 """Every block takes the same memory and gives it back, except for the audio's text keys and values, which stay."""
+TWO_STEPS = torch.tensor([1.0, 0.5, 0.25])
+"""Sigmas of two steps: from the second on, the latent of the step before is alive too."""
+FEW_NUMBERS = 2**14
+"""Bytes allowed for sigmas, weights of blending and other tensors of a few numbers, which phases make as they go."""
 WORKSPACES = 128 * 2**20
 """Bytes allowed for what cuBLAS and cuDNN keep on a GPU; an H100 used 33 MiB between phases."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
@@ -43,7 +47,7 @@ def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
     """The phases in order, for a request of that shape."""
     on_gpu = model.device.type == "cuda"
     phases = _MetaPhases(model, shape)
-    common = _kept_between_phases(model, shape) + (WORKSPACES if on_gpu else 0)
+    common = _kept_between_phases(model, shape) + FEW_NUMBERS + (WORKSPACES if on_gpu else 0)
     styles = model.style_loras
 
     def need(name: str, networks: tuple[str, ...], run: Callable[[], object], more: int = 0) -> PhaseNeed:
@@ -124,13 +128,13 @@ class _MetaPhases:
     def stage_1(self) -> object:
         perturbed = (1,) if self._shape.guidance.stg_blocks else ()
         guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed})
-        return self._denoise(Stage("stage_1", 2, torch.tensor([1.0, 0.5]), 1.0, guidance, distilled=False), None)
+        return self._denoise(Stage("stage_1", 2, TWO_STEPS, 1.0, guidance, distilled=False), None)
 
     def upsample(self) -> object:
         return method.upsample_latent(self._model, self._half)
 
     def stage_2(self) -> object:
-        stage = Stage("stage_2", 1, torch.tensor([0.9, 0.5]), 0.9, UNGUIDED, distilled=True)
+        stage = Stage("stage_2", 1, TWO_STEPS, 1.0, UNGUIDED, distilled=True)
         return self._denoise(stage, self._full)
 
     def decode(self) -> object:
