@@ -28,6 +28,8 @@ PHASES: tuple[GenerationPhase, ...] = get_args(GenerationPhase)
 
 @dataclass(frozen=True)
 class PhaseStarted:
+    """A phase begins."""
+
     phase: Phase
     steps: int
     """How many `StepFinished` this phase will send; 0 where it has no steps."""
@@ -35,6 +37,8 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class StepFinished:
+    """Step `step` of `steps` of a phase is done."""
+
     phase: Phase
     step: int
     """1-based."""
@@ -43,6 +47,8 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class PhaseFinished:
+    """A phase is done: its seconds, and its peaks of device memory in GiB."""
+
     phase: Phase
     seconds: float
     allocated_gib: float
@@ -84,6 +90,8 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Done:
+    """The last event of every generation: its result."""
+
     result: GenerationResult
 
 

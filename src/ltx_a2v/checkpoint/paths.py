@@ -13,6 +13,8 @@ from ltx_a2v.errors import InvalidModel, named
 
 @dataclass(frozen=True)
 class ModelPaths:
+    """The three files and the text encoder folder that a model consists of."""
+
     checkpoint: Path
     """Transformer, text connectors and VAEs, e.g. `ltx-2.3-22b-dev.safetensors`."""
     distilled_lora: Path

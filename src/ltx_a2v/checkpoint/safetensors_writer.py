@@ -29,6 +29,8 @@ _HEADER_ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """Name, dtype and shape of one tensor that will be written."""
+
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -94,6 +94,8 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Plan:
+    """Everything that a conversion writes, in file order, and the metadata of the new file."""
+
     stored: Stored
     metadata: dict[str, str]
     pieces: list[list[_Source]]

@@ -18,6 +18,8 @@ WORST = 10
 
 @dataclass(frozen=True)
 class LayerError:
+    """Quantization error of one layer."""
+
     network: str
     layer: str
     """By its name in the network's module."""
@@ -40,6 +42,8 @@ class LayerError:
 
 @dataclass(frozen=True)
 class ConversionReport:
+    """Result of a conversion: sizes in bytes before and after, and the error of each quantized layer."""
+
     output_path: Path
     mode: str
     keep_bf16_blocks: frozenset[int]

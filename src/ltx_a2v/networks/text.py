@@ -23,6 +23,8 @@ CONNECTOR_BLOCKS = ("video_connector.transformer_blocks", "audio_connector.trans
 
 
 class Tokens(NamedTuple):
+    """One tokenized text: int64 ids and mask; `truncated` where the text was longer than `length` tokens."""
+
     ids: Tensor
     """[1, length], padded on the left."""
     mask: Tensor

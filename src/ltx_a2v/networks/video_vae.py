@@ -41,6 +41,8 @@ class ChannelStatistics:
 
 
 class VideoEncoder(nn.Module):
+    """diffusers' video encoder with the statistics of its latents, named as the key map names them."""
+
     latents_mean: Tensor
     latents_std: Tensor
 
@@ -62,6 +64,8 @@ class VideoEncoder(nn.Module):
 
 
 class VideoDecoder(nn.Module):
+    """diffusers' video decoder with the statistics of its latents, named as the key map names them."""
+
     latents_mean: Tensor
     latents_std: Tensor
 

@@ -42,6 +42,8 @@ class PhaseNeed:
 
 @dataclass(frozen=True)
 class PhasePlan:
+    """Predicted device memory of one phase in bytes: weights, and activations with the memory for loading."""
+
     name: str
     weights: int
     activations: int
@@ -53,6 +55,8 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """Where each network keeps its weights, and the peaks of device memory that follow; all sizes in bytes."""
+
     budget: int | None
     placements: Mapping[str, Placement]
     phases: tuple[PhasePlan, ...]

@@ -173,6 +173,8 @@ def _packed_tensor() -> Any:
     from optimum.quanto.tensor.packed import PackedTensor
 
     class PortablePackedTensor(PackedTensor):  # type: ignore[misc]
+        """`unpack` in two torch operations: low halves of the bytes first, then high halves."""
+
         def unpack(self) -> Tensor:
             return torch.cat([self._data & 15, self._data >> 4])[: self.shape[0]]
 

@@ -12,6 +12,8 @@ from ltx_a2v.request import GenerationRequest
 
 @dataclass(frozen=True)
 class Limits:
+    """The operator's limits: pixels of a picture, seconds of sound."""
+
     image_pixels: int
     audio_seconds: float
 
