@@ -215,8 +215,7 @@ class JobStore:
             return _job(db.execute("SELECT * FROM jobs WHERE id=?", (row["id"],)).fetchone())
 
     def requeue(self, job_id: str, *, forgive: bool) -> None:
-        """Return the job to its place in the queue. `forgive`: the attempt does not count (it was not the job's
-        fault)."""
+        """Return the job to its place in the queue. `forgive`: this attempt is not counted."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE jobs SET state='queued', started_at=NULL, attempts=attempts-? "
