@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The metrics for Prometheus that `/metrics` returns."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def audio_seconds(path: Path, start: float = 0.0, at_most: float = math.inf) -> 
     with open_audio(path) as source:
         rate, near_end = source.rate, source.claimed_seconds - 10 * PREROLL
         exact = source.time_base <= Fraction(1, rate)
-    # With exact timestamps the last frames give the length; otherwise rounding errors would add up.
+    # With exact timestamps it suffices to decode the last frames; rounded ones require counting all samples.
     begin = max(start, near_end) if exact and near_end < start + at_most else start
     end = _last_position(path, begin, round((start + at_most) * rate) if math.isfinite(at_most) else None)
     return min(checked_remainder(path, end, rate, start), at_most)
