@@ -1,4 +1,4 @@
-"""What a running generation says.
+"""The events of a running generation.
 
 One stream of events has three consumers: the progress bars of the command line, the job record of the server, and the
 tests. Events are plain values, so that they can cross a process boundary.
@@ -22,7 +22,7 @@ GenerationPhase = Literal[
     "decode",
 ]
 Phase = GenerationPhase | Literal["quantize"]
-"""What takes time; `quantize` is no part of a generation."""
+"""All phases; `quantize` is not part of a generation."""
 PHASES: tuple[GenerationPhase, ...] = get_args(GenerationPhase)
 
 
@@ -66,7 +66,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a finished generation reports; `as_json()` is the report of `--report json`."""
+    """The result of a generation; `as_json()` is the output of `--report json`."""
 
     output_path: Path
     width: int

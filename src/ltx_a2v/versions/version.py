@@ -1,7 +1,7 @@
-"""What a version of the model decides, as one value. No torch is imported here: the HTTP process fills requests in.
+"""Everything that a version of the model decides, as one value. No torch is imported: the HTTP process uses it too.
 
-A version is written in one file of this room and added to the table in `versions/__init__.py`. One that differs a
-little from another is made of it with `dataclasses.replace`.
+A version is one file of this room and one line of `VERSIONS` in `versions/__init__.py`. For a version that differs
+little from another, use `dataclasses.replace`.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class BoundedHttp(H11Protocol):
             self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _refuse(self, status: int) -> None:
-        """Answer an incomplete request, and close; without an answer where nothing was sent."""
+        """Answer and close; a client that has sent nothing is closed without a 408."""
         if self.transport.is_closing():
             return
         if status == 503 or self.conn.trailing_data[0]:
