@@ -366,7 +366,7 @@ def _byte_tokenizer() -> Tokenizer:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """`save_file` would let nobody but the user read the file, whatever the umask says."""
+    """`save_file` makes files that only the user can read, whatever the umask is."""
     path.write_bytes(save(tensors, metadata))
 
 

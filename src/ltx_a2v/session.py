@@ -200,7 +200,7 @@ class A2VPipeline:
         return self._planner.plan(shape, budget.resolve(self.device, self._reserved()), self.keep)
 
     def _smaller_plan(self, shape: VideoShape, failed: Plan) -> Plan:
-        """Plan for free memory less twice the headroom and at most 90% of what failed, but not below `failed.smallest`."""
+        """Plan for the free memory less twice the headroom, and for at most 90% of the failed plan if that can work."""
         headroom = 2 * self.model.options.budget.headroom
         roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
         less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)

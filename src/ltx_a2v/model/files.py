@@ -63,7 +63,7 @@ class ModelFiles:
 
 
 def open_config(file: SafetensorsFile) -> ModelConfig:
-    """Raises `InvalidModel` when the file does not say what it is, or is of no version that we know."""
+    """Raises `InvalidModel` when the file does not say what it is, or is of an unknown version."""
     sections = read_config(file)
     version = version_of(file.path, file.metadata, sections)
     with usable_config(file.path):

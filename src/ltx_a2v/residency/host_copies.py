@@ -81,7 +81,7 @@ class HostCopies:
 
 
 class HostBuffer:
-    """Page-aligned host memory of exactly the size asked for, registered with CUDA where `pinned`.
+    """Page-aligned host memory of exactly the requested size, registered with CUDA where `pinned`.
 
     torch's own pinned allocator rounds up to powers of two, which would cost up to twice a block.
     """

@@ -143,8 +143,8 @@ class FileNames:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture of one model, as its checkpoint says it: the arguments of diffusers' classes, and what we need
-    to know besides."""
+    """The architecture of one model, as its checkpoint says it: the arguments of diffusers' classes, and other values
+    that the method needs."""
 
     version: ModelVersion
     model_version: str

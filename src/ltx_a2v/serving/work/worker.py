@@ -1,6 +1,6 @@
 """The process that owns the GPU: `python -m ltx_a2v.serving.work.worker FD`.
 
-It talks JSON, one message a line, over the socket with that number; standard output belongs to no one, so libraries may
+It talks JSON, one message a line, over the socket with that number; standard output is not used, so libraries may
 print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
 Importing the engine's module takes seconds; a worker that has done this says "standby" and holds no GPU memory. A
 thread sends the heartbeat "beat" every few seconds, so that the server sees a live process whatever it computes.
