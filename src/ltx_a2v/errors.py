@@ -27,7 +27,7 @@
 A message is one sentence or two: what was wrong, what was given, what to do.
 
 One value has several names: `num_frames` in Python, `--num-frames` on the command line, `seconds` in a body. So a
-message never spells a name; it holds `named("num_frames")`, and each front replaces it:
+message contains `named("num_frames")` instead of a name, and the command line and HTTP replace it:
 
     error = BudgetTooSmall(f"5 GiB are too little; reduce {named('width')}.")
     str(error)                    "5 GiB are too little; reduce width."
@@ -66,7 +66,7 @@ def _python_name(field: str) -> str:
 
 
 class A2VError(Exception):
-    """Base of all; also the status of an error that has no better one."""
+    """Base of all errors, with the default HTTP status."""
 
     code = "internal_error"
     exit_code = 1
@@ -81,7 +81,7 @@ class A2VError(Exception):
         return worded(self.template, _python_name)
 
     def worded(self, name: Callable[[str], str]) -> str:
-        """The message of a front that calls fields by `name`."""
+        """The message, with field names given by `name`."""
         return worded(self.template, name)
 
     def as_json(self) -> dict[str, Any]:

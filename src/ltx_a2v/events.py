@@ -1,4 +1,4 @@
-"""What a running generation says.
+"""The events of a running generation.
 
 One stream of events has three consumers: the progress bars of the command line, the job record of the server, and the
 tests. Events are plain values, so that they can cross a process boundary.
@@ -22,12 +22,14 @@ GenerationPhase = Literal[
     "decode",
 ]
 Phase = GenerationPhase | Literal["quantize"]
-"""What takes time; `quantize` is no part of a generation."""
+"""All phases; `quantize` is not part of a generation."""
 PHASES: tuple[GenerationPhase, ...] = get_args(GenerationPhase)
 
 
 @dataclass(frozen=True)
 class PhaseStarted:
+    """A phase begins."""
+
     phase: Phase
     steps: int
     """How many `StepFinished` this phase will send; 0 where it has no steps."""
@@ -35,6 +37,8 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class StepFinished:
+    """Step `step` of `steps` of a phase is done."""
+
     phase: Phase
     step: int
     """1-based."""
@@ -43,6 +47,8 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class PhaseFinished:
+    """A phase is done: its seconds, and its peaks of device memory in GiB."""
+
     phase: Phase
     seconds: float
     allocated_gib: float
@@ -60,7 +66,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a finished generation reports; `as_json()` is the report of `--report json`."""
+    """The result of a generation; `as_json()` is the output of `--report json`."""
 
     output_path: Path
     width: int
@@ -84,6 +90,8 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Done:
+    """The last event of every generation: its result."""
+
     result: GenerationResult
 
 

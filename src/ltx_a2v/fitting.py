@@ -1,6 +1,6 @@
 """A request fitted to its files and to the model: the number of frames, the perturbed blocks, the picture's pixels.
 
-Everything that can be refused without weights is refused here.
+Every mistake that can be found without weights is found here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ltx_a2v.versions import LatentLayout
 
 @dataclass(frozen=True)
 class VideoShape:
-    """What the memory and the time of a request depend on."""
+    """The properties of a request that its memory and time depend on."""
 
     width: int
     height: int

@@ -1,8 +1,8 @@
 """A miniature LTX-2.3 in the original file layout, made from a seed.
 
-It goes through exactly the code that the 22B model goes through, in seconds on a laptop; what it paints is texture. Its
-weights are uniform numbers of a generator whose stream numpy has frozen (`RandomState`), so that every machine makes
-the same files, bit for bit.
+It runs exactly the code of the 22B model, in seconds on a laptop; its pictures are texture. Its weights are uniform
+random numbers from numpy's `RandomState`, whose stream never changes, so that every machine makes the same files, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -366,7 +366,7 @@ def _byte_tokenizer() -> Tokenizer:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """`save_file` would let nobody but the user read the file, whatever the umask says."""
+    """`save_file` makes files that only the user can read, whatever the umask is."""
     path.write_bytes(save(tensors, metadata))
 
 

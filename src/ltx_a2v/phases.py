@@ -1,4 +1,4 @@
-"""What a phase took: seconds, and the peak of device memory."""
+"""Measures phases: seconds, and the peak of device memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ltx_a2v.residency.ledger import Ledger
 GIB = 2**30
 Result = TypeVar("Result")
 Work = Generator[Event, None, Result]
-"""Work that says what it does and returns what it made."""
+"""A generator that yields events and returns its result."""
 
 
 class PhaseLog:
-    """Runs the phases of one generation and says what each took."""
+    """Runs and measures the phases of one generation."""
 
     def __init__(self, device: torch.device, ledger: Ledger | None = None) -> None:
         """On a CPU there are peaks only where a `ledger` keeps them."""

@@ -1,11 +1,10 @@
 """Audio-to-video: the method, top to bottom.
 
-It is the reference's two-stage one (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the latent,
-refine at full size with the distilled LoRA, decode. The sound conditions every step and is never changed.
+It follows the reference's two stages (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the
+latent, refine at full size with the distilled LoRA, decode. The sound conditions every step and is never changed.
 
-Every function below is a phase or a part of one. It sees the model as `ModelInUse`, so that the planner can run the
-same functions on `meta` and count what they take. What is around the method (opening, planning, retrying, reporting) is
-in `session.py`.
+Every function below is a phase or a part of one. It uses the model as `ModelInUse`, so that the planner can run the
+same functions on `meta` and measure their memory. Opening, planning, retrying and reporting are in `session.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the video is to follow, encoded."""
+    """The encoded conditions of a video: prompts, sound and picture."""
 
     positive: Context
     negative: Context
@@ -108,7 +107,7 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
 
 
 def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioClip, Tensor]]:
-    """The clip as it will be heard, and its log-mel spectrogram [1, 2, frames, bins] as the model reads it."""
+    """The clip at its own rate for the video, and its log-mel spectrogram [1, 2, frames, bins] for the model."""
     request, seconds = fitted.request, fitted.shape.seconds
     with on_host():
         clip = load_audio(request.audio, request.audio_start_time, seconds)
@@ -202,9 +201,9 @@ def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
 
 
 def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, Tensor], clip: AudioClip) -> Work[None]:
-    """Frames go to the encoder as they are decoded, and the original sound goes with them.
+    """Decode the latent and write the video with the original sound; each frame is encoded as soon as it is decoded.
 
-    The latents are saved before the video is in its place: where they cannot be written, nothing is left.
+    The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
     request = fitted.request
     with VideoWriter(

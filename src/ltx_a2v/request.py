@@ -1,4 +1,4 @@
-"""What a user asks for: frozen, validated, fitted to the model's grid.
+"""The request of a user: frozen, validated, on the model's grid.
 
 The flags of the command line and the fields of the HTTP API are made from the fields below (`flag` is the command
 line's name, the description is the help text), so there is one place to add or change one.
@@ -33,10 +33,10 @@ def _option(default: Any, flag: str, description: str, **constraints: Any) -> An
 
 
 class _Frozen(BaseModel):
-    """Base of what a request consists of: immutable, and its mistakes are `InvalidRequest`."""
+    """Base of the models of a request: immutable, and validation errors become `InvalidRequest`."""
 
     prefix: ClassVar[str] = ""
-    """Before its fields' names in errors: `guidance.` of those of `GenerationRequest.guidance`."""
+    """Prefix of its fields in errors, such as `guidance.`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -57,7 +57,7 @@ class _Frozen(BaseModel):
     @field_validator("*")
     @classmethod
     def _usable_characters(cls, value: Any) -> Any:
-        """What a shell passes on from another encoding, and what no file system takes."""
+        """Refuse text that is not UTF-8, as a shell can pass it, and NUL bytes, which no file system accepts."""
         if isinstance(value, Path) and "\0" in str(value):
             raise PydanticCustomError("nul", "is not a path: it contains a NUL byte")
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
@@ -184,7 +184,7 @@ def nearest_num_frames(frames: int) -> list[int]:
 def fit_num_frames(audio_seconds: float, frame_rate: float) -> int:
     """The longest 8k+1 that `audio_seconds` covers, from 9 to `MAX_AUTO_FRAMES`.
 
-    A hundredth of a frame is forgiven: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
+    A hundredth of a frame may be missing: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
     """
     covered = math.floor(audio_seconds * frame_rate + 0.01)
     return min(max((covered - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 9), MAX_AUTO_FRAMES)

@@ -1,6 +1,6 @@
-"""Around the method: a model that stays open, what fits on its device, and what happens when memory runs out.
+"""Runs the method on an open model: planning, loading, and retrying with a smaller plan when memory runs out.
 
-`A2VPipeline` is the library's front door. One process owns one of them; it serves one request at a time and is not
+`A2VPipeline` is the library's public interface. Use one per process; it handles one request at a time and is not
 thread-safe.
 """
 
@@ -99,7 +99,7 @@ class A2VPipeline:
         return self._plan(self._shape(request), budget or self.model.options.budget)
 
     def measure(self, request: GenerationRequest) -> Speeds:
-        """How fast this machine reads, copies and computes what such a request needs: takes seconds."""
+        """Measure how fast this machine reads, copies and computes for such a request; takes seconds."""
         return self._planner.measure(self._shape(request))
 
     def predict(self, request: GenerationRequest, plan: Plan, speeds: Speeds) -> Prediction:
@@ -111,7 +111,7 @@ class A2VPipeline:
 
     @torch.inference_mode()
     def prepare(self, request: GenerationRequest | None = None) -> Plan:
-        """Bring the weights to where the plan for such requests, or for ones of the default size, keeps them.
+        """Load the weights to where the plan for such requests, or for requests of the default size, keeps them.
 
         Raises `BudgetTooSmall`, and `OutOfMemory` when the device or the host could not hold them.
         """
@@ -126,7 +126,7 @@ class A2VPipeline:
         return plan
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
-        """Give the device's memory back; with "nothing", the host's too."""
+        """Free the device's memory; with "nothing", the host's too."""
         self.model.release(to)
 
     # -- generating --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class A2VPipeline:
 
     @torch.inference_mode()
     def generate(self, request: GenerationRequest, plan: Plan | None = None) -> Generator[Event]:
-        """Make the video, saying what happens; the last event is `Done`.
+        """Make the video and yield events; the last one is `Done`.
 
         Closing the iterator stops the work and leaves no partial file. With a `plan` (of `plan` or `plan_for`) weights
         are placed as it says. Raises `InvalidInput` (and below) and `BudgetTooSmall` before any weights are read where
@@ -166,7 +166,7 @@ class A2VPipeline:
             yield from self._attempt(fitted, plan, plan.budget, report)
             return
         except torch.OutOfMemoryError:
-            self.release("host")  # what the failed attempt held goes with its traceback
+            self.release("host")  # memory of the failed attempt is freed with its traceback
         try:
             smaller = self._smaller_plan(fitted.shape, plan)
             yield Notice(f"{self.device} ran out of memory; trying again within {gib(smaller.budget or 0)}.")
@@ -200,7 +200,7 @@ class A2VPipeline:
         return self._planner.plan(shape, budget.resolve(self.device, self._reserved()), self.keep)
 
     def _smaller_plan(self, shape: VideoShape, failed: Plan) -> Plan:
-        """For what is free now with twice the headroom, and at least a tenth less than what failed where that works."""
+        """Plan for the free memory less twice the headroom, and for at most 90% of the failed plan if that can work."""
         headroom = 2 * self.model.options.budget.headroom
         roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
         less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
@@ -218,7 +218,7 @@ class A2VPipeline:
 
 
 class _Report:
-    """What the events of one generation add up to. A second attempt starts the phases over."""
+    """Collects the events of one generation. A second attempt starts the phases over."""
 
     def __init__(self, fitted: FittedRequest, model_version: str) -> None:
         self._fitted = fitted
@@ -290,7 +290,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def _host_memory_errors() -> Iterator[None]:
-    """What the host's allocators raise becomes `OutOfMemory`."""
+    """Errors of the host's allocators become `OutOfMemory`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

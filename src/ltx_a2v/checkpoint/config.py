@@ -1,4 +1,4 @@
-"""The `config` in a checkpoint's metadata, read; what it means is a matter of the model's version (`versions`)."""
+"""Reads the `config` in a checkpoint's metadata; the model's version interprets it (`versions`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_config(file: SafetensorsFile) -> dict[str, Any]:
 
 @contextmanager
 def usable_config(path: Path) -> Iterator[None]:
-    """Whatever a foreign config makes its reading, or the modules built from it, raise becomes `InvalidModel`."""
+    """Any error from reading an unknown config, or from the modules built from it, becomes `InvalidModel`."""
     try:
         yield
     except A2VError:

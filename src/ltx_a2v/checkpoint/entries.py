@@ -1,4 +1,4 @@
-"""The tensors of one network in its files, and whether they are the ones that its module has."""
+"""The tensors of one network in its files, and the check that they match its module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
 
 Entries = Mapping[str, TensorEntry]
-"""By the name of the tensor in the network's module."""
+"""Entries by the name of the tensor in the network's module."""
 
 _FLOATS = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
@@ -44,7 +44,7 @@ def check_entries(network: str, tensors: Mapping[str, Tensor], entries: Entries,
 
 
 def listed(names: list[str], what: str = "tensor", most: int = 5) -> str:
-    """How many there are, and the first few names."""
+    """Their number, and the first few names."""
     more = ", ..." if len(names) > most else ""
     return f"{len(names)} {what}{'s' * (len(names) != 1)} ({', '.join(sorted(names)[:most])}{more})"
 

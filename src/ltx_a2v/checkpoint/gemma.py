@@ -1,4 +1,4 @@
-"""The text encoder's files: a Hugging Face folder, of whose tensors only the language model's are used."""
+"""The text encoder's files: a Hugging Face folder. Only the tensors of the language model are used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 @dataclass(frozen=True)
 class GemmaFiles:
-    """The folder, opened and checked; nothing but headers and JSON has been read."""
+    """The folder, opened and checked; only headers and JSON files have been read."""
 
     root: Path
     config: Mapping[str, Any]

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class KeyMap:
-    """How one network's tensors are called in the file (left) and in its diffusers module (right)."""
+    """The names of one network's tensors in the file (left) and in its diffusers module (right)."""
 
     prefixes: tuple[tuple[str, str], ...]
     segments: Mapping[str, str] = field(default_factory=dict)
     excludes: tuple[str, ...] = ()
-    """Beginnings that look like ours but belong to another network."""
+    """Prefixes that match but belong to another network."""
 
     def to_module(self, name: str) -> str | None:
         """The module's name for a tensor of the file, or None when the tensor is not this network's."""

@@ -15,6 +15,8 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 @dataclass(frozen=True)
 class LoraPair:
+    """The low-rank factors of one linear layer, as entries of the file: its weight changes by B @ A x strength."""
+
     down: TensorEntry
     """A: [rank, in_features]."""
     up: TensorEntry
@@ -23,6 +25,8 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class LoraFile:
+    """One opened LoRA file with the strength that it is applied with; only its header has been read."""
+
     path: Path
     strength: float
     pairs: Mapping[str, LoraPair]

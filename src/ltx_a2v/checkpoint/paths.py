@@ -13,6 +13,8 @@ from ltx_a2v.errors import InvalidModel, named
 
 @dataclass(frozen=True)
 class ModelPaths:
+    """The three files and the text encoder folder that a model consists of."""
+
     checkpoint: Path
     """Transformer, text connectors and VAEs, e.g. `ltx-2.3-22b-dev.safetensors`."""
     distilled_lora: Path
@@ -32,7 +34,7 @@ class ModelPaths:
         spatial_upsampler: str | Path | None = None,
         gemma_root: str | Path | None = None,
     ) -> ModelPaths:
-        """Find what is not given by name in `model_dir` or two folders below.
+        """Find the files that are not given by name, in `model_dir` or up to two folders below.
 
         Raises `InvalidModel` when a file is not found, or when several could be meant.
         """
@@ -61,7 +63,7 @@ class ModelPaths:
         )
 
     def described(self) -> list[tuple[str, Path]]:
-        """Every file, and what errors call it."""
+        """Every file with its name for errors."""
         files = [(named("checkpoint_path"), self.checkpoint), (named("distilled_lora_path"), self.distilled_lora)]
         files.append((named("spatial_upsampler_path"), self.spatial_upsampler))
         return files + [(f"a file of {named('gemma_root')}", path) for path in sorted(self.gemma_root.glob("*"))]
@@ -69,7 +71,7 @@ class ModelPaths:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What the file system refuses, a too long name or a closed folder, becomes `InvalidModel`."""
+    """Errors of the file system, such as a too long name or a missing permission, become `InvalidModel`."""
     try:
         yield
     except OSError as error:

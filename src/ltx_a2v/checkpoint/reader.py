@@ -1,11 +1,11 @@
-"""Tensors out of files: read rather than mapped, several threads ahead of whoever takes them.
+"""Reads tensors from files, with several threads that read ahead of the caller. Files are not mapped.
 
-Pages of a mapped file count as memory of the process for as long as the map lives; memory that was read into is gone
-with its tensor. `stream_tensors` cuts the files into chunks and keeps a fixed number of them in flight:
+Pages of a mapped file count as memory of the process until the mapping ends; the memory of a tensor that was read is
+freed with the tensor. `stream_tensors` divides the files into chunks and keeps a fixed number of them in flight:
 
-    a chunk is read by one thread, in one call: a part of a large tensor, or many small ones that lie side by side
-    chunks are handed over in file order; a tensor is yielded when its last chunk has arrived
-    the next chunk is asked for before a tensor is yielded, so that disks work while the caller does
+    a chunk is read by one thread, in one call: a part of a large tensor, or several small adjacent ones
+    chunks are processed in file order; a tensor is yielded when its last chunk has been read
+    the next chunk is requested before a tensor is yielded, so that reading overlaps with the caller's work
 
 On the CPU a chunk is read straight into its tensors. For CUDA it is read into one of a ring of pinned slots and copied
 to the device from there; a slot is read into again only after its copy has finished.
@@ -52,8 +52,8 @@ def stream_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor under its given name, in the order of the files, on `device` and in the file's dtype.
 
-    A tensor belongs to the caller. Besides it, at most two chunks per thread and the tensor that they complete are in
-    memory. On CUDA, tensors are ready for work on the stream that was current when the first was asked for. Raises
+    A tensor belongs to the caller. In addition, at most two chunks per thread and the tensor that they complete are in
+    memory. On CUDA, tensors are ready on the stream that was current when the first was requested. Raises
     `InvalidModel` for a file that was replaced, ends early or cannot be read. Closing the iterator stops the threads.
     """
     check_unchanged(entries.values())
@@ -135,12 +135,12 @@ def _belongs(chunk: _Chunk, part: _Range) -> bool:
 
 
 class _Landing(Protocol):
-    """Where chunks are read to, and how they become tensors. Both are called for every chunk, in order."""
+    """The destination of chunks, and their conversion to tensors. Both are called for every chunk, in order."""
 
     def buffers(self, chunk: _Chunk) -> list[memoryview]: ...
 
     def take(self, chunk: _Chunk) -> deque[tuple[str, Tensor]]:
-        """The tensors that the chunk, which has been read, completes."""
+        """The tensors that are complete now that the chunk has been read."""
 
 
 class _HostLanding:
@@ -164,8 +164,8 @@ class _HostLanding:
 class _CudaLanding:
     """Chunks are read into pinned slots, in turn, and copied from there.
 
-    Copies run on the caller's stream: what the caller does next is behind them without waiting, and memory that the
-    caller frees is used again in order. A stream of their own would gain nothing, since a disk is slower than the bus.
+    Copies run on the caller's stream, so later work of the caller is ordered after them, and memory that the caller
+    frees is reused in order. A separate stream would gain nothing, since a disk is slower than the bus.
     """
 
     def __init__(self, device: torch.device, slots: int) -> None:
@@ -216,7 +216,7 @@ def read_rows(entry: TensorEntry, rows: Sequence[int]) -> Tensor:
 
 
 def _read(path: Path, offset: int, buffers: list[memoryview]) -> None:
-    """Fill the buffers, one behind the other, with what lies at `offset`."""
+    """Fill the buffers, in order, with the bytes of the file from `offset` on."""
     buffers = [buffer for buffer in buffers if buffer.nbytes]
     try:
         with path.open("rb", buffering=0) as file:
@@ -232,7 +232,7 @@ def _read(path: Path, offset: int, buffers: list[memoryview]) -> None:
 
 
 def _unfilled(buffers: list[memoryview], count: int) -> list[memoryview]:
-    """What is left of the buffers behind the first `count` bytes."""
+    """The buffers without their first `count` bytes."""
     for index, buffer in enumerate(buffers):
         if count < buffer.nbytes:
             return [buffer[count:], *buffers[index + 1 :]]

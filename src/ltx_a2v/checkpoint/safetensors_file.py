@@ -1,8 +1,8 @@
-"""One safetensors file: what it holds and where, checked before anything is read.
+"""One safetensors file: the names and places of its tensors, checked before any is read.
 
 Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header
 `{name: {dtype, shape, data_offsets}}` with an optional `__metadata__`, then the tensors back to back. The header is
-parsed here because loading needs each tensor's place in the file, which the safetensors package does not tell.
+parsed here because loading needs the offset of each tensor in the file, which the safetensors package does not give.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class TensorEntry:
     offset: int
     nbytes: int
     header: str = ""
-    """Digest of the header that said so; see `check_unchanged`."""
+    """Digest of the header that the entry is from; see `check_unchanged`."""
 
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """A checked header: what the file holds and where."""
+    """A checked header: metadata, and the entries of all tensors."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -82,8 +82,10 @@ class SafetensorsFile:
 
 
 def check_unchanged(entries: Iterable[TensorEntry]) -> None:
-    """Raises `InvalidModel` where a file has another header than when its entries were made: it was replaced, and what
-    lies at their places is something else. A header is read again only when the file's time, size or identity changed.
+    """Raises `InvalidModel` where a file was replaced, so that its header is no longer the one that the entries are
+    from.
+
+    A header is read again only when the file's time, size or identity changed.
     """
     for path, digest in {(entry.path, entry.header) for entry in entries if entry.header}:
         with readable(path):
@@ -97,7 +99,7 @@ def check_unchanged(entries: Iterable[TensorEntry]) -> None:
 
 
 _verified: dict[Path, tuple[str, int, int, int]] = {}
-"""By file, the digest of its header and the stamp for which that was seen."""
+"""By file: the digest of its header, and the stamp of the file when it was computed."""
 
 
 def _by_offset(entry: TensorEntry) -> tuple[int, int, str]:
@@ -105,7 +107,7 @@ def _by_offset(entry: TensorEntry) -> tuple[int, int, str]:
 
 
 def _check_back_to_back(path: Path, entries: list[TensorEntry], start: int, size: int) -> None:
-    """As the format demands: no two tensors share bytes, and no bytes belong to none."""
+    """Check, as the format requires, that tensors do not overlap and leave no gaps."""
     for entry in entries:
         if entry.offset != start:
             how = "shares bytes with the one before" if entry.offset < start else "leaves a gap after the one before"

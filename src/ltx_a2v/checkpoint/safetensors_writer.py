@@ -1,7 +1,7 @@
-"""One safetensors file, written tensor by tensor: no more than one is ever in memory.
+"""Writes a safetensors file tensor by tensor, so that only one is in memory.
 
-The header comes first and says where everything lies, so what will be written must be known beforehand, by name, dtype
-and shape. Until the last byte is on disk the file bears another name, and it goes when anything goes wrong.
+The header with all offsets comes first, so names, dtypes and shapes must be known before the first tensor is written.
+Until the last byte is on disk the file has a temporary name; on any error it is removed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from ltx_a2v.errors import InvalidOutput
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HEADER_ALIGNMENT = 8
-"""The format lets the header end in spaces; tensors then begin where a mapped file can be viewed as any dtype."""
+"""The header is padded with spaces, so that the tensors of a mapped file are aligned for every dtype."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """Name, dtype and shape of one tensor that will be written."""
+
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -107,10 +109,10 @@ class SafetensorsWriter:
             raise self._refused(error) from error
 
     def _discard(self) -> None:
-        """Close, and remove what has not got its name."""
+        """Close the file, and remove it if it is not complete."""
         try:
             self._file.close()
-        except OSError:  # of a full disk, whose first error is under way already
+        except OSError:  # of a full disk, whose first error is being raised already
             pass
         finally:
             self._part.unlink(missing_ok=True)

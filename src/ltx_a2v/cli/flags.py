@@ -41,7 +41,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def add_setting_flags(parser: argparse.ArgumentParser, settings: type[Settings], title: str) -> None:
     """One flag per field that the class adds to its base.
 
-    A flag that is not given is absent from the namespace, so that the environment speaks.
+    A flag that is not given is absent from the namespace, so that the environment applies.
     """
     group = parser.add_argument_group(title, ENVIRONMENT)
     for name in inspect.get_annotations(settings):
@@ -69,7 +69,7 @@ def settings_from(arguments: argparse.Namespace, settings: type[SettingsT]) -> S
 def _add_field_flags(
     parser: argparse.ArgumentParser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()
 ) -> None:
-    """Text is left for the model to read and judge."""
+    """Text stays text, which the settings' model parses and checks."""
     group = parser.add_argument_group(title)
     for name, field in model.model_fields.items():
         if not _extra(field) or (only and name not in only):

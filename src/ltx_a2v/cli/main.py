@@ -1,4 +1,4 @@
-"""The command line: parse, call a command, word its errors.
+"""The command line: parses flags, runs a command, and reports its errors with the names of flags.
 
 Heavy libraries are imported by the commands that need them, so that help and mistakes answer at once.
 """

@@ -1,4 +1,4 @@
-"""What commands write: results on stdout, sentences on stderr. A stdout that takes nothing is an error, not a crash."""
+"""The output of commands: results on stdout, messages on stderr. A stdout that cannot be written is an A2VError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stdout() -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
     except OSError as error:
-        # What is left in the buffer would fail again when Python ends.
+        # The rest of the buffer would raise again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise A2VError(f"Nothing can be printed: stdout answers {error.strerror!r}.") from error
 

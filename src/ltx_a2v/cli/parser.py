@@ -9,7 +9,7 @@ from ltx_a2v.cli.output import write_out
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes in one sentence instead of the whole usage; flags are never guessed from their beginnings."""
+    """Reports mistakes in one sentence without the usage; flags cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "allow_abbrev": False})

@@ -1,4 +1,4 @@
-"""What to run next to other services: the plan for each of several budgets, as a table or as JSON."""
+"""The plans for several budgets, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _in_gib(count: int) -> str:
 
 
 def best(rows: list[Row]) -> Row | None:
-    """The fastest where that was measured, else what copies least; of equals the first."""
+    """The fastest plan where times were measured, else the one that copies least; of equal ones the first."""
     fitting = [row for row in rows if row.plan is not None]
     return min(fitting, key=_cost, default=None)
 

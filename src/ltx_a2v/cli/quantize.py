@@ -1,4 +1,4 @@
-"""`ltx-a2v quantize`: write a checkpoint once as a quantization mode stores it."""
+"""`ltx-a2v quantize`: write a checkpoint in the storage of a quantization mode."""
 
 from __future__ import annotations
 

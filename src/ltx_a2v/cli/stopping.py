@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: at once while libraries are imported, by an exception once there is something to clean up.
 
-A library that is interrupted while it is imported answers in many ways, of which KeyboardInterrupt is only one.
+A library that is interrupted during its import can raise other errors than KeyboardInterrupt.
 """
 
 from __future__ import annotations

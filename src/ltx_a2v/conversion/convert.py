@@ -1,7 +1,7 @@
-"""A checkpoint in, the same checkpoint quantized out: every tensor is read once, converted and written.
+"""Writes a quantized copy of a checkpoint: every tensor is read once, converted and written.
 
-The new file lies in execution order: what is in no block, then block after block, so that blocks can be streamed from
-it as single pieces, then whatever else the checkpoint holds, untouched.
+The new file is in execution order: for each network the tensors outside the blocks, then block after block, so that a
+block is read as one contiguous range. All other tensors of the checkpoint follow unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.versions import Covered, ModelConfig
 
 OTHERS = "others"
-"""What the transformer and the connectors do not hold: VAEs, vocoder."""
+"""Tensors outside of the transformer and the connectors: VAEs, vocoder."""
 
 
 def quantize_file(
@@ -65,7 +65,7 @@ def quantize_file(
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor of the checkpoint, by its name in its network, and the network's way with it."""
+    """A tensor of the checkpoint, by its name in its network, with the policy and the key map of the network."""
 
     network: str
     name: str
@@ -74,7 +74,7 @@ class _Source:
     key_map: KeyMap = AS_IN_FILE
 
     def stored(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """What is written for it, by the names of the file."""
+        """The tensors that are written for it, with their names in the file."""
         converted = [(self.name, tensor)] if self.policy is None else self.policy.convert(self.name, tensor)
         for name, value in converted:
             yield self.key_map.to_file(name), value
@@ -84,7 +84,7 @@ class _Source:
         return [TensorSpec(name, value.dtype, tuple(value.shape)) for name, value in self.stored(empty)]
 
     def error(self, tensor: Tensor) -> LayerError | None:
-        """None for what is not quantized."""
+        """The error of a quantized weight; None for any other tensor."""
         layer, _, leaf = self.name.rpartition(".")
         format = self.policy.format_of(layer) if self.policy and leaf == "weight" else None
         if format is None or format is UnquantizedLinear:
@@ -94,10 +94,12 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Plan:
+    """Everything that a conversion writes, in file order, and the metadata of the new file."""
+
     stored: Stored
     metadata: dict[str, str]
     pieces: list[list[_Source]]
-    """Each one block, or one network's rest."""
+    """Each is one block, or the tensors of one network outside its blocks."""
 
     def specs(self) -> list[TensorSpec]:
         return [spec for piece in self.pieces for source in piece for spec in source.layout()]
@@ -152,7 +154,7 @@ def _choose(
 
 
 def _hidden_states(path: Path, config: ModelConfig, entries: dict[str, dict[str, TensorEntry]]) -> int:
-    """How many hidden states of the text encoder the connectors take: its config is in another file."""
+    """Number of the text encoder's hidden states, from the connectors: the encoder's config is in another file."""
     projection = entries["connectors"].get("video_text_proj_in.weight")
     if projection is None:
         raise InvalidModel(f"{path} has no text connectors; give the file that holds transformer and connectors.")
@@ -188,7 +190,7 @@ def _write(plan: _Plan, output: Path, device: torch.device, measure_errors: bool
 def _write_source(
     source: _Source, writer: SafetensorsWriter, device: torch.device, errors: list[LayerError] | None
 ) -> int:
-    """Read, convert and write one tensor, which is gone when this returns; how many bytes it became."""
+    """Read, convert and write one tensor, and free it; returns the bytes written."""
     tensor, written = read_tensor(source.entry).to(device), 0
     for name, value in source.stored(tensor):
         writer.write(name, value)

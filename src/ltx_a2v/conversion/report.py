@@ -1,4 +1,4 @@
-"""What a conversion made of the weights: bytes, and how far each layer is from the original."""
+"""The result of a conversion: bytes, and the error of each layer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ WORST = 10
 
 @dataclass(frozen=True)
 class LayerError:
+    """Quantization error of one layer."""
+
     network: str
     layer: str
     """By its name in the network's module."""
     lost: float
-    """Squared Frobenius norm of what the stored weight differs by."""
+    """Squared Frobenius norm of stored weight minus weight."""
     whole: float
     """Squared Frobenius norm of the weight."""
 
@@ -40,18 +42,20 @@ class LayerError:
 
 @dataclass(frozen=True)
 class ConversionReport:
+    """Result of a conversion: sizes in bytes before and after, and the error of each quantized layer."""
+
     output_path: Path
     mode: str
     keep_bf16_blocks: frozenset[int]
     bytes_before: dict[str, int]
-    """Of the transformer, of the connectors, and of all other tensors."""
+    """Bytes of the transformer, of the connectors, and of all other tensors."""
     bytes_after: dict[str, int]
     layers: tuple[LayerError, ...]
-    """In the order of the file; empty where the error was not asked for."""
+    """In the order of the file; empty where errors were not requested."""
 
     @property
     def relative_error(self) -> float:
-        """Of all covered weights together."""
+        """Relative error of all covered weights together."""
         return _relative(self.layers)
 
     @property

@@ -1,4 +1,4 @@
-"""Attention with the weights of a diffusers attention module, taken apart so that keys and values can be kept.
+"""Attention with the weights of a diffusers attention module, in parts, so that keys and values can be cached.
 
 Tokens are [rows, tokens, dim]; keys, values and queries are [rows, heads, tokens, head size].
 """
@@ -40,7 +40,7 @@ def values_only(attn: Any, x: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """On `meta`, where memory is measured, what a fused kernel takes: its output."""
+    """On `meta`, where memory is measured, only the output is allocated, as in a fused kernel."""
     return torch.empty_like(query) if query.is_meta else F.scaled_dot_product_attention(query, key, value)
 
 

@@ -1,7 +1,7 @@
 """Which passes share a row of the batch, decided once per stage.
 
 All passes of a step go through a block together, as rows of one batch, so that weights that are streamed cross the bus
-once per step. Passes start as one row and part where their computations begin to differ:
+once per step. Passes start as one row and split where their computations begin to differ:
 
     negative    at the text attention of block 0
     isolated    at the audio-to-video attention of block 0
@@ -17,23 +17,23 @@ from dataclasses import dataclass
 from ltx_a2v.diffusion.guidance import Pass
 
 Rows = tuple[frozenset[Pass], ...]
-"""The passes that share each row. A row of the isolated pass alone is the first, of the perturbed pass alone the last,
+"""The passes that share each row. The isolated pass's own row is the first and the perturbed pass's own row the last,
 so that the rows with audio and the rows with self-attention are slices."""
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Everything that `block_step` does differently from block to block; blocks with equal plans run the same kernels.
+    """Everything in which `block_step` differs between blocks; blocks with equal plans run the same kernels.
 
-    A tuple of rows says for each row of the result which row it is a copy of; `(0, 1)` leaves two rows as they are.
+    A tuple of rows gives, for each row of the result, the row that it copies; `(0, 1)` leaves two rows as they are.
     """
 
     self_attention: tuple[int, ...]
     """The video's rows after self-attention."""
     attending: int
-    """How many of the rows before self-attention attend, the first ones."""
+    """Number of rows that compute self-attention: the first ones of the rows before it."""
     values_of: int | None
-    """The row before self-attention whose values alone the last row takes; None where no row is perturbed."""
+    """The row before self-attention whose values the perturbed last row takes; None where no row is perturbed."""
     text_attention: tuple[int, ...]
     """The video's rows from text attention on."""
     texts: tuple[int, ...]
@@ -41,18 +41,19 @@ class BlockPlan:
     cross_attention: tuple[int, ...]
     """The video's rows from audio-to-video attention on."""
     isolated: int
-    """How many of them do not hear the audio, the first ones: 0 or 1."""
+    """Number of these rows without attention to the audio, the first ones: 0 or 1."""
     audio: tuple[int, ...] | None
-    """The audio's rows after its text attention, one per row that hears it or one for all; None without any."""
+    """The audio's rows after its text attention, one per video row that attends to it or one for all; None without
+    any."""
     audio_used: bool
     """Whether a later block needs the audio that this one makes."""
     exact: bool
-    """Every row goes through its own GEMMs: bitwise what separate forwards give, and slower."""
+    """Every row has its own GEMMs: equal to separate forwards, bit for bit, and slower."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The plans of all blocks, what each row is in the end, and the texts that are attended to."""
+    """The plans of all blocks, the passes of each final row, and the texts that rows attend to."""
 
     blocks: tuple[BlockPlan, ...]
     rows: Rows
@@ -63,7 +64,7 @@ class StagePlan:
 def plan_stage(
     passes: frozenset[Pass], perturbed_blocks: frozenset[int], num_blocks: int, exact: bool = False
 ) -> StagePlan:
-    """Without POSITIVE in `passes`, whichever passes remain together share a row until they part."""
+    """Without POSITIVE in `passes`, the remaining passes share a row until they split."""
     texts = ([Pass.POSITIVE] if passes - {Pass.NEGATIVE} else []) + [Pass.NEGATIVE] * (Pass.NEGATIVE in passes)
     rows: Rows = (passes,)
     audio_rows = 1
@@ -94,7 +95,7 @@ def plan_stage(
 
 
 def _part(rows: Rows, kind: Pass) -> tuple[Rows, tuple[int, ...]]:
-    """Give `kind` a row of its own. Also which row before each row is a copy of."""
+    """Give `kind` its own row. Returns the rows, and for each the earlier row that it copies."""
     parted: list[tuple[frozenset[Pass], int]] = []
     for index, row in enumerate(rows):
         shares = kind in row and len(row) > 1
@@ -104,7 +105,7 @@ def _part(rows: Rows, kind: Pass) -> tuple[Rows, tuple[int, ...]]:
 
 
 def _self_attention(rows: Rows, perturbed: bool) -> tuple[Rows, tuple[int, ...], int, int | None]:
-    """The rows after self-attention and what they are copies of, how many attend, and whose values the last takes."""
+    """The rows after self-attention, the rows that they copy, how many attend, and whose values the last row takes."""
     if not perturbed:
         return rows, tuple(range(len(rows))), len(rows), None
     after, sources = _part(rows, Pass.PERTURBED)
@@ -112,7 +113,7 @@ def _self_attention(rows: Rows, perturbed: bool) -> tuple[Rows, tuple[int, ...],
 
 
 def _audio_rows(attended: Rows, sources: tuple[int, ...], audio_rows: int) -> tuple[int, ...] | None:
-    """One row of audio stays one: until the first video-to-audio attention all rows hear the same."""
+    """One audio row stays one: until the first video-to-audio attention the audio is the same for all rows."""
     hearing = [source for row, source in zip(attended, sources, strict=True) if row != {Pass.ISOLATED}]
     if not hearing:
         return None

@@ -1,7 +1,7 @@
 """One transformer block for all rows of a batch: a function of the block's weights, a `BlockState` and a `BlockPlan`.
 
-It reads nothing else, keeps nothing, branches on the plan alone and never waits for the device. So blocks with equal
-plans and shapes are the same sequence of kernels, which a CUDA graph can replay.
+It has no other inputs and no state, branches only on the plan and never synchronises with the device. So blocks with
+equal plans and shapes are the same sequence of kernels, which a CUDA graph can replay.
 
 Three things differ from diffusers' own block and follow the reference (docs/how-it-works.md): the frozen audio has
 timestep 0 and sigma 0; cross-modal scale and shift take the modality's own timesteps but the gate the other's sigma;
@@ -54,12 +54,12 @@ class Modulation:
 
 @dataclass
 class BlockState:
-    """What a block reads, and `video` and `audio`, which it replaces."""
+    """The inputs of a block, with `video` and `audio`, which it replaces."""
 
     video: Tensor
     """[rows, tokens, video dim]"""
     audio: Tensor
-    """[rows that hear it or 1, audio tokens, audio dim]"""
+    """[rows that attend to it or 1, audio tokens, audio dim]"""
     texts: Tensor
     """[texts of the stage's plan, text tokens, video dim]"""
     audio_text: KeyValue | None
@@ -71,8 +71,8 @@ class BlockState:
 def block_step(block: Any, state: BlockState, plan: BlockPlan) -> BlockState:
     """Take `state` through `block`, a `LTX2VideoTransformerBlock`.
 
-    The state is taken over and given back: each part replaces the video or the audio as soon as it has made the next,
-    so that no block holds the video that it began with to its end.
+    The state is changed and returned: each part replaces the video or the audio at once, so that the video at the start
+    of a block is not held until its end.
     """
     for_video = _table(block.scale_shift_table, state.modulation.video)
     _video_self_attention(block, state, plan, for_video[0:3])
@@ -203,8 +203,7 @@ def _copied(x: Tensor, rows: tuple[int, ...]) -> Tensor:
 def _picked(parts: tuple[Tensor, ...] | list[Tensor], rows: tuple[int, ...]) -> Tensor:
     """Rows of tensors that follow each other, put together from views.
 
-    A tensor of indices would be copied to the device, for which the CPU would wait in every block until the GPU has
-    caught up.
+    A tensor of indices would be copied to the device, which would synchronise CPU and GPU in every block.
     """
     views = [row for part in parts for row in part.split(1)]
     return views[rows[0]] if len(rows) == 1 else torch.cat([views[row] for row in rows])

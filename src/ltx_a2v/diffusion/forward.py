@@ -1,9 +1,9 @@
 """Velocities of all passes of a step: the transformer's forward for one stage.
 
-Each block is visited once per step for all passes together. Which passes share a row is planned once (`block_plan`),
-what a block computes is a function of its inputs (`block_step`); here is what a stage adds: rotary tables, texts, the
-audio's text keys and values, and the modulation of each step. What only the unused audio output depends on is not
-computed, nor the audio of the isolated pass, which never reaches the picture. All of this is exact.
+Each block is visited once per step for all passes together. `block_plan` decides once which passes share a row, and
+`block_step` is the computation of a block. This module adds the inputs of a stage: rotary tables, texts, the keys and
+values of the audio's text, and the modulation of each step. Values that only the unused audio output needs are not
+computed, nor is the audio of the isolated pass, which does not affect the video. All of this is exact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StageInputs:
     grid: LatentGrid
     frame_rate: float
     mask: Tensor
-    """[1, frames, 1, 1]: the share of sigma that each latent frame has."""
+    """[1, frames, 1, 1]: each latent frame's factor on sigma."""
     audio_tokens: Tensor
     """[1, T, audio channels], clean."""
     positive_text: Tensor
@@ -43,7 +43,7 @@ class StageForward:
     """Velocities of some passes, or of all, for one stage.
 
     `blocks` gives the transformer's blocks in order, each ready to compute, once per call. With `exact_passes` every
-    row goes through its own GEMMs: bitwise what separate forwards give, and slower.
+    row has its own GEMMs: equal to separate forwards, bit for bit, and slower.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class Pass(IntEnum):
 
 
 def passes_of(guidance: Guidance) -> frozenset[Pass]:
-    """The passes that the scales ask for; one whose weight is 0 is not computed."""
+    """The passes that the scales require; one whose weight is 0 is not computed."""
     passes = {Pass.POSITIVE}
     if not math.isclose(guidance.cfg, 1.0):
         passes.add(Pass.NEGATIVE)

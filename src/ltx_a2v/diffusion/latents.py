@@ -1,6 +1,6 @@
 """The latent of one stage in packed token layout, and how noise enters it.
 
-Noise is drawn as the reference draws it, so that a seed means the same picture: in packed layout and the working
+Noise is drawn as in the reference, so that the same seed gives the same picture: in packed layout and the working
 dtype, from one generator per request; the video's first, then the audio's, which is drawn although the audio is not
 noised; stage 2 continues the same generator.
 """
@@ -48,7 +48,7 @@ class LatentGrid:
 
 @dataclass(frozen=True)
 class StageLatent:
-    """What a stage starts from. `noisy` and `clean` are [1, tokens, C]; `mask` is [1, frames, 1, 1] float32: 1 where
+    """The start of a stage. `noisy` and `clean` are [1, tokens, C]; `mask` is [1, frames, 1, 1] float32: 1 where
     the sampler may change the latent, 1 - strength in the frame that the picture gave."""
 
     grid: LatentGrid

@@ -1,4 +1,4 @@
-"""How much device memory there is to use: what the user said, and what others have left."""
+"""The device memory that may be used: the user's setting, and the memory that other processes leave."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ class Budget:
 
 @contextmanager
 def capped(device: torch.device, limit: int | None) -> Iterator[None]:
-    """Meanwhile the allocator takes no more than `limit` bytes from a GPU: before it would, it gives back what it keeps
-    for later. Tensors alone within a budget are not enough; at 6 GiB, 6.81 were reserved for them (H100)."""
+    """Within this context, torch's allocator reserves at most `limit` bytes of a GPU and frees its cache before that.
+
+    Limiting tensors alone is not enough: within 6 GiB of tensors the allocator reserved 6.81 (H100)."""
     if device.type != "cuda" or limit is None:
         yield
         return
@@ -78,7 +79,7 @@ def capped(device: torch.device, limit: int | None) -> Iterator[None]:
 
 
 def left_by_others(others: str, device: torch.device, headroom: int) -> str:
-    """The budget that is left where other services need `others` of the device's memory; raises `InvalidRequest`."""
+    """The budget that remains where other services need `others` of the device's memory; raises `InvalidRequest`."""
     total, needed = total_memory(device), parse_bytes(others, "coexist")
     left = total - needed - headroom
     if left <= 0:
@@ -107,7 +108,8 @@ def gib(count: int) -> str:
 
 
 def memory_holders(device: torch.device) -> str:
-    """Who holds the GPU's memory, as `python3 (pid 123): 20.10 GiB, …`; empty where that cannot be known."""
+    """The processes that hold the GPU's memory, as `python3 (pid 123): 20.10 GiB, …`; empty where that cannot be
+    known."""
     if device.type != "cuda":
         return ""
     return ", ".join(f"{_program(pid)}: {gib(held)}" for pid, held in driver.memory_holders(str(device)))

@@ -1,6 +1,6 @@
-"""The GPU as its driver tells it: others' memory included, which torch does not see, and without a CUDA context.
+"""The GPU's memory as reported by its driver: of all processes, which torch does not see, and without a CUDA context.
 
-No torch is imported here, since the server's HTTP process asks too.
+No torch is imported here, since the server's HTTP process uses this too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes. `ours` is None where the driver does not say (a MIG slice, processes in other namespaces)."""
+    """Bytes. `ours` is None where the driver does not report it (a MIG slice, processes in other namespaces)."""
 
     total: int
     free: int
@@ -35,7 +35,7 @@ def read_memory(device: str | None, worker_pid: int | None) -> GpuMemory | None:
 
 
 def memory_holders(device: str) -> list[tuple[int, int]]:
-    """Process and bytes of everyone who computes on a GPU; empty where that cannot be known."""
+    """Name and bytes of each process that computes on a GPU; empty where the driver does not report them."""
     nvml = _nvml()
     if nvml is None:
         return []

@@ -1,7 +1,7 @@
-"""The host's memory: what this process may use of it, within the limits of its container, and who dies without it.
+"""Host memory: how much this process may use within its container, and which process the kernel kills without it.
 
-Linux tells it in /proc/meminfo. A container's limit stands in its control group (cgroup, version 1 or 2) or in one
-that encloses it; the smallest room on that way up is what counts. Elsewhere (macOS) the C library knows the total.
+Linux reports it in /proc/meminfo. A container's limit is in its control group (cgroup, version 1 or 2) or in one that
+encloses it; the smallest remainder of all of them counts. Elsewhere (macOS) the C library gives the total.
 No torch is imported here.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 SHARE_AVAILABLE = 0.5
-"""Of the total, where the system does not say what is available."""
+"""Share of the total that is assumed available where the system does not report it."""
 OOM_SCORE = 500
 """Of 1000: the kernel's killer takes this process before others that use up to half of the memory more."""
 
@@ -83,7 +83,7 @@ def _groups(root: Path) -> Iterator[_Group]:
             stat = (folder / "memory.stat").read_text()
         except (OSError, ValueError):  # the outermost group has none; "max" is no limit
             continue
-        # What was read from files counts as used, and is given back when it is needed.
+        # The page cache counts as used, but is reclaimed on demand.
         reclaimable = sum(int(size) for size in re.findall(rf"^{cached}(?:in)?active_file (\d+)$", stat, re.MULTILINE))
         yield _Group(most, max(used - reclaimable, 0))
 

@@ -2,8 +2,8 @@
 
 Every function has two forms. The plain one, in torch, is the definition: CPUs run it, and in float32 its bits are the
 reference's. On NVIDIA GPUs in bfloat16 a Triton kernel does the same in float32 registers and rounds once. Without it
-the GPU waits for the CPU: a block of the real shapes launched over 200 kernels, 9 ms to issue and 6.6 ms to compute
-(H100, bf16).
+launches limit the speed: a block of the real shapes launched over 200 kernels, which took 9 ms to issue and 6.6 ms to
+compute (H100, bf16).
 """
 
 from ltx_a2v.kernels.dispatch import fused, fused_on, planned_for, problem

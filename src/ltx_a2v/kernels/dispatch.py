@@ -1,4 +1,4 @@
-"""Which form of a kernel a tensor takes."""
+"""Chooses the form of a kernel, Triton or plain, for a tensor."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fused(device: torch.device, dtype: torch.dtype) -> bool:
 
 @contextmanager
 def planned_for(device: torch.device) -> Iterator[None]:
-    """Tensors on `meta` take meanwhile what they would take on `device`."""
+    """Within this context, tensors on `meta` use the form that they would use on `device`."""
     token = _planned.set(fused(device, torch.bfloat16))
     try:
         yield
@@ -45,9 +45,9 @@ def planned_for(device: torch.device) -> Iterator[None]:
 
 @cache
 def problem(device: torch.device) -> str | None:
-    """Why the kernels cannot be used on a GPU, in a few words; None where they can. Compiles one to know.
+    """Why the kernels cannot be used on a GPU, in a few words; None where they can. Compiles one to find out.
 
-    Raises `OutOfMemory` where the device has none left at the moment, which is no answer and is not remembered.
+    Raises `OutOfMemory` where the device has no memory left; this result is not cached.
     """
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
@@ -57,7 +57,7 @@ def problem(device: torch.device) -> str | None:
     try:
         x = torch.zeros(1, 1, 16, dtype=torch.bfloat16, device=device)
         triton_kernels().add_gated(x, x, x[:, :, None])
-    except Exception as error:  # no Triton, no C compiler, no Python headers: as many kinds as machines
+    except Exception as error:  # no Triton, no C compiler, no Python headers: the errors differ by machine
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in reason:  # Triton's own
             raise OutOfMemory(f"{device} has no memory left for its kernels; free some and try again.") from error

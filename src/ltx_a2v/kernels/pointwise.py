@@ -1,4 +1,4 @@
-"""The functions in their plain form, and where they hand over to Triton.
+"""The functions in their plain form, which dispatch to Triton.
 
 Shapes: video and audio tokens are [rows, tokens, dim]. A modulation is [1, t, 1, dim] and holds for tokens / t tokens
 each: t is the number of latent frames, or 1.
@@ -25,7 +25,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def norm_and_modulate(norm: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`modulate` of what `norm`, an RMS norm without weights, makes of `x`."""
+    """`modulate` of `norm(x)`; `norm` is an RMS norm without weights."""
     if fused_on(x):
         return _made(x) if x.is_meta else triton_kernels().modulate(x, scale, shift, eps=norm.eps)
     return modulate(norm(x), scale, shift)
@@ -72,7 +72,7 @@ def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[T
         return triton_kernels().quantize_rows(tokens, largest, dtype)
     low, high = tokens.aminmax(dim=1, keepdim=True)
     scale = (torch.maximum(-low, high).float() * (1 / largest)).clamp(min=TINY)
-    # Divided in float32 and kept in the tokens' dtype: bf16 rounds far finer than 8 bits, at half the memory.
+    # Divided in float32, kept in the tokens' dtype: bf16 is much finer than 8 bits and half of float32.
     scaled = torch.div(tokens, scale, out=torch.empty_like(tokens))
     if not dtype.is_floating_point:
         scaled = scaled.round_()
@@ -84,5 +84,5 @@ TINY = 1e-30
 
 
 def _made(x: Tensor) -> Tensor:
-    """On `meta`, where memory is measured: a kernel takes its output and nothing else."""
+    """On `meta`, where memory is measured: a kernel allocates only its output."""
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)

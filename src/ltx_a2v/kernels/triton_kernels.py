@@ -22,11 +22,11 @@ COLUMNS = 2048
 LONGEST_ROW = 2**14
 """One program holds a row that it quantizes: the longest is the input of a feed-forward's second layer."""
 ROUND = tl.constexpr(12582912.0)
-"""1.5 * 2**23: what is added to it and taken off again has been rounded to an integer, halves to even."""
+"""1.5 * 2**23: adding and subtracting it rounds a float32 to an integer, halves to even."""
 
 
 _COUNTS = ["tokens", "frame_tokens"]
-"""Arguments for whose values no variant of a kernel is compiled: every size of video has others."""
+"""Arguments that kernels are not specialised on, since their values change with the size of the video."""
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float | None) -> Tensor:

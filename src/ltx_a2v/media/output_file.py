@@ -1,4 +1,4 @@
-"""Files that the user named to be written: asked about before hours of work and not after, and never half written."""
+"""Output files of the user: checked before the work starts, and never left half written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ltx_a2v.errors import InvalidOutput
 
 
 def check_output_file(path: Path, suffix: str | None, example: str) -> None:
-    """Raises `InvalidOutput` when no file (that ends in `suffix`, where there is one) can be written to `path`."""
+    """Raises `InvalidOutput` where `path` cannot be written, or does not end in `suffix`, if one is given."""
     folder = path.parent
     with _refusals(path):
         if path.is_dir():
@@ -21,13 +21,13 @@ def check_output_file(path: Path, suffix: str | None, example: str) -> None:
             raise InvalidOutput(f"The output {path} must end in {suffix}; use {path.with_suffix(suffix)}.")
         if not folder.is_dir():
             raise InvalidOutput(f"The folder {folder} of the output {path.name} does not exist; create it first.")
-        # Permissions, full or read-only disks and too long names show best by trying.
+        # Trying to write finds missing permissions, full or read-only disks and too long names.
         with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=folder):
             pass
 
 
 def check_overwrites_nothing(outputs: Mapping[str, Path | None], inputs: Iterable[tuple[str, Path | None]]) -> None:
-    """Paths by what errors call them. Raises `InvalidOutput` when an output is the same file as any other."""
+    """Raises `InvalidOutput` where an output is the same file as any other; keys are the names used in errors."""
     taken = {_identity(path): name for name, path in inputs if path is not None}
     for name, path in outputs.items():
         if path is None:
@@ -38,7 +38,7 @@ def check_overwrites_nothing(outputs: Mapping[str, Path | None], inputs: Iterabl
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all. Raises `InvalidOutput` where the file system refuses."""
+    """Write a file atomically: complete or not at all. Raises `InvalidOutput` where the file system refuses."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with _refusals(path):
         try:

@@ -1,7 +1,7 @@
-"""Pictures: files to the tensor that the video VAE encodes as the first frame.
+"""Decodes picture files to the tensor that the video VAE encodes as the first frame.
 
-Pixels are what a viewer would show: upright by EXIF, in sRGB by the embedded profile, transparency over white. Then,
-as in the model's training, they go once through H.264.
+Pixels are as a viewer shows them: rotated by EXIF, converted to sRGB from the embedded profile, transparency over
+white. Then, as in the model's training, they are compressed once with H.264.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ltx_a2v.errors import InvalidImage, named
 from ltx_a2v.settings.defaults import MAX_IMAGE_ASPECT, MAX_IMAGE_PIXELS, REDUCED_IMAGE_PIXELS
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO")
-"""Of Pillow's, those that are pictures: EPS and the like would start other programs."""
+"""The Pillow formats that are accepted: EPS and similar ones would start other programs."""
 
 
 def decode_image(path: Path, crf: int) -> Tensor:
@@ -36,7 +36,7 @@ def decode_image(path: Path, crf: int) -> Tensor:
 
 
 def fit_image(pixels: Tensor, width: int, height: int) -> Tensor:
-    """[H, W, 3] uint8 -> [1, 3, 1, height, width] float32 in [-1, 1]: scaled to cover, what juts out cut off evenly."""
+    """[H, W, 3] uint8 -> [1, 3, 1, height, width] float32 in [-1, 1]: scaled to cover the frame and centre-cropped."""
     source_height, source_width, _ = pixels.shape
     scale = max(height / source_height, width / source_width)
     size = (math.ceil(source_height * scale), math.ceil(source_width * scale))
@@ -51,7 +51,7 @@ def fit_image(pixels: Tensor, width: int, height: int) -> Tensor:
 def _decode(path: Path) -> npt.NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures and of odd metadata; we have our own limit, and pixels are what counts.
+            # Pillow warns of large pictures, for which we have our own limit, and of odd metadata, which is not used.
             warnings.simplefilter("ignore")
             with _open(path) as image:
                 _check_size(image, path)
@@ -66,13 +66,13 @@ def _decode(path: Path) -> npt.NDArray[np.uint8]:
         raise InvalidImage(_too_large(path)) from None
     except InvalidImage:
         raise
-    # On a damaged file Pillow's decoders raise nearly anything, MemoryError for a length that is not true included.
+    # On a damaged file Pillow's decoders raise nearly any error, even MemoryError for a false length.
     except Exception as error:
         raise InvalidImage(f"The image {path} is damaged ({_reason(error)}); save it again or give another.") from error
 
 
 def _half(image: Image.Image) -> tuple[int, int] | None:
-    """The size at which a picture that is needlessly large is decoded."""
+    """The reduced size at which a very large picture is decoded."""
     if image.width * image.height <= REDUCED_IMAGE_PIXELS:
         return None
     return -(-image.width // 2), -(-image.height // 2)
@@ -112,7 +112,7 @@ def _too_large(path: Path) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned and mirrored as EXIF says, where EXIF can be read."""
+    """Rotated and mirrored by its EXIF orientation, where EXIF can be read."""
     try:
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
@@ -124,7 +124,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     has_alpha = image.has_transparency_data and not _is_deep_grey(image)
     alpha = image.convert("RGBA").getchannel("A") if has_alpha else None
     colours = _without_profile(image) if profile is None else _from_profile(_opaque(image), profile)
-    # The colour under full transparency is whatever the editor left there, often black; a viewer shows the page.
+    # The colour of fully transparent pixels is arbitrary, often black; a viewer shows the page instead.
     if alpha is not None and alpha.getextrema() != (255, 255):
         return Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
     return colours
@@ -135,12 +135,12 @@ def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return _without_profile(image)  # broken, or made for other colours than the picture has
+        return _without_profile(image)  # the profile is damaged, or for another colour space than the picture's
     return converted if converted is not None else _without_profile(image)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """In the colours that its profile speaks of: grey stays grey, palette entries become RGB."""
+    """In the colour space of its profile: grey stays grey, palette entries become RGB."""
     if _is_deep_grey(image):
         return _scaled_grey(image)
     if image.mode in ("1", "LA"):
@@ -159,7 +159,7 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
     levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode == "F":  # no range is prescribed: 0..1 or 0..255 by what is there
+    if image.mode == "F":  # the format prescribes no range: take 0..1 or 0..255, by the largest value
         full = 1.0 if levels.max() <= 1 else 255.0
     else:
         full = 255.0 if image.mode == "I" and levels.max() <= 255 else 65535.0

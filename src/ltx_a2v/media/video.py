@@ -1,7 +1,7 @@
-"""Frames and sound to an mp4 that browsers play, written as the frames come.
+"""Encodes frames and sound to an mp4 that browsers play, while the frames are decoded.
 
-The file grows under a temporary name in the same folder and is renamed when it is complete: whatever ends the work,
-`path` holds either the whole new file or what it held before.
+The file is written under a temporary name in the same folder and renamed when it is complete: however the work ends,
+`path` is either the complete new file or unchanged.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class VideoWriter:
             self._encoder.encode(frame)
 
     def _join(self) -> None:
-        """Wait for the frames handed over last; their error becomes ours."""
+        """Wait for the frames appended last, and raise their error."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -134,7 +134,7 @@ class VideoWriter:
 
 
 class _Encoder:
-    """The container and its streams; every frame brings its stretch of sound with it, so that both stay interleaved."""
+    """The container and its streams; each frame is written with its part of the sound, so that both are interleaved."""
 
     def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction, audio: AudioClip | None) -> None:
         self._frame_rate = frame_rate
@@ -192,6 +192,6 @@ class _Encoder:
 
 
 def _exact_rate(frame_rate: float) -> Fraction:
-    """23.976 and 29.97 stand for 24000/1001 and 30000/1001."""
+    """The exact rate: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
     ntsc = Fraction(round(frame_rate) * 1000, 1001)
     return ntsc if abs(frame_rate - ntsc) < 1e-4 else Fraction(frame_rate).limit_denominator(1001)

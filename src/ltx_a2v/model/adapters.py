@@ -1,7 +1,7 @@
-"""LoRA next to its base: y = base(x) + up(down(x)), never merged, so that any base can carry it.
+"""LoRA as y = base(x) + up(down(x)), never merged into the base, so that it works with every format of the base.
 
-The factors of a file are a network of their own, with one block per block of the transformer, so that they are loaded,
-kept and streamed like everything else.
+The factors of a file are a separate network, with one block per block of the transformer, so that they are loaded, kept
+and streamed like any other network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.empty(up), requires_grad=False)  # [out, rank], strength included
 
     def add(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """In place: at full size the sum is as large as all else that a feed-forward makes."""
+        """In place: at full size the sum is as large as all other activations of a feed-forward."""
         narrow = F.linear(inputs[0], self.down).flatten(0, -2)  # [tokens, rank]
         return output.flatten(0, -2).addmm_(narrow, self.up.t()).view_as(output)
 

@@ -1,6 +1,6 @@
-"""The four files of a model, opened and checked: which tensor of which file belongs to which network.
+"""Opens and checks the four files of a model, and assigns their tensors to networks.
 
-Nothing but headers is read here, so a wrong file is found in milliseconds and before any memory is taken.
+Only headers are read here, so a wrong file is found in milliseconds and before any memory is allocated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ModelFiles:
     paths: ModelPaths
     config: ModelConfig
     stored: Stored | None
-    """How the checkpoint was quantized, where it says so."""
+    """The checkpoint's quantization metadata, if it has any."""
     transformer: Entries
     connectors: Entries
     video_vae: Entries
@@ -63,7 +63,7 @@ class ModelFiles:
 
 
 def open_config(file: SafetensorsFile) -> ModelConfig:
-    """Raises `InvalidModel` when the file does not say what it is, or is of no version that we know."""
+    """Raises `InvalidModel` when the file does not say what it is, or is of an unknown version."""
     sections = read_config(file)
     version = version_of(file.path, file.metadata, sections)
     with usable_config(file.path):
@@ -78,7 +78,7 @@ def _upsampler_arguments(file: SafetensorsFile, version: ModelVersion) -> dict[s
 
 
 def split_checkpoint(file: SafetensorsFile, config: ModelConfig) -> dict[str, dict[str, TensorEntry]]:
-    """Give every tensor to the network that takes it; what nobody takes is an error."""
+    """Assign every tensor to a network; a tensor that belongs to none is an error."""
     keys = config.version.keys
     parts: dict[str, KeyMap] = {
         "transformer": keys.transformer,

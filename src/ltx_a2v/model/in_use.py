@@ -1,7 +1,7 @@
-"""What the phases of a generation see of a model: modules ready to compute, for as long as they are used.
+"""The interface between a model and the phases of a generation: modules that are ready to compute while in use.
 
-Two things answer to it: a model with its weights placed on a device, which computes, and the same model on `meta`, with
-which the planner runs the same phases to measure their memory.
+It has two implementations: a model whose weights are placed on a device, and the same model on `meta`, on which the
+planner runs the same phases to measure their memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.versions import ModelConfig
 
 Blocks = Callable[[], Iterable[Any]]
-"""One sweep: the transformer's blocks in order, each ready to compute until the next one is asked for."""
+"""One sweep: the transformer's blocks in order, each ready to compute until the next one is requested."""
 
 
 class LoadedTransformer(Protocol):

@@ -1,4 +1,4 @@
-"""One opened model: its networks, how each is made, and how many bytes each stores."""
+"""One opened model: its networks, their loaders and their sizes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Model:
 
     @property
     def host_bytes(self) -> int:
-        """What copies of weights take of host memory now."""
+        """Bytes of host memory that copies of weights take now."""
         return sum(network.host_bytes for network in self.networks.values())
 
     def within(self, placements: Mapping[str, Placement]) -> PlacedModel:
@@ -107,7 +107,7 @@ class Model:
         return PlacedModel(self, placements)
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
-        """Give the device's memory back; with "nothing", the host's too."""
+        """Free the device's memory; with "nothing", the host's too."""
         for network in self.networks.values():
             network.release(to)
         if self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""A model whose weights live where a plan puts them."""
+"""A model whose weights are placed as a plan says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PlacedModel:
-    """Loads a network when it is used, to where its placement says; one without a placement comes from the file."""
+    """Loads each network when it is used, by its placement; without one it is loaded from the file."""
 
     def __init__(self, model: Model, placements: Mapping[str, Placement]) -> None:
         self._model = model
@@ -82,7 +82,7 @@ class PlacedModel:
         return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))
 
     def preload(self) -> None:
-        """Bring every network to where its placement keeps it between uses."""
+        """Load every network to the home of its placement."""
         for name, placement in self._placements.items():
             if placement.home != "file":
                 self._model.networks[name].preload(placement)

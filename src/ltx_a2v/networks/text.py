@@ -1,4 +1,4 @@
-"""Text -> the two contexts: Gemma 3, all of whose hidden states go through the connectors."""
+"""Text -> contexts: tokenizer, Gemma 3, and the connectors, which take all hidden states of Gemma."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ CONNECTOR_BLOCKS = ("video_connector.transformer_blocks", "audio_connector.trans
 
 
 class Tokens(NamedTuple):
+    """One tokenized text: int64 ids and mask; `truncated` where the text was longer than `length` tokens."""
+
     ids: Tensor
     """[1, length], padded on the left."""
     mask: Tensor
@@ -31,7 +33,7 @@ class Tokens(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the transformer's text cross-attention sees."""
+    """The inputs of the transformer's text cross-attention."""
 
     video: Tensor
     """[1, tokens, video dim]"""
@@ -42,7 +44,7 @@ class Context(NamedTuple):
 def load_tokenizer(gemma: GemmaFiles) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gemma.root, local_files_only=True)
-    except Exception as error:  # whatever a foreign file makes the tokenizers raise
+    except Exception as error:  # an unknown file can make the tokenizers raise anything
         raise InvalidModel(f"The tokenizer in {gemma.root} cannot be loaded: {first_line(error)}.") from error
     if tokenizer.bos_token_id is None:
         raise InvalidModel(f"The tokenizer in {gemma.root} has no beginning-of-text token; is it Gemma's?")
@@ -94,14 +96,14 @@ def gemma_blueprint(gemma: GemmaFiles) -> Blueprint:
 
 
 def finish_gemma(model: Gemma3TextModel, device: torch.device) -> None:
-    """Make what no file holds: the rotary frequencies."""
+    """Make the rotary frequencies, which are in no file."""
     model.rotary_emb = type(model.rotary_emb)(model.config).to(device)
 
 
 def embed(gemma: GemmaFiles, tokens: Tokens, dtype: torch.dtype) -> Tensor:
     """Token embeddings [1, tokens, hidden size] in `dtype`, on the CPU.
 
-    Only the rows that occur are read: the table's 2 GB never need to be in memory. Scaled as Gemma does it, by
+    Only the rows of the tokens are read: the table's 2 GB are never in memory. Scaled as Gemma does it, by
     the root of the hidden size rounded to `dtype`.
     """
     entry = gemma.entries[EMBEDDING]

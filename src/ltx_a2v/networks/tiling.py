@@ -1,4 +1,4 @@
-"""Which pieces of a latent are decoded one after the other, by a version's `Tiling`."""
+"""Divides a latent into the tiles that are decoded one after the other, by a version's `Tiling`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Span:
 
 
 def temporal_spans(tiling: Tiling, frames: int) -> list[Span]:
-    """Pieces after the first start one latent frame early: a decoder takes what comes first as a single frame."""
+    """Pieces after the first start one latent frame early: a decoder decodes its first latent frame to a single
+    frame."""
     pieces = spans(frames, tiling.frames, tiling.frames_overlap)
     return pieces[:1] + [Span(piece.start - 1, piece.stop, piece.before + 1) for piece in pieces[1:]]
 

@@ -2,8 +2,8 @@
 
 Latent frame 0 holds one frame, every later one eight, so the latents [s, e) decode to the frames 8s .. 8(e-1): a tile
 that starts at s > 0 gives the last of the eight frames of latent s, then all of the following. Neighbouring tiles
-overlap and are blended linearly. The layout of tiles is the reference's (`tiling_config_for_vae`), whatever memory
-there is, so that a seed means the same picture everywhere.
+overlap and are blended linearly. The tile layout is the reference's (`tiling_config_for_vae`) whatever memory is
+available, so that the same seed gives the same picture everywhere.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class ChannelStatistics:
 
 
 class VideoEncoder(nn.Module):
+    """diffusers' video encoder with the statistics of its latents, named as the key map names them."""
+
     latents_mean: Tensor
     latents_std: Tensor
 
@@ -62,6 +64,8 @@ class VideoEncoder(nn.Module):
 
 
 class VideoDecoder(nn.Module):
+    """diffusers' video decoder with the statistics of its latents, named as the key map names them."""
+
     latents_mean: Tensor
     latents_std: Tensor
 
@@ -153,7 +157,7 @@ def _decode_plane(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Tens
 
 
 def _put(strip: Tensor, tile: Tensor, column: Span, pixels: int) -> None:
-    """Into its place, blended with what its neighbour before has put there."""
+    """Write a tile to its place, blended with the tile before it."""
     place = strip.narrow(4, column.start * pixels, tile.shape[4])
     shared = column.before * pixels
     _fade_in(place.narrow(4, 0, shared), tile.narrow(4, 0, shared), _fade(shared, tile.device), axis=4)
@@ -165,7 +169,7 @@ def _fade(shared: int, device: torch.device) -> Tensor:
 
 
 def _fade_in(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> None:
-    """Fade from `edge` into `following`, which shows the same, in place; `fade` is the weight of the latter."""
+    """Blend `edge` into `following`, which covers the same pixels, in place; `fade` is the weight of `following`."""
     weights = fade.view([-1 if i == axis else 1 for i in range(edge.ndim)])
     torch.lerp(edge, following, weights, out=following)
 

@@ -1,4 +1,4 @@
-"""A model on `meta`: it has shapes and no memory, and the phases of the method run on it."""
+"""A model on `meta`, with shapes but no memory, on which the planner runs the phases of the method."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class MetaTransformer:
-    """The transformer, of which each sweep visits a sample of blocks."""
+    """The transformer, and the sample of its blocks that each sweep visits."""
 
     module: Any
     sample: Sequence[Any]
 
 
 class MetaModel:
-    """Answers to `ModelInUse`. A sweep visits the first `sampled_blocks` blocks: every block takes the same memory and
-    gives it back."""
+    """Implements `ModelInUse`. A sweep visits only the first `sampled_blocks` blocks, as every block takes and frees
+    the same memory."""
 
     device = META
 

@@ -1,7 +1,7 @@
-"""What each phase of a request takes besides weights.
+"""Measures the device memory of each phase, weights excluded.
 
-Each phase of the method runs once on `meta`, with the same functions that generate a video, while a ledger counts live
-tensors. Only Gemma is estimated: its masks depend on values, which `meta` does not have.
+Each phase of the method runs once on `meta`, with the functions that generate a video, while a ledger counts live
+tensors. Only Gemma's memory is estimated: its masks depend on values, which `meta` does not have.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
 
 SAMPLED_BLOCKS = 3
-"""Every block takes the same memory and gives it back, except for the audio's text keys and values, which stay."""
+"""Every block takes and frees the same memory, except for the keys and values of the audio's text, which stay."""
 TWO_STEPS = torch.tensor([1.0, 0.5, 0.25])
 """Sigmas of two steps: from the second on, the latent of the step before is alive too."""
 FEW_NUMBERS = 2**14
 """Bytes allowed for sigmas, weights of blending and other tensors of a few numbers, which phases make as they go."""
 WORKSPACES = 128 * 2**20
-"""Bytes allowed for what cuBLAS and cuDNN keep on a GPU; an H100 used 33 MiB between phases."""
+"""Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
-"""More bytes that cuDNN takes while decoding: what an H100 took above the prediction at 768x512 (0.78 GiB)."""
+"""Bytes allowed for cuDNN while decoding, in addition: an H100 took 0.78 GiB more than predicted at 768x512."""
 
 
 @torch.inference_mode()
@@ -88,8 +88,8 @@ def _finished(work: Work[object]) -> object:
 
 
 class _MetaPhases:
-    """The method's phases on `meta`. What phases hand on is made here, where no ledger counts it; see
-    `_kept_between_phases`."""
+    """The method's phases on `meta`. Their inputs are made here, outside of the ledger; `_kept_between_phases` counts
+    them."""
 
     def __init__(self, model: Model, shape: VideoShape) -> None:
         self._files = model.files
@@ -105,7 +105,7 @@ class _MetaPhases:
         self._conditions = Conditions(context, context, sound, {})
 
     def connect(self) -> object:
-        """While the other prompt's hidden states wait."""
+        """The connectors for one prompt, while the hidden states of the other are kept."""
         states = text.hidden_state_count(self._files.gemma)
         hidden = self._empty(1, self._tokens, self._files.gemma.config["hidden_size"], states)
         mask = torch.ones(1, self._tokens, device=META, dtype=torch.int64)
@@ -150,8 +150,8 @@ class _MetaPhases:
 
 
 def _kept_between_phases(model: Model, shape: VideoShape) -> int:
-    """Bytes of what phases hand on: both contexts, the sound, the picture and the result of either stage, and the
-    upsampled latent."""
+    """Bytes of the tensors that phases pass on: both contexts, the sound, the picture and the result of either stage,
+    and the upsampled latent."""
     contexts = 2 * model.config.version.text_encoder.tokens * sum(model.config.widths)
     half, full = shape.grid(2), shape.grid(1)
     sound = shape.latents.audio_channels * shape.audio_tokens
@@ -166,7 +166,7 @@ def _audio_text_cache(model: Model) -> int:
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
-    """All hidden states, their stack and that of the other prompt; a layer's own at its widest, the MLP."""
+    """Estimated bytes: all hidden states, their stack and that of the other prompt; and the widest layer, the MLP."""
     config, tokens = files.gemma.config, files.config.version.text_encoder.tokens
     hidden = tokens * config["hidden_size"] * dtype.itemsize
     states = 3 * text.hidden_state_count(files.gemma) * hidden

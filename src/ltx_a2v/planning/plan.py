@@ -1,8 +1,8 @@
-"""What fits: which weights are on the device in which phase, and the peak that follows.
+"""Chooses which weights are on the device in which phase, and computes the peaks that follow.
 
-A phase holds the weights of its networks and what its computation makes. Where that is more than the budget, blocks
-are streamed instead of resident, as few as necessary; where even streaming all of them is too much, the plan says what
-would do.
+A phase needs memory for the weights of its networks and for its activations. Where both exceed the budget, as few
+blocks as necessary are streamed instead of resident. Where streaming all of them is still too much, the plan is refused
+and the error names the smallest budget that works.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from ltx_a2v.residency.stream import DEFAULT_SLOTS
 
 Keep = Literal["device", "host", "nothing"]
 HOST_SHARE = 0.8
-"""Of the host's available memory, what copies of weights may take."""
+"""Share of the host's available memory that copies of weights may take."""
 OF_ANY_SIZE = ("text_encoder", "connectors")
-"""Phases that take the same for every video."""
+"""Phases whose memory does not depend on the size of the video."""
 DENOISING = ("transformer", "distilled")
-"""Swept at every step; the transformer's are the most."""
+"""Networks that are swept at every step, the largest first."""
 
 
 @dataclass(frozen=True)
 class PhaseNeed:
-    """`networks` are on the device together; `activations` is the peak of what computing makes, in bytes."""
+    """One phase's needs: the `networks` that are on the device together, and the peak of its activations in bytes."""
 
     name: str
     networks: tuple[str, ...]
     activations: int
 
     def working(self, sizes: Mapping[str, Sizes], placements: Mapping[str, Placement]) -> int:
-        """Blocks that are streamed are read while others compute, also those that only the first sweep reads."""
+        """Bytes besides weights. Streamed blocks are loaded while others compute, at least in the first sweep."""
         loading = sum(sizes[name].reading for name in self.networks if sizes[name].streamed(placements[name]))
         return max(self.activations + loading, *(sizes[name].reading for name in self.networks))
 
 
 @dataclass(frozen=True)
 class PhasePlan:
+    """Predicted device memory of one phase in bytes: weights, and activations with the memory for loading."""
+
     name: str
     weights: int
     activations: int
@@ -53,6 +55,8 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """Where each network keeps its weights, and the peaks of device memory that follow; all sizes in bytes."""
+
     budget: int | None
     placements: Mapping[str, Placement]
     phases: tuple[PhasePlan, ...]
@@ -63,7 +67,7 @@ class Plan:
     keep: Keep = "nothing"
     notes: tuple[str, ...] = field(default=())
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By phase, what it has on the device."""
+    """Networks on the device, by phase."""
     smallest: int = 0
     """The smallest budget that works."""
 
@@ -81,11 +85,11 @@ def make_plan(
     advice: str = SMALLER_REQUEST,
     host_limit: int | None = None,
 ) -> Plan:
-    """Raises `BudgetTooSmall`, naming the smallest budget that would do.
+    """Plan within `budget` bytes of device memory. Raises `BudgetTooSmall`, naming the smallest budget that works.
 
-    Of the bytes of host memory that are available, a share is taken for copies, and no more than `host_limit`.
+    Copies of weights take at most `HOST_SHARE` of the `host_available` bytes, and at most `host_limit`.
 
-    `keep` is where weights may stay between requests; "device" falls back to "host" where not everything fits at once,
+    `keep` is where weights may stay between requests: "device" falls back to "host" where not all weights fit at once,
     and "host" to "nothing" where host memory is short.
     """
     networks = {need.name: need.networks for need in needs}
@@ -122,10 +126,10 @@ def smallest_budget(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed]) -> i
 def _fit(
     sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int | None, advice: str
 ) -> dict[str, Placement]:
-    """Resident blocks of each network, as many as fit in every phase that it takes part in.
+    """The most resident blocks of each network that fit in every phase that uses it.
 
-    Networks that share a phase are reduced in the order in which they are named there, last first: LoRA factors before
-    the transformer, whose bytes every step needs.
+    Where a phase uses several networks, the last named is reduced first: LoRA factors before the transformer, whose
+    bytes every step needs.
     """
     placements = {name: Placement(resident_blocks=None) for name in sizes}
     if budget is None:
@@ -141,7 +145,7 @@ def _fit(
 
 
 def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int, advice: str) -> BudgetTooSmall:
-    """Says what would do, and what makes it that much."""
+    """Names the smallest budget that works, and the phase that needs it."""
     leanest = {name: _leanest(size) for name, size in sizes.items()}
     largest = max(needs, key=lambda need: _peak(sizes, leanest, need))
     of_any_size = largest.name in OF_ANY_SIZE
@@ -156,7 +160,7 @@ def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: i
 def _reduce(
     sizes: Mapping[str, Sizes], placements: dict[str, Placement], need: PhaseNeed, name: str, budget: int
 ) -> Placement:
-    """The most resident blocks with which the phase fits, or what takes least."""
+    """The most resident blocks with which the phase fits, or the placement that takes least."""
     count = len(sizes[name].blocks)
     current = placements[name].resident_blocks
     for resident in range(count if current is None else current, -1, -1):
@@ -167,7 +171,7 @@ def _reduce(
 
 
 def _leanest(size: Sizes) -> Placement:
-    """All blocks streamed, unless they are so few or so unlike that the slots would take more than they do."""
+    """All blocks streamed; all resident where the slots would take more (few blocks, or very unequal ones)."""
     streamed, resident = _with_blocks(size, 0), Placement(resident_blocks=None)
     return min(streamed, resident, key=size.upper_bound)
 
@@ -188,10 +192,10 @@ def _choose_homes(
     host_limit: int | None,
     keep: Keep,
 ) -> tuple[dict[str, Placement], tuple[str, ...]]:
-    """Host copies of what is swept at every step, and with keep="host" of everything, while host memory lasts.
+    """Host copies of the networks swept at every step, and with keep="host" of all networks, while host memory lasts.
 
-    A fifth of it is left to the page cache and to others. What is swept and has no place there is said in a note. The
-    text encoder is swept once or twice, which is no reason: at 8 GiB on an H100 making its copy took 11 s of 17.
+    A fifth of it is left to the page cache and to other processes. A note says which copies had no room. The text
+    encoder is swept only once or twice, so a copy does not pay: at 8 GiB on an H100 making it took 11 s of 17.
     """
     left = int(host_available * HOST_SHARE)
     if host_limit is not None:

@@ -13,7 +13,7 @@ from ltx_a2v.planning.probe import Speeds, probe
 
 
 class Planner:
-    """Remembers what each shape needs, so that a second plan for it takes no time."""
+    """Caches the needs of each video shape, so that a second plan for it takes no time."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -34,10 +34,10 @@ class Planner:
         )
 
     def measure(self, shape: VideoShape) -> Speeds:
-        """How fast this machine reads, copies and computes: seconds of work with one block on the device."""
+        """The speeds at which this machine reads, copies and computes; takes seconds, with one block on the device."""
         model = self._model
         return probe(model.loaders, model.config, shape, model.device, model.dtype)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        """Of `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
+        """For `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
         return predict(plan, self._model.sizes, self._model.loaders, speeds, self._model.config.version, steps, texts)

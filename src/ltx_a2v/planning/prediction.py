@@ -1,4 +1,4 @@
-"""How long a generation would take within a plan, from what this machine was measured at."""
+"""Predicts the seconds of a generation within a plan, from the measured speeds of this machine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ENCODERS = ("text_encoder", "connectors")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of one generation, from nothing in memory. The picture's and the sound's encoders, the upsampler and the
-    video file, which take little, are left out."""
+    """Seconds of one generation that starts with no weights in memory. The encoders of picture and sound, the upsampler
+    and writing the video take little and are left out."""
 
     step_1: float
     step_2: float
     steps: float
-    """All of them."""
+    """All steps of both stages."""
     reading: float
     """Weights that are read once, or once per prompt."""
     text: float
@@ -45,7 +45,7 @@ def predict(
     steps: int,
     texts: int,
 ) -> Prediction:
-    """Of `steps` steps of stage 1 and `texts` prompts that are not yet known."""
+    """For `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
     bytes_in_file = {name: sum(entry.nbytes for entry in _read(loader)) for name, loader in loaders.items()}
 
     def streamed_share(name: str) -> float:
@@ -55,7 +55,7 @@ def predict(
         return plan.placements[name].home == "file"
 
     def transfer(names: tuple[str, ...]) -> float:
-        """Seconds that a sweep's copies take."""
+        """Seconds of the copies of one sweep."""
         return sum(
             streamed_share(name) * bytes_in_file[name] / speeds.read
             if from_file(name)
@@ -68,7 +68,7 @@ def predict(
         return max(computing, moving) if speeds.overlaps else computing + moving
 
     def reads(name: str) -> float:
-        """How often a network is read besides what steps read."""
+        """How often a network is read, not counting the reads of the steps."""
         share = streamed_share(name) if from_file(name) else 0.0
         return 1 + (texts - 1) * share if name in ENCODERS else 1 - share
 

@@ -1,7 +1,7 @@
-"""How fast this machine is: one block of the real shapes is read, copied and computed as a generation would do it.
+"""Measures the speed of this machine: reads, copies and computes one block of the real shapes as a generation does.
 
-It takes seconds, and the memory of a block, of what is in no block, and of one step. Where even a step of one block is
-slow, as on a CPU, fewer latent frames are computed and the rest is extrapolated.
+This takes seconds, and the memory of one block, of the weights outside the blocks, and of one step. Where a step of one
+block is slow, as on a CPU, fewer latent frames are computed and the time is extrapolated.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.versions import ModelConfig
 
 BLOCKS = 4
-"""Visits of the sampled block: two before the perturbed pass has a row of its own, its first, and one after."""
+"""Visits of the sampled block: two before the perturbed pass splits off, one where it does, and one after."""
 PERTURBED = 2
 LIMIT = 3.0
 """Seconds above which a step of the sampled blocks is measured on fewer latent frames."""
 QUICK = 0.5
-"""Seconds below which something is measured again, so that it is the work that counts and not its beginning."""
+"""Seconds below which a measurement is repeated, so that start-up costs do not dominate it."""
 COPIES = 4
 
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Of one step."""
+    """Seconds of one step, by part."""
 
     around: float
-    """What is in no block."""
+    """Outside the blocks."""
     before: float
-    """A block before the perturbed pass has a row of its own,"""
+    """One block before the perturbed pass splits off."""
     perturbed: float
-    """where it is perturbed,"""
+    """One block where it is perturbed."""
     after: float
-    """and after that."""
+    """One block after that."""
 
     def step(self, num_blocks: int, perturbed: frozenset[int]) -> float:
         first = min(perturbed, default=num_blocks)
@@ -64,7 +64,7 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class Speeds:
-    """As measured; bytes and seconds."""
+    """Measured speeds of this machine, in bytes and seconds."""
 
     read: float
     """Bytes of the checkpoint per second: read, converted and brought to the device."""
@@ -72,11 +72,11 @@ class Speeds:
     """Bytes per second from host memory to the device."""
     step_1: float
     step_2: float
-    """Seconds that a step of either stage computes, from one block."""
+    """Seconds of computation per step of each stage, scaled from one block."""
     decode: float
-    """Seconds that decoding computes, from a piece of it."""
+    """Seconds of decoding, scaled from a piece of the video."""
     per_parameter: float
-    """Seconds that the transformer takes per parameter and token: what other networks are estimated with."""
+    """Seconds of the transformer per parameter and token, from which other networks are estimated."""
     overlaps: bool
     """Copies overlap with computing."""
     extrapolated: bool
@@ -91,7 +91,7 @@ def probe(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Speeds:
-    """Measure on `device`. Raises what reading and computing raise."""
+    """Measure on `device`. Raises the errors of reading and computing."""
     with ExitStack() as stack:
         denoiser = stack.enter_context(_Sample(loaders["transformer"], device))
         styles = [
@@ -120,7 +120,7 @@ def probe(
 
 
 class _Sample:
-    """A network of which one block is on the device, and what is in no block."""
+    """A network with one of its blocks, and the weights outside the blocks, on the device."""
 
     def __init__(self, loader: TensorLoader, device: torch.device) -> None:
         self.module: Any = loader.build()
@@ -160,7 +160,7 @@ class _Sample:
         self._slots.clear()
 
     def copy_speed(self) -> float:
-        """From (pinned) host memory, as blocks that are streamed are copied."""
+        """Bytes per second from (pinned) host memory, copied as streamed blocks are."""
         flat = self._slots[0]
         buffer = HostBuffer(flat.numel(), pinned=self._device.type == "cuda")
         try:
@@ -177,8 +177,8 @@ class _Sample:
 
 
 def _forget(entries: list[TensorEntry]) -> None:
-    """Let the page cache give up what will be read, so that the disk is measured; where the system does not, the speed
-    is the cache's."""
+    """Drop the tensors from the page cache, so that the disk is measured. Where the system ignores this, the speed is
+    that of the cache."""
     for path in {entry.path for entry in entries}:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -198,7 +198,7 @@ def _time_stage(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[StageSeconds, bool]:
-    """And whether all latent frames were computed."""
+    """The seconds of one step, and whether they were measured on all latent frames."""
 
     def at(frames: int) -> list[float]:
         grid = LatentGrid(frames, shape.grid(scale).height, shape.grid(scale).width)
@@ -222,7 +222,7 @@ def _time_step(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[float]:
-    """Seconds of `StageSeconds`' fields."""
+    """Seconds, in the order of the fields of `StageSeconds`."""
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, device=device, dtype=dtype)
@@ -256,7 +256,7 @@ def _time_step(
         gaps = [after - before for before, after in pairwise(marks)]
         return [whole - sum(gaps), gaps[1], gaps[PERTURBED], gaps[-1]]
 
-    first = step()  # text keys and values of the audio, and whatever libraries prepare at first
+    first = step()  # makes the keys and values of the audio's text, and warms up libraries
     again = [step() for _ in range(5 if sum(first) < QUICK else 1)]
     return [median(times) for times in zip(*again, strict=True)]
 
@@ -264,7 +264,7 @@ def _time_step(
 def _time_decode(
     loader: TensorLoader, config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """A piece of the video, and how often it goes into all tiles."""
+    """Seconds of decoding: those of a small piece times its ratio to the size of all tiles."""
     grid, tiling, channels = shape.grid(1), config.version.tiling, shape.latents.channels
     longer = max(grid.height, grid.width)
     cells = [spatial_spans(tiling, length, longer) for length in (grid.height, grid.width)]

@@ -1,8 +1,8 @@
 """Encoded prompts on disk: a folder of files, each named by the hash of all that its content depends on.
 
-A file is written under another name and renamed, so another process sees all of it or nothing. It carries its key: a
-file under another one's name is found out. What cannot be read back whole is removed and counts as absent. The folder
-is kept below a size; what was used longest ago goes first, by the files' times, which a hit renews.
+A file is written under a temporary name and renamed, so another process sees a complete file or none. It contains its
+key, so a file under a wrong name is detected. A damaged file is removed and counts as absent. The folder is kept below
+a size: the least recently used files are removed first, by their times, which a hit updates.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ltx_a2v.settings.defaults import PROMPT_CACHE_BYTES
 
 PART = ".part"
 PART_LIFETIME_NS = 600 * 10**9
-"""Nobody writes 12 MB for ten minutes."""
+"""A part older than this, in seconds, is from a killed process: writing 12 MB does not take ten minutes."""
 
 
 class EncodedPrompt(NamedTuple):
@@ -38,14 +38,14 @@ class EncodedPrompt(NamedTuple):
 
 
 class PromptCache:
-    """The folder, below `limit` bytes."""
+    """The cache folder, kept below `limit` bytes."""
 
     def __init__(self, folder: Path, limit: int = PROMPT_CACHE_BYTES) -> None:
         self.folder = folder
         self.limit = limit
 
     def get(self, key: str, device: torch.device) -> EncodedPrompt | None:
-        """What was stored under `key`, on `device`, or None."""
+        """The prompt stored under `key`, on `device`, or None."""
         path = self._path(key)
         with suppress(OSError):
             try:

@@ -1,10 +1,10 @@
-"""Prompts -> contexts, through the text encoder and the connectors or out of the cache.
+"""Prompts -> contexts, through the text encoder and the connectors, or from the cache.
 
-A cached context is used only where computing it would give the same bits. Its key names all that they depend on: the
-text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device, fused or
-plain kernels, and the libraries. Weights are too large to be hashed; they are known by the size and time of their
-files, by where each tensor lies, and by some bytes of some tensors, which distinguish fine-tunes whose files have the
-same time.
+A cached context is used only where computing it would give the same bits. Its key covers everything that they depend
+on: the text, the weights and configs of the two networks, the tokenizer, how the weights are stored, dtype, device,
+fused or plain kernels, and the libraries. Weights are too large to be hashed. They are identified by the size and time
+of their files, the offset of each tensor, and some bytes of some tensors, which distinguish fine-tunes whose files have
+the same time.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ LIBRARIES = ("ltx-a2v", "torch", "transformers", "diffusers")
 
 
 class PromptEncoder:
-    """The prompts of one model, which is identified when this is made: before any weights are read."""
+    """Encodes the prompts of one model, which is identified in `__init__`, before any weights are read."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._identity = _identity(model) if model.options.prompt_cache else None
 
     def encode(self, in_use: ModelInUse, texts: Sequence[str]) -> Work[list[Context]]:
-        """The context of each text; only what is not in the cache is computed."""
+        """The context of each text; texts that are not in the cache are computed."""
         keys = self._keys(texts)
         cached = _default_cache() if keys else None
         encoded = {t: found for t, key in keys.items() if cached and (found := cached.get(key, in_use.device))}
@@ -67,7 +67,7 @@ class PromptEncoder:
         """By text; empty where nothing is to be cached, or the files are no longer those that were opened."""
         if self._identity is None or _stamps(self.model) != self._identity["stamps"]:
             return {}
-        # not before: to know it, a kernel is compiled, which takes memory of the GPU
+        # only now: finding out compiles a kernel, which takes GPU memory
         fused = kernels.fused(self.model.device, self.model.dtype)
         return {t: _hash({**self._identity, "fused": fused, "text": t.strip()}) for t in texts}
 
@@ -112,10 +112,10 @@ def _store(cached: PromptCache, prompts: dict[str, EncodedPrompt]) -> Work[None]
 
 
 def _identity(model: Model) -> dict[str, Any] | None:
-    """All that contexts depend on besides the text.
+    """Everything that contexts depend on, except the text.
 
-    None where that cannot be known: a file cannot be read, which its use will report, or this program was not installed
-    and has no version.
+    None where it cannot be determined: a file cannot be read, which its use will report, or the program is not
+    installed and has no version.
     """
     files = model.files
     try:

@@ -1,8 +1,9 @@
-"""bitsandbytes' NF4: it rounds and restores the weights, we keep its bytes and scales plainly.
+"""NF4 of bitsandbytes: the library quantizes and dequantizes, its bytes and scales are plain parameters here.
 
-The weight is taken as blocks of 64 in a row, without regard to its own rows. bitsandbytes means that too, but its CPU
-kernel starts a new block with every row when it restores (0.50.2): where rows are no multiple of 64 long, the error is
-0.28 instead of 0.09 and nothing is said. As one long row, filled up to whole blocks, it is right everywhere.
+The flattened weight is divided into blocks of 64, across row ends. bitsandbytes defines it so, but its CPU kernel
+starts a new block with every row when it dequantizes (0.50.2): where the row length is not a multiple of 64, the error
+is 0.28 instead of 0.09, without a warning. As one long row, padded to whole blocks, the result is right on every
+device.
 
 The scales stay float32; quantizing them again would save 0.37 of 4.5 bits per weight.
 """

@@ -1,7 +1,7 @@
-"""Which policy the networks of a checkpoint take: what the user asked for, and what the file already is.
+"""Chooses the policies of a checkpoint's networks from the requested mode and the stored format of the file.
 
-A file says what it is: by the metadata that `ltx-a2v quantize` writes, or by e4m3 weights that have scales. Its
-name is never asked.
+The stored format is read from the metadata that `ltx-a2v quantize` writes, or recognised by e4m3 weights with scales;
+never from the file's name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ store them as int8: the bytes of fp8, a third of its error."""
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file written by `ltx-a2v quantize` says of itself."""
+    """The quantization metadata of a file written by `ltx-a2v quantize`."""
 
     mode: str
     keep_bf16_blocks: frozenset[int]

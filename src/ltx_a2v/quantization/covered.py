@@ -1,6 +1,6 @@
-"""Which linears of a network are quantized: the one registry that both sides of a policy read.
+"""Matches the names of the linears that are quantized; both sides of a policy use it.
 
-The model's version says which (`versions`); here their names are matched.
+The lists of covered layers belong to the model's version (`versions`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What every format is: a linear layer that stores its weight in its own way.
+"""The base class of all quantization formats: a linear layer with its own storage of the weight.
 
-A format is a subclass of `StoredLinear`. A layer takes it by `__class__` reassignment, so every reference to the layer
-stays valid, and `forward` belongs to the class, as torch.compile wants it. What a layer stores are plain parameters of
-plain dtypes: a block can be laid out as bytes from a model on `meta`, streamed, and bound again.
+A format is a subclass of `StoredLinear`. A layer is converted by reassigning its `__class__`, so every reference to it
+stays valid, and `forward` belongs to the class, as torch.compile requires. A layer stores plain parameters of plain
+dtypes, so the layout of a block in bytes follows from a model on `meta`, and the block can be streamed and bound again.
 
-`store` alone says what is stored, under which name, dtype and shape. The loader runs it on values; a model built on
-`meta` runs it on its empty parameters and thereby learns its own layout.
+`store` is the only definition of the stored tensors, their names, dtypes and shapes. The loader runs it on values. A
+model on `meta` runs it on its empty parameters to get its layout.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.nn import functional as F
 from ltx_a2v.kernels import fused_on, upcast_rows
 
 CHUNK_ELEMENTS = 2**22
-"""Weights are quantized this many elements at a time: 16 MiB per float32 temporary, while a block computes; on a
-CPU twice as fast as with four times as many."""
+"""Elements quantized at a time: 16 MiB per float32 temporary, while a block computes. On a CPU twice as fast as four
+times as many."""
 
 UPCAST_ELEMENTS = 2**26
-"""Weights are upcast this many elements at a time, 128 MiB in bf16: the largest layer of a transformer block."""
+"""Elements upcast at a time, 128 MiB in bf16: the largest layer of a transformer block."""
 
 
 class StoredLinear(nn.Linear):
-    """A linear layer in some format; the texts below become the help and the docs."""
+    """A linear layer in some format; the class texts appear in the help and the docs."""
 
     summary: ClassVar[str]
     stored: ClassVar[str]
@@ -52,7 +52,7 @@ class StoredLinear(nn.Linear):
 
     @classmethod
     def store(cls, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """What the layer stores for its parameter `name` ("weight" or "bias")."""
+        """The stored tensors, by name, of the parameter `name` ("weight" or "bias")."""
         return cls.quantize(tensor) if name == "weight" else {name: cls.quantize_bias(tensor)}
 
     @classmethod
@@ -65,7 +65,7 @@ AnyLinear = TypeVar("AnyLinear", bound=StoredLinear)
 
 
 def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
-    """Turn `layer` into `format` where it is: its values quantized, or on `meta` its layout."""
+    """Convert `layer` to `format` in place: its values are quantized; on `meta`, its layout is set."""
     parameters = dict(layer.named_parameters(recurse=False))
     layer.__class__ = format
     for name, parameter in parameters.items():
@@ -76,7 +76,7 @@ def reassign(layer: nn.Linear, format: type[AnyLinear]) -> AnyLinear:
 
 
 def _stored(format: Format, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
-    """On `meta` asked once for all layers that are alike."""
+    """On `meta`, computed once for all layers of equal shape and dtype."""
     if not tensor.is_meta:
         return format.store(name, tensor)
     key = format, name, tensor.shape, tensor.dtype
@@ -109,10 +109,10 @@ def row_chunks(weight: Tensor, elements: int | None = None) -> list[slice]:
 
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
-    """float32 [out]: what maps each row's largest magnitude to `largest`; 1 for a row of zeros.
+    """float32 [out]: scales that map each row's largest magnitude to `largest`; 1 for a row of zeros.
 
-    A product, not a quotient: CUDA divides by a number through its reciprocal and the CPU does not, which would differ
-    in the last bit.
+    Multiplied by the reciprocal instead of divided: CUDA divides by a scalar through its reciprocal and the CPU does
+    not, so the last bit would differ.
     """
     low, high = rows.aminmax(dim=1)
     amax = torch.maximum(-low, high).float()
@@ -122,12 +122,13 @@ def row_scales(rows: Tensor, largest: float) -> Tensor:
 def scaled_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """`input` [..., in] times an int8 or e4m3 `weight` [out, in] with its float32 `scale` ([out] or one).
 
-    Both are exact in bf16 and a row's scale commutes with the sum over it, so the plain way scales the product, and the
-    weight is never rounded again. On a GPU that pass over the product costs half of what the multiplication does (0.37
-    instead of 0.24 ms for 4992 x 4096 x 4096 on an H100), so there the weight is scaled while it is upcast, with the
-    error of its rounding to bf16: 0.0016, where int8's own is 0.008.
+    int8 and e4m3 are exact in bf16, and a row's scale can be applied after the sum, so the plain form scales the
+    product and does not round the weight again. On a GPU this pass over the product would cost half as much as the GEMM
+    (0.37 instead of 0.24 ms for 4992 x 4096 x 4096 on an H100). So there the weight is scaled while it is upcast, with
+    the error of rounding it to bf16: 0.0016, where int8's own error is 0.008.
 
-    A text projection is upcast some rows at a time: whole, its 1.4 GiB in bf16 would decide the smallest budget.
+    A large weight is upcast some rows at a time: a whole text projection, 1.4 GiB in bf16, would determine the smallest
+    budget.
     """
     pieces = row_chunks(weight, UPCAST_ELEMENTS)
     if len(pieces) == 1:

@@ -1,4 +1,4 @@
-"""The modes of the two `--...-quantization` flags, by name. A new one is its file and a line here."""
+"""The modes of the two `--...-quantization` flags, by name. To add one, write its file and add a line here."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class QuantizationPolicy:
 
     @classmethod
     def prequantized(cls, tensors: Mapping[str, TensorInfo], *, fp8_mm: bool = False) -> QuantizationPolicy | None:
-        """The policy of a network whose file comes quantized, or None where it does not.
+        """The policy of a network that is quantized in its file; None where it is not.
 
         `tensors` has dtype and shape by name in the network's module; `fp8_mm` multiplies as fp8-scaled-mm. Raises
         `InvalidModel` where scales are missing.
@@ -75,7 +75,7 @@ class QuantizationPolicy:
         return replace(self, already_stored=True)
 
     def format_of(self, layer: str) -> Format | None:
-        """What a layer becomes; None where it is left as it is."""
+        """The format that a layer is converted to; None where it stays as it is."""
         if isinstance(self.covered, Prequantized):
             return self.format if self.covered.covers(layer) else None
         return self.format if self.covered.covers(layer, self.keep_bf16_blocks) else None

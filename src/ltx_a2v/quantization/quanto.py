@@ -1,14 +1,14 @@
-"""optimum-quanto's formats: quanto rounds the weights and multiplies, we keep its tensors plainly.
+"""The formats of optimum-quanto: quanto quantizes and multiplies, its tensors are plain parameters here.
 
-Its data, scales and shifts are ordinary parameters of the layer, and `forward` builds quanto's tensor around them, for
-two reasons. A residency layer can lay them out as bytes. And the layer stays the same object: quanto's own `quantize()`
-puts a new module in its place and sets the parameters of the old one to None, so that whoever else holds the old one
-dies in `linear(): argument 'weight' must be Tensor, not NoneType`.
+Data, scales and shifts are parameters of the layer, and `forward` builds quanto's tensor around them, for two reasons:
+blocks can be laid out as bytes and streamed, and the layer stays the same object. quanto's own `quantize()` replaces
+the module and sets the parameters of the old one to None, so any other reference to the old one fails with `linear():
+argument 'weight' must be Tensor, not NoneType`.
 
-Three of quanto's ways are not taken, since they would compile C++ or CUDA at run time: its own `unpack` (two
-lines of torch do the same), and the Marlin and AWQ kernels that `optimized=True` may choose.
+Three functions of quanto are avoided, since they would compile C++ or CUDA at run time: its own `unpack` (two lines of
+torch do the same), and the Marlin and AWQ kernels that `optimized=True` may choose.
 
-The scales are bf16, as quanto keeps them for bf16 models, and the weights are rounded with those very scales.
+The scales are bf16, as quanto keeps them for bf16 models, and the weights are rounded with these bf16 scales.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ def _packed_tensor() -> Any:
     from optimum.quanto.tensor.packed import PackedTensor
 
     class PortablePackedTensor(PackedTensor):  # type: ignore[misc]
+        """`unpack` in two torch operations: low halves of the bytes first, then high halves."""
+
         def unpack(self) -> Tensor:
             return torch.cat([self._data & 15, self._data >> 4])[: self.shape[0]]
 

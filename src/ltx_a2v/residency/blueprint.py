@@ -16,8 +16,8 @@ from ltx_a2v.residency.piece import Piece
 class Blueprint:
     """`make` gives the module on `meta`, unquantized.
 
-    `block_lists` name the module lists whose elements can be moved one by one, in the order in which they compute;
-    `left_out` are beginnings of names that never come to the device. `key_map` gives the names for errors.
+    `block_lists` name the module lists whose elements are streamed as blocks, in execution order. Tensors whose names
+    begin with one of `left_out` are never loaded. `key_map` translates names for errors.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Blueprint:
 
     @property
     def loaded_entries(self) -> Entries:
-        """Of the tensors that come to the device."""
+        """The entries that are loaded: all except those of `left_out`."""
         return {name: self.entries[name] for name in self._loaded(self.entries)}
 
     def split(self, module: nn.Module) -> tuple[Piece, list[Piece]]:
-        """All that is in no block, and the blocks in order, of a module that `make` gave (it may be quantized)."""
+        """The piece outside the blocks, and one piece per block in order. `module` is from `make`, maybe quantized."""
         blocks = [
             f"{block_list}.{name}"
             for block_list in self.block_lists
@@ -48,7 +48,7 @@ class Blueprint:
         return piece(""), [piece(block) for block in blocks]
 
     def _by_block(self, names: Iterable[str], blocks: frozenset[str]) -> dict[str, list[str]]:
-        """An empty name for what is in no block."""
+        """Names grouped by block; those outside the blocks under an empty name."""
         found: dict[str, list[str]] = {}
         for name in self._loaded(names):
             found.setdefault(next((p for p in _parents(name) if p in blocks), ""), []).append(name)

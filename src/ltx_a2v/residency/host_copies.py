@@ -1,4 +1,4 @@
-"""Copies of pieces in (pinned) host memory, from which they come to the device at the bus's full speed."""
+"""Copies of pieces in (pinned) host memory, which are copied to the device at the full speed of the bus."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PREPARING_THREADS = 4
 
 
 class HostCopies:
-    """A `Source` that copies pieces while they are first fetched from `files`, and keeps the copies.
+    """A `Source` that keeps a copy of each piece when it is first fetched from `files`, and then fetches from the copy.
 
-    Threads allocate and pin the memory ahead: first-touch page faults cost more than the read (on a host of an H100
-    one thread pins 1.65 GB/s and several 6 GB/s, while files are read at 14 GB/s).
+    Threads allocate and pin the memory in advance: first-touch page faults cost more than the read (on the host of an
+    H100 one thread pins 1.65 GB/s and several 6 GB/s, while files are read at 14 GB/s).
     """
 
     def __init__(self, files: Source, device: torch.device) -> None:
@@ -32,14 +32,14 @@ class HostCopies:
         self._prepared: dict[str, Future[HostBuffer]] = {}
 
     def copying(self, pieces: Sequence[Piece]) -> HostCopies:
-        """From now on these are copied when they are fetched, in about this order; the others come from the file, or
-        from the copy there is."""
+        """Copy these when they are next fetched, in about this order. Other pieces are fetched from their copy where
+        there is one, else from the file."""
         self.drop_prepared()
         wanted = [piece for piece in pieces if piece.name not in self._copies]
         if wanted:
             pool = ThreadPoolExecutor(min(PREPARING_THREADS, len(wanted)), "host-memory")
             self._prepared = {piece.name: pool.submit(self._prepare, piece.nbytes) for piece in wanted}
-            pool.shutdown(wait=False)  # its threads end when they have done that
+            pool.shutdown(wait=False)  # the threads end when all memory is prepared
         return self
 
     @property
@@ -58,7 +58,7 @@ class HostCopies:
             self._copies[piece.name] = copy
 
     def drop_prepared(self) -> None:
-        """Free the memory that was prepared for pieces which have not been fetched."""
+        """Free the memory allocated for pieces that have not been fetched."""
         unfinished = [future for future in self._prepared.values() if not future.cancel()]
         self._prepared = {}
         for future in unfinished:
@@ -81,7 +81,7 @@ class HostCopies:
 
 
 class HostBuffer:
-    """Page-aligned host memory of exactly the size asked for, registered with CUDA where `pinned`.
+    """Page-aligned host memory of exactly the requested size, registered with CUDA where `pinned`.
 
     torch's own pinned allocator rounds up to powers of two, which would cost up to twice a block.
     """

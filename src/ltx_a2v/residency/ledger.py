@@ -1,7 +1,7 @@
-"""What is alive: every tensor that an operation makes, counted from its making to its end.
+"""Counts the bytes of live tensors, from the operation that makes each to its release.
 
-On a CPU the ledger stands in for a GPU's allocator: it keeps the peak and, given a limit, refuses to pass it. On `meta`
-it measures what a computation would take without computing it, which is how plans are made.
+On a CPU the ledger takes the place of a GPU's allocator: it records the peak and enforces a limit, if there is one. On
+`meta` it measures the memory of a computation without running it; plans are made from this.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Item = TypeVar("Item")
 
 @contextmanager
 def on_host() -> Iterator[None]:
-    """What is made meanwhile would be in host memory: no ledger counts it."""
+    """Tensors made within this context would be in host memory, so no ledger counts them."""
     with _disable_current_modes():
         yield
 
 
 def made_on_host(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made on the host."""
+    """The same items, each made within `on_host`."""
     while True:
         with on_host():
             try:
@@ -60,7 +60,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def during(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items, counting while they are made and not while the caller has them."""
+        """The same items; the ledger counts while an item is made, not while the caller works."""
         while True:
             with self:
                 try:

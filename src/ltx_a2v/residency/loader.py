@@ -1,4 +1,4 @@
-"""From a file to a piece: read, convert, put in place, tensor by tensor; no second copy of a piece exists anywhere."""
+"""Files to pieces: read, convert and put in place, tensor by tensor, so that no second copy of a piece exists."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ltx_a2v.residency.piece import Piece
 from ltx_a2v.settings.defaults import READ_CHUNK_BYTES
 
 LARGEST_ON_DEVICE = 256 * 2**20
-"""Bytes of a tensor that is read and converted on the device; larger ones (a text projection has 1.5 GB in bf16) come
-by way of the CPU, to the same bits, so that loading never needs much more than what it leaves."""
+"""Bytes. Larger tensors (a text projection has 1.5 GB in bf16) are read and converted on the CPU, with the same bits,
+so that loading needs little more device memory than the stored weights."""
 
 
 class Source(Protocol):
-    """Where a piece comes from when it is needed on the device: its files, or a copy in host memory."""
+    """What a piece is fetched from: its files, or a copy in host memory."""
 
     def fetch(self, piece: Piece, flat: Tensor) -> None:
         """Fill `flat` (uint8, on the device) with the piece; asynchronous on the current stream where it can be."""
@@ -101,10 +101,10 @@ class TensorLoader:
                 del tensor  # before the next one is read
 
     def reading(self, module: nn.Module) -> int:
-        """Bytes that loading takes on the device, not counting the tensors' places: the largest of all tensors as it is
-        in the file, with what converting it makes, measured on `meta`; and what of the next ones came in its chunk.
+        """Bytes of temporary device memory that loading takes, the piece itself excluded: the largest tensor of the
+        file, with the temporaries of its conversion (measured on `meta`), and the rest of its chunk.
 
-        `module` is what `build` gives. Of tensors that are alike and stored alike one is measured.
+        `module` is from `build`. One of several tensors with equal shape and storage is measured.
         """
         stored_as = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         most, measured = 0, set()
@@ -126,6 +126,6 @@ class TensorLoader:
 
 
 def _read(entries: Entries, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """On a CPU that stands in for a device, what was read is still on the host."""
+    """Where a CPU is the device, tensors that were read still count as host memory."""
     tensors = stream_tensors(entries, device)
     return made_on_host(tensors) if device.type == "cpu" else tensors

@@ -19,9 +19,12 @@ Home = Literal["device", "host", "file"]
 
 @dataclass(frozen=True)
 class Placement:
-    """`home`: where the weights stay between uses. `resident_blocks`: how many blocks are on the device throughout a
-    use, None for all; the others pass through `slots` buffers. `whole_copy`: with the home "host", whether host memory
-    holds everything, so that nothing is read from the file again, or only the blocks that are streamed."""
+    """Where the weights of one network are.
+
+    `home`: where they stay between uses. `resident_blocks`: how many blocks are on the device throughout a use, None
+    for all; the others are streamed through `slots` buffers. `whole_copy`: with the home "host", True copies all
+    pieces to host memory, so that the file is read once; False copies only the streamed blocks.
+    """
 
     home: Home = "file"
     resident_blocks: int | None = None
@@ -30,7 +33,7 @@ class Placement:
 
 
 class Network:
-    """The weights of one network over its uses: what stays on the device and in host memory between them."""
+    """The weights of one network: loaded for each use, and kept between uses where the placement's home says."""
 
     def __init__(self, loader: TensorLoader, device: torch.device) -> None:
         self.loader = loader
@@ -48,7 +51,7 @@ class Network:
 
     @contextmanager
     def use(self, placement: Placement) -> Iterator[BlockStream]:
-        """Load what the placement wants on the device; give it back at the end unless that is its home."""
+        """Load the resident pieces to the device, and free them at the end unless the home is "device"."""
         stream = self._take(placement) or self._load(placement)
         try:
             yield stream
@@ -63,7 +66,7 @@ class Network:
             self._return_cache()
 
     def preload(self, placement: Placement) -> None:
-        """Bring the weights to where the placement keeps them between uses."""
+        """Load the weights to the home of the placement."""
         with self.use(placement) as stream:
             stream.begin(sweeps=1)
             for _ in stream.sweep():
@@ -88,7 +91,7 @@ class Network:
             torch.cuda.empty_cache()
 
     def _take(self, placement: Placement) -> BlockStream | None:
-        """What is on the device already, if it is placed as wanted."""
+        """The stream that was kept on the device, if it has this placement; any other is closed."""
         if self._kept is None:
             return None
         kept, stream = self._kept

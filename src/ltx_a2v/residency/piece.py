@@ -1,7 +1,7 @@
-"""Some tensors of a network that live, move and are bound together: one block, or all that is in no block.
+"""The tensors of a network that are loaded, copied and bound as one unit: one block, or everything outside the blocks.
 
-On the device and in host memory a piece is one flat buffer, in which its tensors lie back to back. Where each of them
-lies is read off the module on `meta`: what is stored, in which dtype and shape.
+On the device and in host memory a piece is one flat buffer with its tensors back to back. Their offsets, dtypes and
+shapes follow from the module on `meta`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 256
-"""Bytes; what CUDA's own allocator gives, and more than any kernel asks for."""
+"""Bytes: that of CUDA's own allocator, and more than any kernel requires."""
 
 
 class Piece:
-    """`name` is that of the block in the module, empty for the rest; `names` are the module's tensors that it has, and
-    `sources` the file's tensors that they are made of."""
+    """`name`: the block's name in the module, empty for the piece outside the blocks. `names`: its tensors in the
+    module. `sources`: the tensors of the file that they are converted from. `nbytes`: size of the flat buffer."""
 
     def __init__(self, name: str, module: nn.Module, names: Iterable[str], sources: Iterable[str] = ()) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Piece:
         }
 
     def bind(self, flat: Tensor) -> None:
-        """Make the module compute with the tensors in `flat`, whose memory lives at least until `unbind`."""
+        """Make the module compute with the tensors in `flat`, whose memory must stay valid until `unbind`."""
         if self._bound is not flat:
             self._bind(self.views(flat))
             self._bound = flat
@@ -61,7 +61,7 @@ class Piece:
 
 
 class _Place(NamedTuple):
-    """Of one tensor: in its module, and in the flat buffer."""
+    """The place of one tensor: in its module, and at `offset` bytes in the flat buffer."""
 
     owner: dict[str, Tensor | None]
     leaf: str

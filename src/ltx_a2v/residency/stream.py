@@ -1,17 +1,17 @@
-"""Blocks that visit the device one after the other.
+"""Streams the blocks that are not resident to the device, one after the other.
 
-A few slots, flat buffers at fixed addresses on the device, take the streamed blocks. A block always uses the same slot:
-streamed block i uses slot i modulo their number. What must hold (`sync` makes it hold):
+Streamed blocks are copied into a few slots, flat buffers at fixed addresses on the device. Streamed block i always uses
+slot i modulo the number of slots. Invariants (the first two are enforced by `sync`):
 
     copy before compute     a block computes after its copy
     compute before reuse    a slot is filled again after its last block has computed
-    look-ahead              a slot that becomes free is filled with its next block at once: before the next block
+    prefetch                as soon as a slot is free, the copy of its next block is issued: before the next block
                             computes, and across the end of a sweep
     once per sweep          every streamed block is copied exactly once per sweep
 
-Fixed slots have a price where the streamed blocks are no multiple of the slots (47 with two): the last block of a
-sweep and the first of the next then share a slot, so that computing waits for one whole copy per sweep. The bus does
-not: the other slots are filled meanwhile.
+Fixed slots cost time where the number of streamed blocks is not a multiple of the slots (47 with two): the last block
+of a sweep and the first of the next then share a slot, so computation waits for one whole copy per sweep. The bus stays
+busy: the other slots are filled meanwhile.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def spread(count: int, resident: int) -> frozenset[int]:
 
 
 class BlockStream:
-    """A network in use: its resident pieces are on the device, the other blocks visit the slots.
+    """A network in use: its resident pieces are on the device, the other blocks are streamed through the slots.
 
     `begin(n)` announces n sweeps, each of which visits every block.
     """
@@ -71,17 +71,17 @@ class BlockStream:
         self._sync = sync or sync_for(device, count)
         self._coming: list[Iterator[int]] = []
         self._current: dict[int, int] = {}
-        """By slot, the block that it holds, or that is being copied there."""
+        """By slot: the block that it holds or that is being copied into it; -1 after the last."""
 
     def begin(self, sweeps: int) -> None:
-        """Issue the first copies; the last sweep looks no further ahead than its end."""
+        """Issue the first copies. Nothing is prefetched beyond the last of the sweeps."""
         self._sync.settle()
         self._coming = [chain.from_iterable(repeat(blocks, sweeps)) for blocks in self._blocks_of]
         for slot in range(len(self._slots)):
             self._copy_next(slot)
 
     def sweep(self) -> Iterator[nn.Module]:
-        """Every block in order, ready to compute until the next one is asked for."""
+        """Every block in order, bound to its weights until the next one is requested."""
         for index, block in enumerate(self._blocks):
             self.enter(index)
             yield block

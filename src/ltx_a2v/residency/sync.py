@@ -1,10 +1,10 @@
-"""How copying into a slot and computing from it wait for each other.
+"""Synchronises copies into a slot with computation from it.
 
-    copy before compute     `wait_for_copy`: computing that follows sees what the slot's copy wrote
-    compute before reuse    `computed`: the slot's next copy begins after what has been computed so far
+    copy before compute     `wait_for_copy`: later computation starts after the slot's copy
+    compute before reuse    `computed`: the slot's next copy starts after the computation so far
 
-On CUDA copies run on a stream of their own, issued by a thread of their own because reading a file blocks; two events
-per slot order the streams, and the CPU waits for neither. On a CPU copies run where they are asked for.
+On CUDA copies run on a separate stream and are issued by a separate thread, because reading a file blocks. Two events
+per slot order the streams; the CPU waits for neither. On a CPU a copy runs at once, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class StreamSync(Protocol):
     """The orderings between copies and computation, by slot number. Calls come from one thread."""
 
     def copy(self, slot: int, work: Callable[[], None]) -> None:
-        """Run `work`, which fills the slot, after what `computed` has marked there."""
+        """Run `work`, which fills the slot, after the computation that `computed` has marked."""
 
     def wait_for_copy(self, slot: int) -> None:
-        """Let what is computed next wait for the slot's copy. Raises what the copy raised."""
+        """Make later computation wait for the slot's copy. Raises the error of the copy."""
 
     def computed(self, slot: int) -> None:
-        """Mark what has been computed from the slot: the next copy waits for it."""
+        """Mark the end of the computation from the slot: the next copy waits for it."""
 
     def settle(self) -> None:
-        """Drop the copies that have not begun and wait for those that have; their errors are dropped too."""
+        """Cancel the copies that have not begun and wait for those that have; their errors are discarded."""
 
     def close(self) -> None:
-        """As `settle`, and wait until the device has finished the copies: their memory may be freed."""
+        """As `settle`, and wait until the device has finished the copies, so that their memory may be freed."""
 
 
 def sync_for(device: torch.device, slots: int) -> StreamSync:
@@ -40,7 +40,7 @@ def sync_for(device: torch.device, slots: int) -> StreamSync:
 
 
 class InOrderSync:
-    """Copies run where they are asked for: nothing is ever under way."""
+    """Copies run at once, in the caller's thread, so there is nothing to wait for."""
 
     @torch.inference_mode()
     def copy(self, slot: int, work: Callable[[], None]) -> None:  # noqa: ARG002
@@ -60,7 +60,7 @@ class InOrderSync:
 
 
 class CudaSync:
-    """A stream and a thread for the copies; per slot an event that says it is filled, and one that says it is free."""
+    """A stream and a thread for the copies; per slot one event for "filled" and one for "free"."""
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
@@ -74,7 +74,7 @@ class CudaSync:
         self._pending[slot] = self._thread.submit(self._copy, slot, work)
 
     def wait_for_copy(self, slot: int) -> None:
-        self._pending.pop(slot).result()  # the event is recorded by then; an older record would order nothing
+        self._pending.pop(slot).result()  # now the event is recorded; an older record would order nothing
         torch.cuda.current_stream(self._device).wait_event(self._filled[slot])
 
     def computed(self, slot: int) -> None:

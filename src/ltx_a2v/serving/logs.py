@@ -34,7 +34,7 @@ def configure(style: Literal["text", "json"]) -> None:
 
 
 class Repeats(logging.Filter):
-    """Lets each complaint of a library through once a minute, so that clients cannot fill the disk with it."""
+    """Lets each kind of library message through once a minute, so that clients cannot fill the disk with them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Repeats(logging.Filter):
 
 
 def printable(text: str, most: int = LONGEST_TEXT) -> str:
-    """In one line without control characters: what comes from outside must not forge a line or steer a terminal."""
+    """One line without control characters: text of clients must not forge log lines or control a terminal."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
     return shown if len(text) <= most else f"{shown}… ({len(text)} characters)"
 

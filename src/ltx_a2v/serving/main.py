@@ -38,7 +38,7 @@ def serve(settings: ServerSettings) -> int:
     check_bind(settings)
     settings.check()
     logs.configure(settings.log_format)
-    os.umask(0o077)  # prompts, uploads and videos are not for other users of this machine
+    os.umask(0o077)  # other users of this machine must not read prompts, uploads and videos
     bounds = Bounds.of(settings)
     folders = _created_folders(settings)
     with (
@@ -71,7 +71,7 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
 
 
 class _Server(uvicorn.Server):
-    """Signals are ours: uvicorn would raise them again after it has stopped, before the worker has."""
+    """Leaves signals to us: uvicorn would raise them again when it has stopped, before the worker has."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -82,7 +82,7 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
     server = _Server(
         uvicorn.Config(
             app,
-            http=cast(Any, partial(BoundedHttp, bounds)),  # it is called like the class that uvicorn expects
+            http=cast(Any, partial(BoundedHttp, bounds)),  # callable like the class that uvicorn expects
             ws="none",
             backlog=bounds.backlog,
             log_config=None,
@@ -94,7 +94,7 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
     )
 
     def stop() -> None:
-        server.force_exit = server.should_exit  # asked twice
+        server.force_exit = server.should_exit  # a second signal
         server.should_exit = True
         scheduler.stopping = True
         scheduler.changes.publish_all()

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The metrics for Prometheus that `/metrics` returns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
+    """Counters, gauges and histograms of one server, in bytes and seconds; all names begin with `ltx_a2v_`."""
+
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         place: dict[str, Any] = {"namespace": "ltx_a2v", "registry": self._registry}

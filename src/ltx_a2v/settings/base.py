@@ -1,4 +1,4 @@
-"""What every group of settings shares: flags first, the environment second, one sentence for a mistake."""
+"""Base of all settings: flags first, the environment second, one sentence for a mistake."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Limits and defaults of the product, which no version of the model decides.
+"""Limits of the product, independent of the model's version.
 
-Defaults that a user can set with a flag stand at their field: of a request in `request`, of the model's files, device
-and loading in `settings.model`, of the server in `settings.server`.
+Defaults are elsewhere. A request's: `GenerationDefaults` in `versions/ltx_2_3.py`, used by the fields in `request.py`.
+A setting's: at its field, in `settings/model.py` (files, device, loading) or `settings/server.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 VRAM_HEADROOM = 2**30
-"""Bytes that an automatic budget leaves to others."""
+"""Bytes that an automatic budget leaves to other processes."""
 
 MAX_SIZE = 4096
 MAX_FRAMES = 1025
@@ -21,14 +21,14 @@ MAX_STEPS = 1000
 PROMPT_CACHE_BYTES = 2 * 2**30
 """Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
 MAX_IMAGE_PIXELS = 40_000_000
-"""Of a conditioning picture."""
+"""Most pixels of a conditioning picture."""
 REDUCED_IMAGE_PIXELS = MAX_SIZE**2
-"""A picture of more is halved while it is decoded: it is larger than any frame, and costs time and memory."""
+"""A larger picture is halved while it is decoded: it exceeds any frame, and costs time and memory."""
 MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
 READ_THREADS = 8
-"""Threads that read a checkpoint: by the medians in docs/benchmarks.md never slower than 1, 2 or 4."""
+"""Threads that read a checkpoint: never slower than 1, 2 or 4 by the medians in docs/benchmarks.md."""
 READ_CHUNK_BYTES = 16 * 2**20
 """Read by one thread in one call; two per thread are in flight, 256 MiB. A power of two, as torch rounds pinned memory
 up to one."""

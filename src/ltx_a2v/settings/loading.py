@@ -1,4 +1,4 @@
-"""How a model is loaded, as one value that is handed down. No torch is imported here."""
+"""The options of loading a model, as one value. No torch is imported here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _exists(given: str) -> bool:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What `A2VPipeline.open` is told besides files, device and dtype."""
+    """The options of `A2VPipeline.open`, except files, device and dtype."""
 
     transformer_quantization: str | None = None
     """A mode of `quantization.MODES`; None takes the file as it is."""
@@ -54,10 +54,10 @@ class LoadOptions:
     text_encoder_quantization: str = "none"
     """One of `quantization.TEXT_ENCODER_MODES`."""
     prompt_cache: bool = True
-    """Keep encoded prompts on disk: one that was seen before needs no text encoder."""
+    """Cache encoded prompts on disk; a cached prompt needs no text encoder."""
     loras: tuple[StyleLora, ...] = ()
     exact_passes: bool = False
-    """One GEMM per pass, bitwise what separate forwards give."""
+    """One GEMM per pass: equal to separate forwards, bit for bit."""
     budget: Budget = field(default_factory=Budget)
     host_memory: int | None = None
     """Most bytes of weights that are copied to host memory; None: what is available, less a share for others."""

@@ -1,4 +1,4 @@
-"""Which model, on which device, loaded how: the settings that `generate`, `plan` and `serve` share.
+"""Settings of the model's files, device and loading, shared by `generate`, `plan` and `serve`.
 
 A field is a flag, an environment variable (`LTX_A2V_…`), a default and a help text. No torch is imported here.
 """
@@ -69,7 +69,7 @@ class ModelSettings(Settings):
     @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
     @classmethod
     def _a_place(cls, path: Path | None) -> Path | None:
-        """Nothing, as an unset variable gives, is not the current folder."""
+        """An empty text, as from an empty environment variable, is no path and not the current folder."""
         return None if path in (None, Path()) else path.expanduser()
 
     @field_validator("lora", mode="before")

@@ -1,4 +1,4 @@
-"""What the server is told besides its model: flag of `serve`, environment variable, default and help text, once."""
+"""Settings of the server: each field is a flag of `serve`, an environment variable, a default and a help text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 class ServerSettings(ModelSettings):
-    """What `serve` was told, by its flags first and the environment second."""
+    """The settings of `serve`, from its flags first and the environment second."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8892, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

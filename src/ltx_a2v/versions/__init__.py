@@ -37,9 +37,9 @@ __all__ = [
 ]
 
 VERSIONS: tuple[tuple[tuple[int, int], ModelVersion], ...] = (((2, 3), LTX_2_3),)
-"""Since which `model_version` each holds, newest first."""
+"""The first `model_version` of each, newest first."""
 NEWEST = VERSIONS[0][1]
-"""What requests are filled in from before a model is opened."""
+"""The version whose defaults requests get before a model is opened."""
 
 
 def version_of(path: Path, metadata: Mapping[str, str], sections: Sections) -> ModelVersion:

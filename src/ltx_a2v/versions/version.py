@@ -1,7 +1,7 @@
-"""What a version of the model decides, as one value. No torch is imported here: the HTTP process fills requests in.
+"""Everything that a version of the model decides, as one value. No torch is imported: the HTTP process uses it too.
 
-A version is written in one file of this room and added to the table in `versions/__init__.py`. One that differs a
-little from another is made of it with `dataclasses.replace`.
+A version is one file of this room and one line of `VERSIONS` in `versions/__init__.py`. For a version that differs
+little from another, use `dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ class FileNames:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture of one model, as its checkpoint says it: the arguments of diffusers' classes, and what we need
-    to know besides."""
+    """The architecture of one model, as its checkpoint says it: the arguments of diffusers' classes, and other values
+    that the method needs."""
 
     version: ModelVersion
     model_version: str

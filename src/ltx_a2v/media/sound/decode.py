@@ -1,8 +1,8 @@
-"""Sound files to decoded frames and their positions.
+"""Decodes sound files to frames and their positions.
 
-Positions are counted in samples from time 0 of the file, which is where its earliest audio or video stream starts: the
-0.025 s of encoder delay in an mp3 are not heard, the half second by which a film's sound starts late is. They come from
-the timestamps of decoded frames; a stretch that is missing or damaged is silence, so that what follows stays in place.
+Positions are counted in samples from time 0 of the file, the start of its earliest audio or video stream. So the 0.025
+s of encoder delay in an mp3 are removed, while a film's sound that starts half a second late stays late. Positions come
+from the timestamps of decoded frames. Missing or damaged parts become silence, so that later sound keeps its position.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from av.packet import Packet
 from ltx_a2v.errors import InvalidAudio, TooLarge
 
 PREROLL = 1.0
-"""Seconds decoded before the wanted position: a codec's first frames lean on earlier ones (Opus asks for 0.08 s)."""
+"""Seconds decoded before the wanted position: a codec's frames depend on earlier ones (Opus requires 0.08 s)."""
 GAP = 0.01
-"""Seconds between frames from which on something is missing; less is rounding (Matroska counts in milliseconds)."""
+"""A longer gap between frames, in seconds, is missing sound; a shorter one is rounding (Matroska: milliseconds)."""
 SEEKABLE = ("mov", "matroska", "wav")
-"""Containers that store timestamps, or have none to get wrong. In others (mp3, ogg, aac) a seek goes by an estimate;
-there the packets before the position are read without decoding: a second for three hours, and always right."""
+"""Containers in which seeking is exact. In others (mp3, ogg, aac) a seek estimates the position, so the packets before
+it are read without decoding instead: exact, and a second for three hours of sound."""
 
 SAMPLE_RATES = range(1000, 768_001)
-"""Beyond them are damaged headers: a rate sizes the buffers."""
+"""Other rates come from damaged headers, and would determine the size of buffers."""
 
 
 def audio_seconds(path: Path, start: float = 0.0, at_most: float = math.inf) -> float:
-    """Seconds of sound from `start` on, as decoded rather than as the file claims, and no more than `at_most`.
+    """Seconds of sound from `start` on, at most `at_most`; by decoding, since headers can be wrong.
 
     Nothing is decoded beyond `at_most`. Raises `InvalidAudio` when the file cannot be used or ends before `start`.
     """
     with open_audio(path) as source:
         rate, near_end = source.rate, source.claimed_seconds - 10 * PREROLL
         exact = source.time_base <= Fraction(1, rate)
-    # Exact timestamps place the last frames as well as a count of all samples does; others add up rounding.
+    # With exact timestamps it suffices to decode the last frames; rounded ones require counting all samples.
     begin = max(start, near_end) if exact and near_end < start + at_most else start
     end = _last_position(path, begin, round((start + at_most) * rate) if math.isfinite(at_most) else None)
     return min(checked_remainder(path, end, rate, start), at_most)
 
 
 def check_audio_length(path: Path, max_seconds: float, poll: Callable[[], None] = lambda: None) -> None:
-    """Decode the file, and stop at the limit: what its header says of its length may be missing or wrong.
+    """Check the length by decoding, up to the limit: the length in the header may be missing or wrong.
 
-    `poll` is called every second of sound; what it raises ends the work. Raises `TooLarge` (`audio_too_long`) when
-    there are more than `max_seconds`, and `InvalidAudio` when the file cannot be used.
+    `poll` is called once per second of sound; an error that it raises stops the decoding. Raises `TooLarge`
+    (`audio_too_long`) when there are more than `max_seconds`, and `InvalidAudio` when the file cannot be used.
     """
     with open_audio(path) as source:
         rate = source.rate
@@ -72,7 +72,7 @@ def check_audio_length(path: Path, max_seconds: float, poll: Callable[[], None] 
 
 
 def _last_position(path: Path, start: float, limit: int | None) -> int:
-    """Where the last sample ends, or the first frame that ends at or after `limit`; 0 where nothing decodes."""
+    """Position of the end of the last sample, or of the first frame that reaches `limit`; 0 where nothing decodes."""
     with open_audio(path) as source:
         rate = source.rate
     end = 0
@@ -122,7 +122,7 @@ def open_audio(path: Path) -> Iterator[Source]:
     """Raises `InvalidAudio`."""
     with _open_file(path) as file:
         try:
-            # A playlist must not make us read other files or the network, so no protocol may be opened from inside.
+            # No protocols: a playlist must not open other files or the network.
             container = av.open(file, mode="r", options={"protocol_whitelist": "none"})
         except (av.FFmpegError, ValueError, OSError) as error:
             raise InvalidAudio(f"{path} is not an audio or video file; give wav, mp3, m4a, ogg, flac, mp4.") from error
@@ -171,13 +171,13 @@ def _origin(container: InputContainer) -> Fraction:
 
 
 def blocks(path: Path, start: float) -> Generator[tuple[int, AudioFrame]]:
-    """Decoded frames and their positions, ascending without overlap, from `start` or somewhat earlier to the end."""
+    """Decoded frames and their positions, ascending without overlap, from shortly before `start` to the end."""
     early = start - PREROLL
     if early > 0:
         with open_audio(path) as source:
             frames = _frames(source, early)
             first = next(frames, None)
-            # Else the seek overshot, nothing is there, or there are no timestamps: count from the beginning.
+            # Otherwise the seek went too far, found nothing, or there are no timestamps: decode from the beginning.
             if first is not None and first.pts is not None and source.position(first.pts) <= start * source.rate:
                 yield from _placed(source, chain([first], frames))
                 return

@@ -1,4 +1,4 @@
-"""Waveforms to the log-mel picture that the audio VAE reads."""
+"""Waveform -> log-mel spectrogram, the input of the audio VAE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def log_mel(
     Hann windows centred on their row, edges reflected; Slaney's mel scale from 0 to half the rate, bands of equal area.
     Equal to the torchaudio transform that the model's audio VAE was trained with.
     """
-    # Reflecting half a window needs more samples than that.
+    # Reflection padding by half a window needs at least half a window of samples.
     waveform = F.pad(waveform, (0, max(0, n_fft // 2 + 1 - waveform.shape[-1])))
     window = torch.hann_window(n_fft, dtype=waveform.dtype, device=waveform.device)
     spectrum = torch.stft(

@@ -1,4 +1,4 @@
-"""Decoded sound to the stretch that a video uses, and to another sample rate."""
+"""Cuts the clip that a video uses out of decoded sound, and resamples it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESAMPLE_CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class AudioClip:
-    """A stretch of sound, as long as the video."""
+    """The sound of a video, of the same length."""
 
     waveform: Tensor
     """[2, N] float32, full scale at ±1 (a lossy codec may overshoot a little)."""
@@ -40,7 +40,7 @@ class AudioClip:
 def load_audio(path: Path, start: float, seconds: float) -> AudioClip:
     """`seconds` of stereo sound from `start` on, at the file's own rate, padded with silence where the file ends.
 
-    Mono is doubled; more than two channels are mixed down with FFmpeg's matrix. Only the wanted stretch is decoded and
+    Mono is doubled; more than two channels are mixed down with FFmpeg's matrix. Only the requested part is decoded and
     held. Raises `InvalidAudio` when the file cannot be used or ends before `start`.
     """
     with open_audio(path) as source:
@@ -76,19 +76,19 @@ class _Stereo:
         channels = frame.layout.nb_channels
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self._resamplers:
-            # Left to FFmpeg, mono would come out 3 dB lower.
+            # FFmpeg would mix mono to stereo 3 dB lower.
             layout = frame.layout if channels <= 2 else "stereo"
             self._resamplers[key] = AudioResampler("fltp", layout, self._rate)
         frame.pts = None
         parts = [part.to_ndarray() for part in self._resamplers[key].resample(frame)]
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), np.float32)
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-        # A sum of channels can exceed full scale; what was stored in one or two is kept as it is.
+        # Mixing channels down can exceed full scale; mono and stereo samples are kept as they are.
         return np.clip(samples, -1, 1) if channels > 2 else np.broadcast_to(samples, (2, samples.shape[1]))
 
 
 def _paste(samples: npt.NDArray[np.float32], waveform: npt.NDArray[np.float32], offset: int) -> None:
-    """Write `samples` at `offset`, which may be negative; what falls outside is dropped."""
+    """Write `samples` at `offset`, which may be negative; samples outside of `waveform` are dropped."""
     first, last = max(offset, 0), min(offset + samples.shape[1], waveform.shape[1])
     if first < last:
         waveform[:, first:last] = samples[:, first - offset : last - offset]
@@ -98,8 +98,8 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """[C, N] -> [C, ceil(N * to_rate / from_rate)], band-limited.
 
     Output n is the sum of the input samples around n * from/to, weighted by a sinc whose cutoff is 0.99 of the lower
-    Nyquist frequency and which a Hann window ends at its sixth zero: the filter of torchaudio's `resample` with its
-    defaults, which the model's audio was prepared with.
+    Nyquist frequency, with a Hann window that ends at its sixth zero: the default filter of torchaudio's `resample`,
+    with which the model's audio was prepared.
     """
     if from_rate == to_rate:
         return waveform
@@ -117,9 +117,9 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def _sinc_kernels(step: int, phases: int) -> Tensor:
-    """[phases, taps]: one kernel for each place an output can have between two inputs.
+    """[phases, taps]: one kernel for each position of an output between two inputs.
 
-    In float32 throughout: in float64 it would differ from the filter that the model knows by up to 1e-5.
+    In float32 throughout: float64 would differ by up to 1e-5 from the filter that the model was trained with.
     """
     cutoff = SINC_ROLLOFF * min(step, phases)
     reach = math.ceil(SINC_ZEROS * step / cutoff) + 1

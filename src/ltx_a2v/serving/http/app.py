@@ -1,4 +1,4 @@
-"""The application: routes, errors, and what stands before them."""
+"""The ASGI application: routes, error handlers and middleware."""
 
 from __future__ import annotations
 

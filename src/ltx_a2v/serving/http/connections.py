@@ -1,7 +1,7 @@
 """Connections: uvicorn's HTTP/1.1 protocol with the deadlines and the cap that it lacks.
 
 A client must send the head of a request, and then its whole body, in time. When the cap is reached, a new connection
-replaces the oldest one that waits for a head; where all are at work, the new one is answered 503.
+replaces the oldest one that waits for a head; where all are busy, the new one is answered 503.
 """
 
 from __future__ import annotations
@@ -115,13 +115,13 @@ class BoundedHttp(H11Protocol):
 
     @property
     def waits_for_head(self) -> bool:
-        """Nothing is lost when it is closed: no request has begun, or none that could be read."""
+        """Whether it can be closed without loss: no request has begun, or its head is incomplete."""
         return self.conn.their_state is h11.IDLE
 
     # -- the deadlines -----------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Start the deadline of the stage that the connection has come to; a stage has one, however much is sent."""
+        """Start the deadline of the current stage of the connection; sending data does not extend it."""
         answered = self.cycle is not None and self.cycle.response_complete
         stage = (self.conn.their_state, self.cycle, answered)
         if stage == self._stage:
@@ -140,7 +140,7 @@ class BoundedHttp(H11Protocol):
             self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _refuse(self, status: int) -> None:
-        """Answer a request that is not complete, and close; who has sent nothing has asked nothing."""
+        """Answer and close; a client that has sent nothing is closed without a 408."""
         if self.transport.is_closing():
             return
         if status == 503 or self.conn.trailing_data[0]:

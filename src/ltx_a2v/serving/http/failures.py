@@ -1,4 +1,4 @@
-"""What a client is told when a request fails."""
+"""The replies to requests that fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def as_ours(error: Exception) -> A2VError:
-    """The server's own trouble with its disk is not the client's fault, and is told as what it is."""
+    """A failure of the server's own disk is reported as such and not as a mistake of the client."""
     if isinstance(error, A2VError):
         return error
     if isinstance(error, OSError):

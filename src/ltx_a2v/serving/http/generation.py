@@ -1,4 +1,4 @@
-"""From the fields of a body to those of a `GenerationRequest`, within the server's limits."""
+"""Converts the fields of a body to those of a `GenerationRequest`, within the server's limits."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _frames_for(body: dict[str, Any]) -> int:
 
 
 def _of_the_body(error: InvalidRequest, body: dict[str, Any]) -> InvalidRequest:
-    """The same complaint about the field that the client gave."""
+    """The same error, named after the field that the client gave."""
     if error.field in ("width", "height") and body.get("size") is not None:
         return InvalidRequest("size", body["size"], f"has a {error.field} that {error.reason}")
     if error.field == "frame_rate" and "fps" in body:

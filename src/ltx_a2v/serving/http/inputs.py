@@ -1,4 +1,4 @@
-"""The server's limits on what is in a file, from its header, before anything is decoded. Runs in the worker."""
+"""Checks uploaded files against the server's limits, from their headers, before decoding. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ltx_a2v.request import GenerationRequest
 
 @dataclass(frozen=True)
 class Limits:
+    """The operator's limits: pixels of a picture, seconds of sound."""
+
     image_pixels: int
     audio_seconds: float
 
@@ -27,7 +29,7 @@ def _check_audio(path: Path, most_seconds: float) -> None:
     import av
 
     try:
-        # a playlist must not make us read other files or the network
+        # no protocols: a playlist must not open other files or the network
         with path.open("rb") as file, av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
             if not container.streams.audio:
                 raise InvalidAudio("The audio file holds no sound: give a file with an audio stream.")

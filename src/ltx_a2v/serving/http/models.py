@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class JobError(BaseModel):
+    """Why a job failed."""
+
     code: str
     message: str
 
@@ -43,6 +45,8 @@ class Video(BaseModel):
 
 
 class VideoList(BaseModel):
+    """One page of jobs."""
+
     object: Literal["list"] = "list"
     data: list[Video]
     first_id: str | None
@@ -51,6 +55,8 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
+    """The reply of `DELETE /v1/videos/{id}`."""
+
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
@@ -77,7 +83,11 @@ class Generated(BaseModel):
 
 
 class ErrorReply(BaseModel):
+    """An error, in the shape of OpenAI's API."""
+
     class Detail(BaseModel):
+        """`param` is the field that is wrong, or null."""
+
         code: str
         message: str
         type: str
@@ -95,10 +105,14 @@ class PlainErrorReply(BaseModel):
 
 
 class LoadReply(BaseModel):
+    """The reply of `POST /api/load` and `POST /api/unload`."""
+
     status: Literal["loaded", "unloaded", "unloading"] = Field(description="'unloading': after the running job.")
 
 
 class LoadedModel(BaseModel):
+    """A model that holds device memory, in the shape of Ollama's API."""
+
     name: str
     model: str
     size: int = Field(description="Bytes of the model's files.")
@@ -107,10 +121,14 @@ class LoadedModel(BaseModel):
 
 
 class LoadedModels(BaseModel):
+    """The reply of `GET /api/ps`."""
+
     models: list[LoadedModel]
 
 
 class Gpu(BaseModel):
+    """Bytes of the GPU's memory; `ours` is null where the driver does not report it per process."""
+
     total: int
     free: int
     used: int
@@ -130,6 +148,8 @@ class Status(BaseModel):
 
 
 class Health(BaseModel):
+    """The reply of `GET /health`."""
+
     status: Literal["ok"] = "ok"
     worker: str
     queued: int
@@ -144,6 +164,8 @@ class Ready(BaseModel):
 
 
 class Model(BaseModel):
+    """The served model, in the shape of OpenAI's API."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -151,11 +173,15 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
+    """The reply of `GET /v1/models`."""
+
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class Fitted(BaseModel):
+    """The nearest size in pixels, and length in frames and seconds, that the model can make."""
+
     width: int
     height: int
     size: str

@@ -1,4 +1,4 @@
-"""What FastAPI cannot see by itself: bodies in two encodings, replies that are files, errors."""
+"""The parts of the schema that FastAPI cannot derive: bodies in two encodings, replies that are files, errors."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _body_schemas() -> dict[str, Any]:
 
 
 def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same fields with files as parts; nested values are JSON or bracket keys, so any are let through."""
+    """The same fields with files as parts; nested values are JSON or bracket keys, so all names are accepted."""
     form = copy.deepcopy(schema)
     form["title"] += "Form"
     form.pop("examples", None)

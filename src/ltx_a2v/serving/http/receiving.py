@@ -1,10 +1,10 @@
-"""Bodies as streams: in time, within their limits, and few enough at once that memory and disk bear them.
+"""Receives bodies as streams, with limits on their time, their size, and their total memory and disk space.
 
     client ──> Incoming (deadline, size) ──> temporary file ──> parsed, a few large ones at a time ──> uploads
 
-While a client sends, at most a MiB of its body is in memory; what is longer waits in a temporary file. What all clients
-together have in flight is bounded by `Room`, of which a body's first bytes need nothing: small requests pass while
-large ones fill it.
+While a client sends, at most a MiB of its body is in memory; longer bodies go to a temporary file. `Room` bounds the
+bytes of all clients together. The first bytes of each body are not counted, so small requests pass while large ones
+fill it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ltx_a2v.settings.units import parse_duration
 T = TypeVar("T")
 
 FREE_BYTES = 2**16
-"""Of each body, for which no room is needed."""
+"""First bytes of each body, which are not counted."""
 IN_MEMORY = MIB
 LARGE = MIB
 LARGE_AT_ONCE = 2
@@ -87,10 +87,10 @@ class Receiving:
         self.room = Room(FULL_BODIES * largest)
         self.texts = Room(FULL_BODIES * self.text_limit // 2)
         """For the text fields of forms, which stay in memory."""
-        tempfile.gettempdir()  # chosen by writing to it, which a disk that is full later would refuse
+        tempfile.gettempdir()  # found by a trial write, which a full disk would refuse later
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._parsers = ThreadPoolExecutor(LARGE_AT_ONCE, "parser")
-        """Few, as the C library keeps for each thread what it once needed."""
+        """Few threads, as the C library keeps the memory that each thread once used."""
 
     @contextlib.asynccontextmanager
     async def parsing(self, size: int) -> AsyncIterator[None]:
@@ -150,7 +150,7 @@ def _check_size(size: int, limit: int) -> None:
 
 
 async def drain(request: Request) -> None:
-    """Read on for a moment without keeping it: a client that is cut off while it sends may never see the reply."""
+    """Read and discard the body for a moment: a client that is cut off while it sends may never see the reply."""
     with contextlib.suppress(TimeoutError, RuntimeError, ClientDisconnect):
         async with asyncio.timeout(DRAIN_SECONDS):
             async for _ in request.stream():

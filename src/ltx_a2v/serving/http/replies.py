@@ -62,5 +62,5 @@ def error_body(code: str, message: str, status: int, path: str, param: str | Non
 
 
 def without_folders(text: str) -> str:
-    """`text` with absolute paths cut down to the file's name: where files lie on the server is not for clients."""
+    """`text` with absolute paths reduced to file names, so that clients do not learn the server's folders."""
     return _PATH.sub(r"\1", text)

@@ -1,4 +1,4 @@
-"""Who is let in: the API key, the addressed host, the page that a browser request comes from."""
+"""Access control: the API key, the addressed host, and the origin of a browser's request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEADERS = {
 
 
 def check_bind(settings: ServerSettings) -> None:
-    """Raises `InvalidInput` for an address that strangers reach while no key keeps them out."""
+    """Raises `InvalidInput` for an address that others can reach where no API key is set."""
     if settings.api_key is not None and not settings.api_key.get_secret_value():
         raise InvalidInput("--api-key is empty; give a key, or leave it out.")
     if settings.api_key is None and not settings.insecure and not is_loopback(settings.host):

@@ -1,4 +1,4 @@
-"""What the routes do with jobs and the machine, apart from HTTP's shapes."""
+"""The operations of the routes on jobs and on the machine, independent of HTTP."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Service:
         return read_memory(self.settings.device, worker.pid if worker is not None else None)
 
     def device_bytes(self, gpu: GpuMemory | None) -> int:
-        """What the driver says that we hold; else what the worker's allocator says."""
+        """Device bytes of our processes by the driver; where it does not report them, by the worker's allocator."""
         worker = self.scheduler.worker
         if gpu is not None and gpu.ours is not None:
             return gpu.ours

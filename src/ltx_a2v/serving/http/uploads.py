@@ -1,6 +1,6 @@
-"""A body taken apart, and its files on disk when it is accepted.
+"""Splits a body into fields and files, and saves the files when the request is accepted.
 
-Nothing here looks into a file. Pictures and sound are decoded in the worker.
+Files are not opened here. Pictures and sound are decoded in the worker.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str
 
 
 def _decode(name: str, which: str, url: str, limit: int, file: BinaryIO) -> None:
-    """A piece at a time: a whole copy would be as large as the body."""
+    """Decode in pieces, as a decoded copy of the whole would be almost as large as the body."""
     start = url.find(",") + 1
     if not url[: min(start, 200)].endswith(";base64,"):
         raise InvalidRequest(name, reason="is a data URL without ';base64,': encode the file in base64")
@@ -202,7 +202,7 @@ def _check_size(name: str, which: str, size: int, limit: int) -> None:
 
 
 def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:
-    """The file with all links followed; one answer for what is outside and what does not exist."""
+    """The file with all links resolved; files outside of the folder and missing files give the same error."""
     if "://" in given:
         reason = "is a link, which is not followed: send the file itself, a data URL, or a path on the server"
         raise InvalidRequest(name, given, reason)

@@ -1,8 +1,8 @@
-"""Where a job's files are.
+"""The folders of a job's files.
 
 <output-dir>/<job>/{video.mp4, thumbnail.jpg, result.json}    finished; appears by one rename
-<output-dir>/.work-<job>-<attempt>/                           being made; never served, removed at start
-<output-dir>/.lock, <state-dir>/lock                          held by the one server that works there
+<output-dir>/.work-<job>-<attempt>/                           an attempt in progress; never served, removed at start
+<output-dir>/.lock, <state-dir>/lock                          locked by the only server that uses the folder
 <state-dir>/inputs/<job>/{image, audio}                       uploads
 """
 
@@ -21,7 +21,7 @@ VIDEO, THUMBNAIL, RESULT = "video.mp4", "thumbnail.jpg", "result.json"
 
 @dataclass(frozen=True)
 class Folders:
-    """The paths of one server, and what is done with whole folders."""
+    """The paths of one server's folders, and operations on whole folders."""
 
     outputs: Path
     state: Path
@@ -46,7 +46,7 @@ class Folders:
         return folder
 
     def discard(self, job_id: str, attempt: int) -> None:
-        """What an attempt has made, also where it was committed only in part."""
+        """Remove the files of an attempt, even if it was committed in part."""
         shutil.rmtree(self.work(job_id, attempt), ignore_errors=True)
         shutil.rmtree(self.finished(job_id), ignore_errors=True)
 
@@ -56,12 +56,12 @@ class Folders:
         for file in work.iterdir():
             sync_to_disk(file)
         sync_to_disk(work)  # the names in it
-        shutil.rmtree(finished, ignore_errors=True)  # damaged, where recovery has not taken it for the result
+        shutil.rmtree(finished, ignore_errors=True)  # a damaged result, which recovery did not accept
         work.rename(finished)
         sync_to_disk(self.outputs)  # the rename
 
     def committed_result(self, job_id: str) -> dict[str, Any] | None:
-        """The result of a job whose files were committed before its record was; None where it is not whole."""
+        """The result of a job whose files were committed but not its record; None where they are incomplete."""
         finished = self.finished(job_id)
         try:
             result = json.loads((finished / RESULT).read_text())
@@ -74,9 +74,9 @@ class Folders:
         shutil.rmtree(self.inputs(job_id), ignore_errors=True)
 
     def remove_leftovers(self, known_jobs: Collection[str], expired_jobs: Collection[str]) -> None:
-        """Unfinished work of our jobs, uploads whose job was never accepted, files that outlived their time.
+        """Remove unfinished work of our jobs, uploads of jobs that were never accepted, and files of expired jobs.
 
-        What belongs to no job of ours is left alone: another server may have worked in this folder.
+        Other files stay: another server may have used this folder.
         """
         for folder in self.outputs.glob(".work-*"):
             if folder.name.removeprefix(".work-").rpartition("-")[0] in known_jobs:
@@ -102,7 +102,7 @@ def _size(file: Path) -> int:
 
 
 def sync_to_disk(path: Path) -> None:
-    """A file's content, or a folder's names."""
+    """Flush a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

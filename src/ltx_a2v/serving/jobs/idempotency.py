@@ -1,4 +1,4 @@
-"""Keys by which a client says that it sends a request again (`Idempotency-Key`), for a day."""
+"""Keys that mark a repeated request of a client (`Idempotency-Key`); they are kept for a day."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CREATE INDEX IF NOT EXISTS keys_by_age ON keys (created_at);
 
 @dataclass(frozen=True)
 class Key:
-    """What the client sent: its key, and the digest of what it asked for. `db` is in a transaction of the caller's."""
+    """A client's key, and the digest of its request. `db` is in a transaction of the caller."""
 
     key: str
     digest: str
 
     def job_id(self, db: sqlite3.Connection) -> str | None:
-        """The job that was made for the key. None also where it was deleted or cancelled: that made nothing.
+        """The job that was made for the key; None where there is none, or it was deleted or cancelled.
 
         Raises `Conflict` where the key came with another body.
         """

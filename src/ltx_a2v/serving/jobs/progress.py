@@ -1,4 +1,4 @@
-"""How far a job is: every phase weighs the seconds it is expected to take, and steps divide a phase."""
+"""Estimates the progress of a job: phases are weighted by their expected seconds and divided by their steps."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ EXPECTED_SECONDS: dict[str, float] = {
 """Shares before the first job has been measured; only their proportions matter."""
 
 EXPECTED_STEPS = 30
-"""Of stage 1, for the seconds above."""
+"""Steps of stage 1 that `EXPECTED_SECONDS` assumes."""
 
 TRUSTED_SHARE = 0.05
-"""Below this share of the work done, a time left would be a guess."""
+"""No remaining time is given below this share of the work."""
 
 
 @dataclass
 class Estimates:
-    """Seconds per phase, from the last job once there was one."""
+    """Expected seconds per phase: those of the last job, if there was one."""
 
     phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
     steps: int = EXPECTED_STEPS
@@ -50,12 +50,12 @@ class Estimates:
 
 @dataclass
 class Progress:
-    """Fed with a job's events; `percent` never falls and stays below 100, which means that the file is saved."""
+    """Updated by a job's events. `percent` never decreases and stays below 100, which is for a saved file."""
 
     expected: Mapping[str, float]
     started_at: float
     measured: bool = True
-    """Whether the expected seconds are this machine's; else a time left is told from the first steps on."""
+    """Whether the expected seconds were measured here; otherwise no remaining time is given before the second step."""
     phase: str | None = None
     step: int = 0
     steps: int = 0

@@ -4,7 +4,7 @@
        ^                  │
        └────requeue───────┘   the worker or the server died (once), or the server was stopped
 
-`attempts` counts claims, so that a job which takes its process down twice is failed instead of tried for ever.
+`attempts` counts claims, so that a job that kills its process twice is failed instead of retried forever.
 `owner` names the worker that a job in progress belongs to.
 Thread-safe: one connection behind one lock. A write that the disk refuses raises `StorageFailed` and changes nothing.
 """
@@ -63,13 +63,13 @@ _WITH_FILES = "expired = 0 AND finished_at IS NOT NULL"
 
 @dataclass(frozen=True)
 class Job:
-    """One record, as it was when it was read."""
+    """A snapshot of one record."""
 
     seq: int
     id: str
     state: State
     waited_for: bool
-    """A client holds a connection open for the result, so the job has no use without it."""
+    """A client waits for the result on an open connection; when it leaves, the job is cancelled."""
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -99,7 +99,7 @@ def new_job_id() -> str:
 
 
 class JobStore:
-    """The table of jobs. Raises `InvalidInput` where the file at `path` is no such table or is damaged."""
+    """The table of jobs. Raises `InvalidInput` where the file at `path` is damaged or no such database."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -187,7 +187,7 @@ class JobStore:
             return int(self._db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state,)).fetchone()[0])
 
     def position(self, job: Job) -> int | None:
-        """1 for the job that is run next; None when it does not wait."""
+        """1 for the job that runs next; None for a job that is not queued."""
         if job.state != "queued":
             return None
         with self._lock:
@@ -203,7 +203,7 @@ class JobStore:
             return {row[0] for row in self._db.execute("SELECT id FROM jobs WHERE expired = 1")}
 
     def claim(self, owner: str) -> Job | None:
-        """The oldest queued job, now in progress on `owner` and one attempt older."""
+        """Move the oldest queued job to in progress on `owner`, as one more attempt; None where none is queued."""
         with self._transaction() as db:
             row = db.execute("SELECT id FROM jobs WHERE state='queued' ORDER BY seq LIMIT 1").fetchone()
             if row is None:
@@ -215,7 +215,7 @@ class JobStore:
             return _job(db.execute("SELECT * FROM jobs WHERE id=?", (row["id"],)).fetchone())
 
     def requeue(self, job_id: str, *, forgive: bool) -> None:
-        """Back to its place in the queue; `forgive` gives the attempt back (it was not the job's fault)."""
+        """Return the job to its place in the queue. `forgive`: this attempt is not counted."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE jobs SET state='queued', started_at=NULL, attempts=attempts-? "
@@ -244,12 +244,12 @@ class JobStore:
             db.execute("UPDATE jobs SET cancel_requested=1 WHERE id=?", (job_id,))
 
     def delete(self, job_id: str) -> bool:
-        """Finished jobs only; whether it was there and is gone now."""
+        """Delete a finished job; False where there is none."""
         with self._transaction() as db:
             gone = db.execute("DELETE FROM jobs WHERE id=? AND state IN ('completed','failed','cancelled')", (job_id,))
             return gone.rowcount == 1
 
-    # -- what finished jobs hold on the disk -------------------------------------------------------------------------
+    # -- disk space of finished jobs ---------------------------------------------------------------------------------
     # None of these reads requests or results: at 50,000 records decoding them takes a second.
 
     def unmeasured(self, limit: int) -> list[str]:
@@ -263,12 +263,12 @@ class JobStore:
             db.executemany("UPDATE jobs SET bytes=? WHERE id=?", [(size, job_id) for job_id, size in sizes])
 
     def kept_bytes(self) -> int:
-        """Of all finished jobs whose files are there."""
+        """Total bytes of all finished jobs that are not expired."""
         with self._lock:
             return int(self._db.execute(f"SELECT coalesce(sum(bytes), 0) FROM jobs WHERE {_WITH_FILES}").fetchone()[0])
 
     def finished_before(self, moment: float, limit: int) -> list[str]:
-        """Ids of jobs whose files are there, the one that finished first at the head."""
+        """Ids of jobs with files, first finished first."""
         with self._lock:
             rows = self._db.execute(
                 f"SELECT id FROM jobs WHERE {_WITH_FILES} AND finished_at <= ? ORDER BY finished_at, seq LIMIT ?",
@@ -277,7 +277,7 @@ class JobStore:
             return [row[0] for row in rows]
 
     def oldest_with_files(self, limit: int) -> list[tuple[str, int]]:
-        """Id and bytes, the one that finished first at the head; never the one that finished last."""
+        """Ids and bytes of jobs with files, first finished first, without the one that finished last."""
         with self._lock:
             rows = self._db.execute(
                 f"SELECT id, coalesce(bytes, 0) FROM jobs WHERE {_WITH_FILES} AND seq != "
@@ -288,7 +288,7 @@ class JobStore:
             return [(row[0], row[1]) for row in rows]
 
     def expire(self, job_ids: Iterable[str]) -> None:
-        """Their files are promised to no one any more."""
+        """Mark the jobs as expired: their files are no longer served."""
         with self._transaction() as db:
             db.executemany("UPDATE jobs SET expired=1 WHERE id=?", [(job_id,) for job_id in job_ids])
 

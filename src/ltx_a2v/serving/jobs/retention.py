@@ -1,7 +1,7 @@
-"""Removes finished jobs' files after their time or when they take too much room; the records stay, marked expired.
+"""Removes the files of finished jobs by age and by total size; their records stay, marked as expired.
 
-Every pass is short, however many records there are: it asks the table by time and size, a batch at a time, and stops
-between two jobs when the server does. Sizes are measured once, after a job has ended, and kept in the table.
+The cost of a pass does not depend on the number of records: it queries the table by time and size, in batches. It stops
+between two jobs when the server stops. Sizes are measured once, after a job has ended, and stored in the table.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ltx_a2v.settings.units import NEVER
 SWEEP_SECONDS = 60.0
 BATCH = 100
 JUMP_SECONDS = 30.0
-"""A wall clock that gains or loses this much within one pause was set; drift is milliseconds."""
+"""A wall clock that changes by more than this between two passes was set; drift is only milliseconds."""
 HOLD_SECONDS = 3600.0
-"""After such a jump nothing is removed for so long: a wrong date must not cost videos before someone sees it."""
+"""Nothing is removed for this long after such a jump, so that an operator can correct a wrong date first."""
 
 
 def expires_at(job: Job, keep: KeepOutputs) -> float | None:
-    """Unix time; None where a job has no end of its own."""
+    """Unix time; None where a job does not expire by age."""
     if job.finished_at is None or keep.seconds == NEVER:
         return None
     return job.finished_at + keep.seconds
@@ -54,7 +54,7 @@ class Sweeper:
         self._stopped = threading.Event()
 
     async def run(self) -> None:
-        """Until it is cancelled; a pass under way ends at its next job."""
+        """Run until cancelled; a running pass then stops at its next job."""
         try:
             while True:
                 await asyncio.to_thread(self._sweep_and_say)
@@ -80,7 +80,7 @@ class Sweeper:
             say("expired", f"could not remove outputs: {error}", level=30)
 
     def _measure(self) -> None:
-        """Outside of a transaction: looking at many files takes time."""
+        """Measure sizes outside of a transaction, since it takes time for many files."""
         while not self._stopped.is_set() and (ids := self._store.unmeasured(BATCH)):
             self._store.measured([(job_id, self._folders.size(job_id)) for job_id in ids])
 
@@ -120,7 +120,7 @@ class Sweeper:
         return expired
 
     def _remove(self, ids: list[str]) -> None:
-        self._store.expire(ids)  # first, so that no one is promised a file that is gone
+        self._store.expire(ids)  # before the files, so that no record refers to removed files
         for job_id in ids:
             if self._stopped.is_set():
                 return  # the next start removes what expired jobs still have

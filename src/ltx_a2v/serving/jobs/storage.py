@@ -1,4 +1,4 @@
-"""Whether the server's folders can be written to, asked by writing; and what is said when they cannot."""
+"""Tests whether the server's folders can be written to, and words the errors where they cannot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def storage_failed(what: str, number: int | None) -> StorageFailed:
 
 
 def refuses_writing(error: BaseException) -> bool:
-    """Whether it can only come from writing: reading never meets a full or read-only disk."""
+    """Whether the error can only come from writing: a full or read-only disk."""
     return isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS)
 
 

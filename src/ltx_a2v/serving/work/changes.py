@@ -1,4 +1,4 @@
-"""Wakes those who watch a job."""
+"""Notifies watchers of job changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Changes:
-    """Who watches which job. Used from the event loop's thread only."""
+    """The watchers of each job. Used from the event loop's thread only."""
 
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

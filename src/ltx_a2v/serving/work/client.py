@@ -37,21 +37,21 @@ class WorkerClient:
     ) -> None:
         self.process = process
         self.ready = asyncio.Event()
-        """Set when the imports are done, and when the worker is dead."""
+        """Set when the worker's imports are done, and when it is dead."""
         self.dead = False
         self.problem: str | None = None
         """Why no job can succeed: the model cannot be opened."""
         self.device: str | None = None
         self.used = False
-        """It was asked to work, so it may hold the device."""
+        """It has been sent work, so it may hold device memory."""
         self.loaded = False
         self.device_bytes = 0
         self.tainted = False
         """The device's state is in doubt, so the next job needs a fresh process."""
         self.working = False
-        """It was told to run or load and has not answered yet."""
+        """It runs a job or loads the model."""
         self.heard_at = self.moved_at = time.monotonic()
-        """When it said anything, and anything but that it lives."""
+        """Times of the last message, and of the last message other than a heartbeat."""
         self.has_spoken = False
         self._killed_for: str | None = None
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -87,7 +87,7 @@ class WorkerClient:
         return self.process.pid
 
     def send(self, do: str, **fields: object) -> None:
-        """Buffered; a message to a dead worker is lost, which `receive` tells."""
+        """Buffered; a message to a dead worker is lost, and `receive` then raises."""
         if do in ("run", "load"):
             self.used = self.working = True
             self.moved_at = time.monotonic()
@@ -101,17 +101,17 @@ class WorkerClient:
         return message
 
     def kill(self, reason: str | None = None) -> None:
-        """`reason` is what `receive` will say. By `os.kill`, since asyncio's own would first collect the exit status of
-        a process that has just died, which then counts as 255."""
+        """Kill the process; `receive` then raises with `reason`. `os.kill`, because asyncio's `kill` first reaps a
+        process that has just died, whose exit status then becomes 255."""
         if self.process.returncode is None:
             self._killed_for = self._killed_for or reason
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGKILL)
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Ask it to exit, then make it; returns when the process is gone."""
+        """Send "exit", and kill the process after `grace` seconds; returns when it is gone."""
         self.send("exit")
-        if not self.ready.is_set():  # it would hear that after its imports
+        if not self.ready.is_set():  # it would read "exit" only after its imports
             self.kill()
         try:
             await asyncio.wait_for(self.process.wait(), grace)
@@ -125,7 +125,7 @@ class WorkerClient:
             while line := await reader.readline():
                 self._take(json.loads(line))
         except (ConnectionError, ValueError):
-            self.kill()  # it speaks no sense any more
+            self.kill()  # its messages cannot be parsed any more
         finally:
             self.dead = True
             self.loaded = False
@@ -159,7 +159,7 @@ class WorkerClient:
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:
-    """The server's without its secret: the worker parses files of strangers."""
+    """The server's environment without the API key: the worker parses untrusted files."""
     inherited = {name: value for name, value in os.environ.items() if name.upper() != "LTX_A2V_API_KEY"}
     return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
 

@@ -1,7 +1,7 @@
-"""One consumer has one worker: it takes jobs in order, runs them there, and decides when the worker keeps the GPU.
+"""One consumer owns one worker: it takes jobs in order, runs them there, and decides how long the worker keeps the GPU.
 
-One turn does one thing, in this order: part with a dead worker, load or unload by hand, write what the disk refused,
-settle what was left behind, run the next job, unload after the keep-alive, wait with a worker standing by.
+Each turn does the first of these that applies: retire a dead worker, load or unload on request, write outcomes that the
+disk refused, settle interrupted jobs, run the next job, unload after the keep-alive, wait with a standby worker.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Shared:
 
 
 class Consumer:
-    """`name` owns the jobs that it claims."""
+    """Runs jobs on one worker. `name` is the owner in the records of the jobs that it claims."""
 
     def __init__(self, name: str, shared: Shared) -> None:
         self.name = name
@@ -67,7 +67,7 @@ class Consumer:
         self._task = asyncio.create_task(self._serve())
 
     async def stop(self) -> None:
-        """The running job goes back to the queue, durably, and the worker ends."""
+        """Requeue the running job durably, and end the worker."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -76,7 +76,7 @@ class Consumer:
         await self.supervisor.retire()
 
     def wake(self) -> None:
-        """There is something new to do."""
+        """Start the next turn now: there is something to do."""
         self._wake.set()
 
     @property
@@ -90,7 +90,7 @@ class Consumer:
         return "idle" if state == "loaded" else state
 
     async def load(self, keep_alive: str | None) -> None:
-        """Raises what the worker failed with."""
+        """Load the model now. Raises the worker's error."""
         if self._load_wanted is None or self._load_wanted.done():
             self._load_wanted = asyncio.get_running_loop().create_future()
         self._unload_wanted = False
@@ -100,7 +100,7 @@ class Consumer:
         self.wake()
 
     async def unload(self) -> bool:
-        """Whether the memory is free now; False where a job runs, after which it is."""
+        """True when the memory is free; False where a job runs, after which it will be freed."""
         self._unload_wanted = True
         self.wake()
         while self.running is None and self._unload_wanted:
@@ -108,7 +108,7 @@ class Consumer:
         return not self._unload_wanted
 
     def cancel(self, job_id: str) -> bool:
-        """Whether the job runs here; it then stops at its next step, or by force after the grace."""
+        """Whether the job runs here. It then stops at its next step; after the grace period its worker is killed."""
         running, worker = self.running, self.supervisor.worker
         if running is None or running.job.id != job_id:
             return False
@@ -132,7 +132,7 @@ class Consumer:
             try:
                 await self._turn()
                 self._trouble = None
-            except StorageFailed as error:  # told once, tried until it ends
+            except StorageFailed as error:  # logged once, retried until the disk can be written
                 if self._trouble != str(error):
                     self._trouble = str(error)
                     say("job", self._trouble, level=40)
@@ -186,7 +186,7 @@ class Consumer:
 
     def _next_job(self) -> Job | None:
         for job in self._shared.store.in_state("in_progress"):
-            if job.owner == self.name:  # nothing runs here now: its claim or its end went wrong
+            if job.owner == self.name:  # nothing runs here now, so the job was interrupted
                 settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
         return next_job(self._shared.store, self.name)
 
@@ -221,7 +221,7 @@ class Consumer:
         return Running(job, Progress(expected, self._shared.clock.now(), estimates.measured))
 
     async def _attempt(self, running: Running) -> dict[str, Any]:
-        """The result. Waits for device memory as long as the settings allow."""
+        """Run the job and return its result. Waits for device memory as long as the settings allow."""
         clock, patience = self._shared.clock, MemoryWait(self._shared.settings, self._shared.clock)
         while True:
             try:
@@ -278,7 +278,7 @@ class Consumer:
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 
     async def _settle(self, job: Job, error: A2VError) -> None:
-        """Record why a job has no result, and part with a worker that cannot be trusted any more."""
+        """Record why a job has no result, and retire a worker that is dead or whose device state is in doubt."""
         shared, worker = self._shared, self.supervisor.worker
         if worker is not None and (worker.dead or worker.tainted):
             await self._retire()
@@ -301,7 +301,7 @@ class Consumer:
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
 
     def _put_back(self, job: Job) -> None:
-        """The server is stopping, which is not the job's fault."""
+        """Requeue the job because the server stops; the attempt does not count."""
         if self.supervisor.worker is not None:
             self.supervisor.worker.kill("the server is stopping")
         try:

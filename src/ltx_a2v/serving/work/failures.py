@@ -1,4 +1,4 @@
-"""What the worker says of an exception: whose fault it is, and whether the device can still be trusted."""
+"""Describes an exception to the server: the error of the product, and whether the device's state is in doubt."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DEVICE_ERROR = re.compile(
     r"\b(CUDA|cuda|CUBLAS|CUDNN|CUSOLVER|CUFFT|NCCL|HIP) ?(error|_STATUS|_ERROR)|device-side assert"
 )
 _DEVICE_ERROR_TYPES = ("OutOfMemoryError", "AcceleratorError")
-"""torch's, by name: it is not imported here."""
+"""torch's error types, by name, as torch is not imported here."""
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """What `errors.from_json` takes, and whether the device's state is in doubt (`tainted`).
+    """The fields for `errors.from_json`, and `tainted`: the device's state is in doubt.
 
-    An unexpected error is logged with its traceback and named by its kind.
+    An unexpected error is logged with its traceback; its message begins with its type.
     """
     ours = error if isinstance(error, A2VError) and not isinstance(error, InvalidOutput) else _as_ours(error)
     return {**ours.as_json(), "tainted": taints_device(error)}

@@ -1,7 +1,7 @@
-"""Residency over time: how long a worker keeps the loaded model after its last job.
+"""How long a worker keeps the loaded model after its last job.
 
-The keep-alive starts when a job ends. When it is over, the worker process ends, so that the GPU holds nothing of ours.
-Counted on a monotonic clock: setting the date neither unloads the model nor keeps it.
+The keep-alive starts when a job ends. When it expires, the worker process ends, which frees all its GPU memory. It is
+counted on a monotonic clock, so setting the date does not change it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class KeepAlive:
         self._end = NEVER
 
     def seconds(self, asked: str | None) -> float:
-        """What a job asked for, else the server's setting."""
+        """The keep-alive of the job in seconds, else the server's setting."""
         return self._settings.keep_alive_seconds if asked is None else parse_duration(asked)
 
     def seconds_by_hand(self, asked: str | None) -> float:
-        """As `seconds`, but who loads the model by hand wants it loaded, even where jobs do not keep it."""
+        """As `seconds`; where the server's setting is 0, the default, as a model loaded on request should stay."""
         default = parse_duration(ServerSettings.model_fields["keep_alive"].default)
         return self.seconds(asked) or (0.0 if asked is not None else default)
 
     def hold(self) -> None:
-        """A job runs, or nothing is loaded: there is no end."""
+        """Stop the countdown: a job runs, or nothing is loaded."""
         self._end = NEVER
 
     def start(self, worker: WorkerClient | None, seconds: float) -> None:
-        """From now on. A worker that worked and holds no model has no reason to stay."""
+        """Start the countdown. A worker that has worked but holds no model ends at once."""
         if worker is None or not worker.used:
             self.hold()
         else:
@@ -52,5 +52,5 @@ class KeepAlive:
 
     @property
     def expires_at(self) -> float:
-        """Unix time, by what the wall clock says now; `NEVER` without an end."""
+        """Unix time, by the wall clock of now; `NEVER` where there is no countdown."""
         return time.time() + self.seconds_left

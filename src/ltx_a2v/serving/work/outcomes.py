@@ -1,4 +1,4 @@
-"""How jobs ended, kept in memory until the disk has taken it: a full disk must not leave a job in progress for ever."""
+"""Outcomes of jobs, kept in memory until they are written: a full disk must not leave a job in progress forever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_SECONDS = 1.0
 
 
 class Outcomes:
-    """Writes to the job store that may have to be tried again; each is harmless when done twice."""
+    """Idempotent writes to the job store, which are retried until they succeed."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
@@ -21,12 +21,12 @@ class Outcomes:
         self._told: set[str] = set()
 
     async def record(self, job_id: str, write: Callable[[], None]) -> None:
-        """Now, or at a later `flush`."""
+        """Write now, or at a later `flush`."""
         self._unwritten[job_id] = write
         await self.flush()
 
     async def flush(self) -> bool:
-        """Whether everything is written."""
+        """Write all outcomes; False where the disk refuses one."""
         for job_id, write in list(self._unwritten.items()):
             try:
                 await asyncio.to_thread(write)
@@ -41,5 +41,5 @@ class Outcomes:
         return True
 
     def has(self, job_id: str) -> bool:
-        """Whether the job has ended, though its record does not say so yet."""
+        """Whether the job has ended but its record is not written yet."""
         return job_id in self._unwritten

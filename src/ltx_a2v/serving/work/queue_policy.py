@@ -1,4 +1,4 @@
-"""Who is next, how often a job is tried, and how long it waits for device memory."""
+"""Which job runs next, how often it is tried, and how long it waits for device memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Verdict = Literal["cancel", "retry", "fail"]
 
 
 def next_job(store: JobStore, owner: str) -> Job | None:
-    """First come, first served: the job is `owner`'s from now on."""
+    """First come, first served. The job then belongs to `owner`."""
     return store.claim(owner)
 
 
 def after_failure(job: Job, error: A2VError) -> Verdict:
-    """A worker that died may not be the job's fault, once."""
+    """A job whose worker died is retried once, as the job may not be the cause."""
     if isinstance(error, Cancelled):
         return "cancel"
     return "retry" if isinstance(error, WorkerFailed) and job.attempts < MAX_ATTEMPTS else "fail"
@@ -44,7 +44,7 @@ class MemoryWait:
         self._end: float | None = None
 
     def raise_if_over(self, error: BudgetTooSmall) -> None:
-        """Raises the error when the patience is over, counted from the first time that this was asked."""
+        """Raise the error when `vram_wait` has passed since the first call."""
         now = self._clock.now()
         self._end = now + self._patience if self._end is None else self._end
         if now >= self._end:

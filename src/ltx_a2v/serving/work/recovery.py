@@ -1,6 +1,6 @@
-"""Settles jobs that are in progress by their record and run nowhere: after a crash of the server, or of a turn.
+"""Settles interrupted jobs: recorded as in progress but not running, after a crash of the server or an error in a turn.
 
-A job whose files were committed is completed, whatever happened to its record. Any other is tried again, once.
+A job whose files were committed is completed, even if its record was not written. Any other is retried once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ltx_a2v.serving.work.queue_policy import after_interruption
 
 
 def recover(store: JobStore, folders: Folders) -> None:
-    """At the start: no job runs, no client waits, and no file is being written."""
+    """At the start of a server, when no job runs, no client waits, and no file is being written."""
     for job in store.in_state("in_progress"):
         settle_interrupted(store, folders, job, client_left=True)
     for job in store.in_state("queued"):

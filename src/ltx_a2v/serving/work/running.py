@@ -1,4 +1,4 @@
-"""The job on a worker, beyond its record: how far it is, and what its events mean for logs and metrics."""
+"""The state of a running job that is not in its record: progress, logs and metrics from its events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Running:
 
 
 class Observer:
-    """Takes a worker's events. `running` is None while the model is loaded by hand."""
+    """Handles a worker's events. `running` is None while the model is loaded on request."""
 
     def __init__(self, model_id: str, metrics: Metrics, estimates: Estimates, changes: Changes) -> None:
         self._model_id = model_id

@@ -1,4 +1,4 @@
-"""What the routes ask of the work side: the consumers as one, and cancelling, loading and unloading.
+"""The interface of the work room for the routes: state, cancelling, loading and unloading, over all consumers.
 
 There is one consumer with one worker. More would share the queue, each with its own worker and running job.
 """
@@ -73,13 +73,13 @@ class Scheduler:
             consumer.start()
 
     async def stop(self) -> None:
-        """The running jobs go back to the queue, durably, and the workers end."""
+        """Requeue the running jobs durably, and end the workers."""
         self.stopping = True
         self.changes.publish_all()
         await asyncio.gather(*(consumer.stop() for consumer in self._consumers))
 
     def wake(self) -> None:
-        """There is something new to do."""
+        """Start the next turn of the consumers now: there is something to do."""
         for consumer in self._consumers:
             consumer.wake()
 
@@ -109,7 +109,7 @@ class Scheduler:
 
     @property
     def proven(self) -> bool:
-        """A worker has opened the model once; until then nobody knows whether it can be."""
+        """Whether a worker has opened the model; until then it is unknown whether that works."""
         return any(consumer.supervisor.proven for consumer in self._consumers)
 
     @property
@@ -118,7 +118,7 @@ class Scheduler:
         return min(consumer.keep_alive.expires_at for consumer in self._consumers)
 
     def problem(self) -> str | None:
-        """Why no job can be kept now, as one sentence; asks the disk, at most every few seconds."""
+        """Why no job can be stored now, as one sentence; tests the disk at most every few seconds."""
         return self._storage.problem()
 
     # -- what clients may ask for ------------------------------------------------------------------------------------
@@ -144,11 +144,11 @@ class Scheduler:
         raise Unavailable("The job is neither queued nor running now; try again in a moment.")
 
     async def load(self, keep_alive: str | None) -> None:
-        """Raises what a worker failed with."""
+        """Load the model now. Raises the worker's error."""
         await asyncio.gather(*(consumer.load(keep_alive) for consumer in self._consumers))
 
     async def unload(self) -> bool:
-        """Whether the memory is free now; False where a job runs, after which it is."""
+        """True when the memory is free; False where a job runs, after which it will be freed."""
         return all(await asyncio.gather(*(consumer.unload() for consumer in self._consumers)))
 
     async def _cancelled_queued(self, job: Job) -> bool:

@@ -15,11 +15,11 @@ from ltx_a2v.serving.work.waiting import first_of, to_the_end, wait_up_to
 from ltx_a2v.settings.server import ServerSettings
 
 RESTART_PAUSES = (0.0, 0.5, 2.0, 10.0, 30.0)
-"""Before the n-th start in a row of a worker that dies before it is ready."""
+"""Seconds before the n-th consecutive start of a worker that dies before it is ready."""
 LOOKS_PER_LIMIT = 10
 MAX_LOOK_SECONDS = 5.0
 FIRST_WORD_SECONDS = 60.0
-"""At least so long until the first sign of life: Python and its imports may come from a slow disk."""
+"""Minimum limit for the first heartbeat: Python and its imports may come from a slow disk."""
 LATE_SECONDS = 1.0
 
 StartWorker = Callable[[ServerSettings, Callable[[], None]], Awaitable[WorkerClient]]
@@ -33,7 +33,7 @@ class Supervisor:
     ) -> None:
         self.worker: WorkerClient | None = None
         self.proven = False
-        """A worker has opened the model once; until then nobody knows whether it can be."""
+        """Whether a worker has opened the model; until then it is unknown whether that works."""
         self._settings = settings
         self._metrics = metrics
         self._start_worker = start_worker
@@ -48,7 +48,7 @@ class Supervisor:
 
     @property
     def has_died(self) -> bool:
-        """There is a worker to part with."""
+        """There is a dead worker to retire."""
         return self.worker is not None and self.worker.dead
 
     @property
@@ -80,7 +80,7 @@ class Supervisor:
         return worker
 
     async def stand_by(self, interrupted: asyncio.Event) -> None:
-        """See to it that a worker is there or starts, unless there is something else to do meanwhile."""
+        """Start a standby worker where there is none, unless `interrupted` is set meanwhile."""
         if self.worker is not None:
             return
         try:
@@ -89,7 +89,7 @@ class Supervisor:
             say("worker", str(error), level=30)
 
     async def retire(self) -> None:
-        """The worker ends, and with it everything that it holds of the device."""
+        """End the worker, which frees all its device memory."""
         worker, self.worker = self.worker, None
         if worker is None:
             return
@@ -125,14 +125,14 @@ class Supervisor:
             say("worker", "stands by", pid=worker.pid, device=worker.device)
 
     async def _watch(self, worker: WorkerClient) -> None:
-        """Kill a worker that is stopped or hangs. What runs on it then fails, and is tried again."""
+        """Kill a worker that is stopped or hangs. Its job then fails and is retried."""
         silence, step = limit(self._settings.worker_silence), limit(self._settings.step_timeout)
         pause = min(silence / LOOKS_PER_LIMIT, step / LOOKS_PER_LIMIT, MAX_LOOK_SECONDS)
         while not worker.dead:
             slept_at = time.monotonic()
             await asyncio.sleep(pause)
             now = time.monotonic()
-            if now - slept_at > pause + LATE_SECONDS:  # it was this process that stood still
+            if now - slept_at > pause + LATE_SECONDS:  # this process was suspended, not the worker
                 worker.heard_at = worker.moved_at = now
             elif now - worker.heard_at > (silence if worker.has_spoken else max(silence, FIRST_WORD_SECONDS)):
                 self._kill(worker, f"it gave no sign of life for {self._settings.worker_silence}")

@@ -1,4 +1,4 @@
-"""Waiting that tests can turn, and two ways of awaiting that asyncio does not offer."""
+"""A clock that tests can replace, and ways of awaiting that asyncio does not offer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ltx_a2v.settings.units import NEVER
 
 
 class Clock(Protocol):
-    """Seconds since some moment; tests turn their own."""
+    """Seconds since an arbitrary moment, and waiting; tests pass their own."""
 
     def now(self) -> float: ...
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
@@ -20,7 +20,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """Monotonic: setting the date changes nothing here."""
+    """The monotonic clock, which setting the date does not change."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -46,7 +46,7 @@ async def first_of(*events: asyncio.Event | None) -> None:
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await it, and where the awaiting is cancelled, first let it finish."""
+    """Await `work`; where this is cancelled, finish `work` before raising."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

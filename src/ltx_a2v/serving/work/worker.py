@@ -1,16 +1,16 @@
 """The process that owns the GPU: `python -m ltx_a2v.serving.work.worker FD`.
 
-It talks JSON, one message a line, over the socket with that number; standard output belongs to no one, so libraries may
+It talks JSON, one message a line, over the socket with that number; standard output is not used, so libraries may
 print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
-Importing the engine's module is what takes seconds; a worker that has done it says "standby" and holds no GPU memory.
-A thread says "beat" every few moments, so that the server can see that the process lives, whatever it computes.
+Importing the engine's module takes seconds; a worker that has done this says "standby" and holds no GPU memory. A
+thread sends the heartbeat "beat" every few seconds, so that the server sees a live process whatever it computes.
 
     server -> worker    start {engine, settings, beat} · run {job, request, folder, keep} · load · cancel {job} · exit
     worker -> server    standby {device, problem} · event {job, …} · done {job, result} · cancelled {job} · loaded
                         failed {job, tainted, … of `A2VError.as_json`} · load_failed {the same but job} · beat
 
-A job whose weights are kept after it (`keep`) loads them all first; any other lets each phase load what it needs and
-give it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
+A job whose weights are kept afterwards (`keep`) loads all of them first; otherwise each phase loads and frees its own.
+When the server dies, the socket closes and the worker exits at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Message = dict[str, Any]
 
 
 class Pipeline(Protocol):
-    """What the worker needs of `A2VPipeline`."""
+    """The part of `A2VPipeline` that the worker uses."""
 
     keep: Keep
 
@@ -81,7 +81,7 @@ class Channel:
             self._connection.sendall(line)
 
     def beat(self, seconds: float) -> None:
-        """From now on, every so many seconds."""
+        """Send a heartbeat every so many seconds from now on."""
         threading.Thread(target=self._beat, args=(seconds,), daemon=True, name="heartbeat").start()
 
     def raise_if_cancelled(self, job: str) -> None:
@@ -133,7 +133,7 @@ class Worker:
                 self._answer_run(message["job"], message["request"], Path(message["folder"]), message["keep"])
 
     def _problem(self) -> str | None:
-        """Why the model cannot be opened, which reads its headers only; a job that comes meets it again."""
+        """Why the model cannot be opened (this reads only headers), or None; a job would fail with the same error."""
         try:
             self._opened()
         except Exception as error:
@@ -221,7 +221,7 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
 
 
 def _device_bytes() -> int:
-    """What our allocator holds of the device; 0 without torch or before it has touched the device."""
+    """Bytes of device memory reserved by torch; 0 without torch or before CUDA is initialised."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0
@@ -234,7 +234,7 @@ def _offer_to_the_oom_killer() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole process group; only the server handles it
     _offer_to_the_oom_killer()
     logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
     raise_oom_score()
