@@ -17,7 +17,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from ltx_a2v.driver import read_memory
+from ltx_a2v.hardware.driver import read_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ltx_a2v import A2VError, A2VPipeline, GenerationRequest, ModelPaths
     from ltx_a2v.events import Done, PhaseFinished, StepFinished
-    from ltx_a2v.options import LoadOptions
-    from ltx_a2v.residency import plan as plan_module
-    from ltx_a2v.residency.budget import Budget
+    from ltx_a2v.hardware.budget import Budget
+    from ltx_a2v.planning import plan as plan_module
+    from ltx_a2v.settings.loading import LoadOptions
 
     faulthandler.dump_traceback_later(240, exit=True)
     folder, other = arguments.folder, arguments.other

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ltx_a2v.cli import build_parser
+from ltx_a2v.cli.main import build_parser
 
 PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
 

@@ -25,9 +25,9 @@ from ltx_a2v import miniature
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.keys import KeyMap
-from ltx_a2v.checkpoint.model_files import GemmaFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec, header_of
+from ltx_a2v.model.files import GemmaFiles
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 
 TRANSFORMER = miniature.REAL_TRANSFORMER

@@ -26,12 +26,12 @@ from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidMode, MissingExtra, OutOfMemory
 from ltx_a2v.miniature import ensure_miniature
-from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization import MODES, QuantizationPolicy
 from ltx_a2v.residency.layout import Part
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.sources import PREPARING_THREADS, HostBuffer
 from ltx_a2v.residency.stream import BlockStream
+from ltx_a2v.settings.loading import LoadOptions
 
 CUDA = torch.device("cuda")
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from ltx_a2v.driver import read_memory
+from ltx_a2v.hardware.driver import read_memory
 from ltx_a2v.miniature import ensure_miniature
 
 ROOT = Path(__file__).parents[1]

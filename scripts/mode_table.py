@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.measure import Work
+from ltx_a2v.conversion.convert import quantize_file
+from ltx_a2v.conversion.report import ConversionReport
 from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE, ensure_miniature
 from ltx_a2v.networks.text import build_connectors
 from ltx_a2v.networks.transformer import build_transformer
+from ltx_a2v.phases import Work
 from ltx_a2v.quantization import MODES, relative_error
 from ltx_a2v.quantization.choose import choose_policies
-from ltx_a2v.quantization.conversion_report import ConversionReport
-from ltx_a2v.quantization.convert_file import quantize_file
-from ltx_a2v.settings import cache_dir
+from ltx_a2v.settings.defaults import cache_dir
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "choosing-a-mode.md"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths, driver
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v.hardware import driver
 from ltx_a2v.miniature import ensure_miniature
 from tests import nvml
 

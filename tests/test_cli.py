@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ltx_a2v import ModelPaths, miniature
-from ltx_a2v.cli import main
+from ltx_a2v.cli.main import main
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -37,7 +37,10 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path) -> None:
     flags = ["--image", str(EXAMPLES / "robot.png"), "--output-path", str(video), "--save-latents", str(latents)]
     flags += ["--video-stg-blocks", "1", "2", "--video-cfg-guidance-scale", "2.5", "--report", "json", "--seed", "7"]
     done = subprocess.run(
-        [sys.executable, "-m", "ltx_a2v.cli", *generate(model, *flags)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "ltx_a2v", *generate(model, *flags)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
     assert done.returncode == 0, done.stderr
@@ -170,7 +173,7 @@ def test_an_interrupted_miniature_leaves_nothing(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_libraries_are_imported(number: signal.Signals) -> None:
-    script = "import os, sys\nfrom ltx_a2v.stopping import importing\n"
+    script = "import os, sys\nfrom ltx_a2v.cli.stopping import importing\n"
     script += f"try:\n with importing(): os.kill(os.getpid(), {int(number)})\nexcept BaseException: sys.exit(1)\n"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 130
@@ -181,7 +184,7 @@ def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -
     video = tmp_path / "v.mp4"
     arguments = generate(model, "--output-path", str(video), "--num-inference-steps", "1000")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ltx_a2v.cli", *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-m", "ltx_a2v.cli.main", *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     assert process.stderr is not None
     while process.poll() is None and "stage_1 3/1000" not in process.stderr.readline():
@@ -198,7 +201,7 @@ def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ltx_a2v.cli", "demo", "--output-path", str(tmp_path / "demo.mp4")],
+        [sys.executable, "-m", "ltx_a2v.cli.main", "demo", "--output-path", str(tmp_path / "demo.mp4")],
         capture_output=True,
         text=True,
         timeout=180,
@@ -208,6 +211,6 @@ def test_demo(tmp_path: Path) -> None:
 
 
 def test_help_does_not_load_torch() -> None:
-    script = "import sys, ltx_a2v.cli as c\ntry: c.main(['generate', '--help'])\nexcept SystemExit: pass\n"
+    script = "import sys, ltx_a2v.cli.main as c\ntry: c.main(['generate', '--help'])\nexcept SystemExit: pass\n"
     done = subprocess.run([sys.executable, "-c", script + "assert 'torch' not in sys.modules"], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -25,7 +25,7 @@ from ltx_a2v.errors import (
     OutOfMemory,
 )
 from ltx_a2v.events import PHASES, Done, Event, Notice, PhaseFinished, PhaseStarted, StepFinished
-from ltx_a2v.measure import PhaseLog
+from ltx_a2v.phases import PhaseLog
 from tests.conftest import ROOT
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from ltx_a2v.stopping import importing
+from ltx_a2v.cli.stopping import importing
 
 
 def main() -> int:
     with importing():
-        from ltx_a2v import cli
+        from ltx_a2v.cli import main as cli
     return cli.main()
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.checkpoint.keys import KeyMap
-from ltx_a2v.checkpoint.model_files import GemmaFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidOutput
+from ltx_a2v.model.files import GemmaFiles
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.build import shapes_of
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from ltx_a2v.errors import InvalidRequest
-from ltx_a2v.model_settings import ModelSettings
-from ltx_a2v.options import LoadOptions, StyleLora
 from ltx_a2v.pipeline import A2VPipeline
 from ltx_a2v.quantization import parse_blocks
+from ltx_a2v.settings.loading import LoadOptions, StyleLora
+from ltx_a2v.settings.model import ModelSettings
 
 
 def open_pipeline(settings: ModelSettings) -> A2VPipeline:

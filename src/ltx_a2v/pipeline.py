@@ -17,7 +17,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltx_a2v import kernels
-from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
@@ -26,26 +25,27 @@ from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import STAGE_2_SIGMAS, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import BudgetTooSmall, InvalidInput, InvalidRequest, NotFinite, OutOfMemory
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, Phase, StepFinished
-from ltx_a2v.measure import GIB, PhaseLog, Work
-from ltx_a2v.media.audio import AudioClip, audio_seconds, load_audio, log_mel, resample
-from ltx_a2v.media.image import decode_image, fit_image
+from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
+from ltx_a2v.media.picture import decode_image, fit_image
+from ltx_a2v.media.sound import AudioClip, audio_seconds, load_audio, log_mel, resample
 from ltx_a2v.media.video import VideoWriter, check_output
+from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.model import Networks
 from ltx_a2v.networks import audio_vae, video_vae
-from ltx_a2v.networks.library import Networks
-from ltx_a2v.networks.needs import Shape
-from ltx_a2v.networks.prediction import Prediction
-from ltx_a2v.networks.probe import Speeds
-from ltx_a2v.networks.prompts import PromptEncoder
 from ltx_a2v.networks.text import Context
 from ltx_a2v.networks.upsampler import upsample
 from ltx_a2v.networks.video_vae import Tiling
-from ltx_a2v.options import LoadOptions
-from ltx_a2v.output_file import check_output_file, check_overwrites_nothing, write_whole
+from ltx_a2v.phases import GIB, PhaseLog, Work
+from ltx_a2v.planning.needs import Shape
+from ltx_a2v.planning.plan import Keep, Plan
+from ltx_a2v.planning.prediction import Prediction
+from ltx_a2v.planning.probe import Speeds
+from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
-from ltx_a2v.residency.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.residency.ledger import Ledger, on_host
 from ltx_a2v.residency.network import Loaded, sweep_together
-from ltx_a2v.residency.plan import Keep, Plan
+from ltx_a2v.settings.loading import LoadOptions
 
 USUAL_FRAMES = 97
 """Of a request that is prepared for before it is known: four seconds."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest
-from ltx_a2v.settings import (
+from ltx_a2v.settings.defaults import (
     LTX_2_3,
     MAX_AUDIO_START,
     MAX_AUTO_FRAMES,

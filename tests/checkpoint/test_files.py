@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.model.files import ModelFiles
 
 Tensors = dict[str, torch.Tensor]
 

@@ -19,7 +19,7 @@ from ltx_a2v.checkpoint import reader
 from ltx_a2v.checkpoint.reader import read_bytes, read_tensor, stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import DTYPES, SafetensorsFile, TensorEntry
 from ltx_a2v.errors import InvalidModel
-from ltx_a2v.settings import READ_CHUNK_BYTES
+from ltx_a2v.settings.defaults import READ_CHUNK_BYTES
 
 MIB = 2**20
 ODD_SHAPES = [(), (0,), (1,), (3, 0, 2), (7,), (1, 1), (33, 5), (1021,), (64, 129)]

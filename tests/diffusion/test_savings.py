@@ -21,8 +21,8 @@ from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE
 from ltx_a2v.networks.transformer import build_transformer
-from ltx_a2v.options import LoadOptions
 from ltx_a2v.quantization import MODES
+from ltx_a2v.settings.loading import LoadOptions
 
 ALL = frozenset(Pass)
 

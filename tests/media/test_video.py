@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx_a2v.errors import InvalidOutput
-from ltx_a2v.media.audio import AudioClip, load_audio
+from ltx_a2v.media.sound import AudioClip, load_audio
 from ltx_a2v.media.video import VideoWriter, check_output
 
 

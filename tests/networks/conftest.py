@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ltx_a2v import ModelPaths
-from ltx_a2v.checkpoint.model_files import ModelFiles
-from ltx_a2v.networks.library import Networks
-from ltx_a2v.networks.prompts import PromptEncoder
+from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.model import Networks
 from ltx_a2v.networks.text import Context
-from ltx_a2v.options import LoadOptions
+from ltx_a2v.prompts.encoder import PromptEncoder
+from ltx_a2v.settings.loading import LoadOptions
 
 
 def open_networks(paths: ModelPaths, dtype: torch.dtype = torch.float32, **options: object) -> Networks:

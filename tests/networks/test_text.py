@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ltx_a2v import A2VPipeline, ModelPaths
-from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.errors import InvalidMode
+from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import text
-from ltx_a2v.networks.prompts import PromptEncoder
 from ltx_a2v.networks.text import Context
-from ltx_a2v.options import LoadOptions
+from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.residency.network import Placement
+from ltx_a2v.settings.loading import LoadOptions
 from tests.networks.conftest import encode, open_networks, same
 
 PROMPT = "A robot speaks to the camera."

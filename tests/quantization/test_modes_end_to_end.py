@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, ModelPaths
-from ltx_a2v.checkpoint.model_files import ModelFiles
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
+from ltx_a2v.conversion.convert import quantize_file
 from ltx_a2v.errors import InvalidMode, InvalidModel
-from ltx_a2v.networks.library import Networks
-from ltx_a2v.options import LoadOptions, StyleLora
-from ltx_a2v.quantization.convert_file import quantize_file
+from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.model import Networks
+from ltx_a2v.settings.loading import LoadOptions, StyleLora
 from tests.conftest import ROOT
 from tests.large_model import write_large_model
 
@@ -215,10 +215,10 @@ from pathlib import Path
 import torch
 
 from ltx_a2v import ModelPaths
-from ltx_a2v.checkpoint.model_files import ModelFiles
-from ltx_a2v.networks.library import Networks
-from ltx_a2v.options import LoadOptions
-from ltx_a2v.quantization.convert_file import quantize_file
+from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.model import Networks
+from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.conversion.convert import quantize_file
 
 def status(name):
     line = next(line for line in open("/proc/self/status") if line.startswith(name))

@@ -9,10 +9,10 @@ import pytest
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.errors import BudgetTooSmall, InvalidModel
-from ltx_a2v.options import LoadOptions
-from ltx_a2v.residency.budget import Budget
+from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import BlockStream
+from ltx_a2v.settings.loading import LoadOptions
 
 MODE = "int8"
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidModel, OutOfMemory
-from ltx_a2v.options import LoadOptions
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.network import Loaded, Network, Placement
 from ltx_a2v.residency.sources import HostBuffer
 from ltx_a2v.residency.stream import DEFAULT_SLOTS
+from ltx_a2v.settings.loading import LoadOptions
 from tests.residency.test_stream import Recording, make
 
 BLOCKS = 4

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ltx_a2v import A2VPipeline, ModelPaths
-from ltx_a2v.options import LoadOptions
+from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.residency.network import Placement
 
 def status(name):

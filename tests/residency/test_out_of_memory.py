@@ -11,9 +11,9 @@ import torch
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.errors import OutOfMemory
 from ltx_a2v.events import Done, Event, Notice
-from ltx_a2v.options import LoadOptions
-from ltx_a2v.residency.budget import Budget
-from ltx_a2v.residency.plan import Plan
+from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.planning.plan import Plan
+from ltx_a2v.settings.loading import LoadOptions
 
 
 def crowded(

@@ -15,8 +15,8 @@ import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
-from ltx_a2v.model_settings import ModelSettings
 from ltx_a2v.request import GenerationRequest, fit_num_frames
+from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
 STEP_SECONDS = 0.002

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
-from ltx_a2v.options import LoadOptions
-from ltx_a2v.residency.budget import Budget
+from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.settings.loading import LoadOptions
 from tests.conftest import ROOT
 from tests.serving.conftest import Server, is_running, wait_for
 

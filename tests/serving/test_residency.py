@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ltx_a2v.serving.folders import Folders
-from ltx_a2v.serving.jobs import JobStore, new_job_id
+from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.records import JobStore, new_job_id
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.scheduler import Scheduler
-from ltx_a2v.serving.settings import ServerSettings
+from ltx_a2v.serving.work.scheduler import Scheduler
+from ltx_a2v.settings.server import ServerSettings
 from tests.serving.conftest import Server, data_url, fake_engine, is_running, wait_for, wav
 
 Start = Callable[..., Server]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ltx_a2v.serving.folders import VIDEO, Folders
-from ltx_a2v.serving.jobs import JobStore
-from ltx_a2v.serving.retention import sweep
-from ltx_a2v.serving.settings import KeepOutputs
+from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.records import JobStore
+from ltx_a2v.serving.jobs.retention import sweep
+from ltx_a2v.settings.server import KeepOutputs
 from tests.serving.conftest import wait_for
 
 

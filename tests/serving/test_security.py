@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from ltx_a2v.cli import main
+from ltx_a2v.cli.main import main
 from ltx_a2v.errors import InvalidInput
-from ltx_a2v.serving.security import check_bind
-from ltx_a2v.serving.settings import ServerSettings
+from ltx_a2v.serving.http.security import check_bind
+from ltx_a2v.settings.server import ServerSettings
 from tests.serving.conftest import Server, png, wav
 
 KEY = "correct horse battery staple"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ltx_a2v.amounts import parse_bytes, parse_duration
-from ltx_a2v.cli import build_parser
+from ltx_a2v.cli.flags import settings_from
+from ltx_a2v.cli.main import build_parser
 from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest
-from ltx_a2v.flags import settings_from
-from ltx_a2v.model_settings import ModelSettings
-from ltx_a2v.residency.budget import Budget
-from ltx_a2v.serving.settings import KeepOutputs, ServerSettings
+from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.settings.model import ModelSettings
+from ltx_a2v.settings.server import KeepOutputs, ServerSettings
+from ltx_a2v.settings.units import parse_bytes, parse_duration
 from tests.serving.conftest import fake_engine
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, json_object
 from ltx_a2v.errors import A2VError, InvalidModel
-from ltx_a2v.settings import DEFAULTS_SINCE_VERSION, SPATIAL_FACTOR, TEMPORAL_FACTOR, GenerationDefaults
+from ltx_a2v.settings.defaults import DEFAULTS_SINCE_VERSION, SPATIAL_FACTOR, TEMPORAL_FACTOR, GenerationDefaults
 
 _SAMPLING = {"space": "spatial", "time": "temporal", "all": "spatiotemporal"}
 _REQUIRED_SECTIONS = ("transformer", "vae", "audio_vae")

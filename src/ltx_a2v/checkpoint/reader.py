@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidModel
-from ltx_a2v.settings import READ_CHUNK_BYTES, READ_THREADS
+from ltx_a2v.settings.defaults import READ_CHUNK_BYTES, READ_THREADS
 
 CPU = torch.device("cpu")
 MAX_BUFFERS = 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltx_a2v.settings import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidOutput
-from ltx_a2v.media.audio import AudioClip, resample
-from ltx_a2v.output_file import check_output_file
+from ltx_a2v.media.output_file import check_output_file
+from ltx_a2v.media.sound import AudioClip, resample
 
 X264 = {"crf": "17", "preset": "veryfast"}
 """The reference's preset, two steps finer than its crf 19; slower presets took twice the time for no visible gain."""

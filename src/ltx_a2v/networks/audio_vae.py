@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.settings import AUDIO_LATENTS_PER_SECOND
+from ltx_a2v.settings.defaults import AUDIO_LATENTS_PER_SECOND
 
 
 class AudioEncoder(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.keys import KeyMap
-from ltx_a2v.checkpoint.model_files import Entries, listed
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.model.files import Entries, listed
 
 Module = TypeVar("Module", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig, first_line
-from ltx_a2v.checkpoint.model_files import Entries, GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
+from ltx_a2v.model.files import Entries, GemmaFiles
+from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.build import on_meta
 from ltx_a2v.quantization.policy import QuantizationPolicy
-from ltx_a2v.residency.recipe import Recipe
 
 MAX_TOKENS = 1024
 EMBEDDING = "embed_tokens.weight"

@@ -8,10 +8,10 @@ from torch import nn
 
 from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.checkpoint.model_files import Entries
+from ltx_a2v.model.files import Entries
+from ltx_a2v.model.recipe import Recipe
 from ltx_a2v.networks.build import on_meta
 from ltx_a2v.quantization.policy import QuantizationPolicy
-from ltx_a2v.residency.recipe import Recipe
 
 BLOCKS = "transformer_blocks"
 

@@ -16,9 +16,9 @@ from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.config import ModelConfig
-from ltx_a2v.checkpoint.model_files import Entries
+from ltx_a2v.model.files import Entries
 from ltx_a2v.networks.build import on_meta
-from ltx_a2v.settings import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from ltx_a2v.settings.defaults import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltx_a2v.driver import compute_capability
 from ltx_a2v.errors import InvalidMode
+from ltx_a2v.hardware.driver import compute_capability
 from ltx_a2v.kernels import quantize_rows
 from ltx_a2v.quantization.fp8_scaled import E4M3_MAX, Fp8ScaledLinear
 from ltx_a2v.quantization.linear import scale_rows_

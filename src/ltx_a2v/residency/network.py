@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ltx_a2v.model.recipe import Recipe, split
 from ltx_a2v.residency.layout import Part
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.residency.recipe import Recipe, split
 from ltx_a2v.residency.sources import FileSource, HostSource, Source
 from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, Slot, spread
 

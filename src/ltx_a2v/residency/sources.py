@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidModel, OutOfMemory
+from ltx_a2v.model.recipe import LoadedPart, Recipe
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.residency.recipe import LoadedPart, Recipe
 
 PREPARING_THREADS = 4
 

@@ -14,16 +14,16 @@ import uvicorn
 
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving import logs
-from ltx_a2v.serving.app import build_app
-from ltx_a2v.serving.folders import Folders
-from ltx_a2v.serving.jobs import JobStore
+from ltx_a2v.serving.http.app import build_app
+from ltx_a2v.serving.http.security import check_bind
+from ltx_a2v.serving.http.service import Service
+from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.records import JobStore
+from ltx_a2v.serving.jobs.retention import sweep_for_ever
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.retention import sweep_for_ever
-from ltx_a2v.serving.scheduler import Scheduler
-from ltx_a2v.serving.security import check_bind
-from ltx_a2v.serving.service import Service
-from ltx_a2v.serving.settings import ServerSettings
+from ltx_a2v.serving.work.scheduler import Scheduler
+from ltx_a2v.settings.server import ServerSettings
 
 DRAIN_SECONDS = 3
 

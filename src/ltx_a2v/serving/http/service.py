@@ -1,0 +1,189 @@
+"""What the routes do with jobs and the machine, apart from HTTP's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, NotFound, QueueFull, Unavailable
+from ltx_a2v.hardware.driver import GpuMemory, read_memory
+from ltx_a2v.serving.http import models as api
+from ltx_a2v.serving.http.uploads import drain, read_body, save_inputs
+from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
+from ltx_a2v.serving.jobs.retention import expires_at
+from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.scheduler import Scheduler
+from ltx_a2v.settings.server import KeepOutputs, ServerSettings
+from ltx_a2v.settings.units import NEVER
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(
+        self, settings: ServerSettings, store: JobStore, folders: Folders, scheduler: Scheduler, metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.folders = folders
+        self.scheduler = scheduler
+        self.metrics = metrics
+        self.keep = KeepOutputs.parse(settings.keep_outputs)
+        self.started_at = int(time.time())
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request, model: type[BaseModel], *, waited_for: bool) -> Job:
+        if await asyncio.to_thread(self.store.count, "queued") >= self.settings.max_queue:
+            await drain(request)
+            raise QueueFull(f"{self.settings.max_queue} jobs are waiting already; try again later.")
+        job_id = new_job_id()
+        try:
+            async with read_body(request, model, self.settings) as body:
+                fields = api.generation_of(body.fields, self.settings)
+                fields |= await save_inputs(body, self.folders.inputs(job_id), self.settings)
+        except BaseException:
+            self.folders.remove(job_id)
+            raise
+        job = await self._add(job_id, fields, body.fields.get("keep_alive"), waited_for)
+        self.scheduler.wake()
+        return job
+
+    async def _add(self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool) -> Job:
+        span = None if keep_alive is None else str(keep_alive)
+        try:
+            return await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, self.settings.max_queue)
+        except QueueFull:
+            self.folders.remove(job_id)
+            raise
+
+    async def wait(self, job: Job, request: Request) -> Job:
+        """The job when it has ended well. A client that leaves cancels its job. Raises what the job failed with."""
+        left = asyncio.create_task(_until_disconnect(request))
+        try:
+            job = await self._wait_for_end(job, left)
+        finally:
+            left.cancel()
+        if job.state == "failed":
+            raise _failure(job)
+        if job.state == "cancelled":
+            raise Cancelled("The job was cancelled.")
+        return job
+
+    async def _wait_for_end(self, job: Job, left: asyncio.Task[None]) -> Job:
+        with self.scheduler.changes.watch(job.id) as changed:
+            while not job.is_final:
+                if self.scheduler.stopping:
+                    raise Unavailable("The server is stopping; send the request again when it is back.")
+                if left.done() and not job.cancel_requested:
+                    await self.scheduler.cancel(job)
+                woken = asyncio.create_task(changed.wait())
+                await asyncio.wait({woken} if left.done() else {woken, left}, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                changed.clear()
+                job = await self.find(job.id)
+        return job
+
+    async def find(self, job_id: str) -> Job:
+        job = await asyncio.to_thread(self.store.get, job_id)
+        if job is None:
+            raise NotFound(f"There is no video {job_id!r}.")
+        return job
+
+    async def video(self, job: Job) -> api.Video:
+        position = await asyncio.to_thread(self.store.position, job)
+        return self._video(job, position)
+
+    def _video(self, job: Job, position: int | None) -> api.Video:
+        running = self.scheduler.running
+        live = running if running is not None and running.job.id == job.id and not job.is_final else None
+        progress = live.progress if live else None
+        eta = progress.seconds_left(time.time()) if progress else None
+        end = expires_at(job, self.keep)
+        asked = job.request
+        return api.Video(
+            id=job.id,
+            model=self.settings.model_id,
+            status=job.state,
+            progress=100 if job.state == "completed" else progress.percent if progress else 0,
+            created_at=int(job.created_at),
+            started_at=_whole(job.started_at),
+            completed_at=_whole(job.finished_at),
+            expires_at=_whole(end),
+            expired=job.expired,
+            prompt=asked["prompt"],
+            size=f"{asked['width']}x{asked['height']}",
+            seconds=_seconds(job),
+            seed=asked["seed"],
+            error=api.JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+            queue_position=position,
+            phase=progress.phase if progress else None,
+            step=progress.step if progress else 0,
+            steps=progress.steps if progress else 0,
+            eta_seconds=None if eta is None else round(eta, 1),
+            cancelling=live is not None and live.cancelled.is_set(),
+            attempts=job.attempts,
+            has_image=asked.get("image") is not None,
+            settings={name: value for name, value in asked.items() if name not in ("audio", "image")},
+            result={**job.result, "id": job.id, "video_url": video_url(job)} if job.result else None,
+        )
+
+    def file(self, job: Job, name: str) -> Path:
+        """Raises `Expired`, `Conflict` (not finished) and `NotFound`."""
+        if job.expired:
+            raise Expired(f"The files of {job.id} were removed after their time (--keep-outputs).")
+        if job.state != "completed":
+            raise Conflict(f"{job.id} has no content: it is {job.state}.")
+        path = self.folders.finished(job.id) / name
+        if not path.is_file():
+            raise NotFound(f"The file {name} of {job.id} is gone.")
+        return path
+
+    # -- the machine -------------------------------------------------------------------------------------------------
+
+    def gpu(self) -> GpuMemory | None:
+        worker = self.scheduler.worker
+        return read_memory(self.settings.device, worker.pid if worker is not None else None)
+
+    def device_bytes(self, gpu: GpuMemory | None) -> int:
+        """What the driver says that we hold; else what the worker's allocator says."""
+        worker = self.scheduler.worker
+        if gpu is not None and gpu.ours is not None:
+            return gpu.ours
+        return worker.device_bytes if worker is not None and worker.loaded else 0
+
+    def expiry(self) -> str | None:
+        end = self.scheduler.expires_at
+        return None if end == NEVER else datetime.fromtimestamp(end, UTC).isoformat(timespec="seconds")
+
+
+def video_url(job: Job) -> str:
+    return f"/v1/videos/{job.id}/content"
+
+
+async def _until_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _failure(job: Job) -> A2VError:
+    error = A2VError(job.error_message or "The job failed.")
+    error.code = job.error_code or error.code
+    error.http_status = job.error_status or error.http_status
+    return error
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
+
+
+def _seconds(job: Job) -> str:
+    frames = (job.result or job.request)["num_frames"]
+    return frames if frames == "auto" else f"{frames / job.request['frame_rate']:.2f}"

@@ -1,0 +1,240 @@
+"""The process that owns the GPU: `python -m ltx_a2v.serving.work.worker FD`.
+
+It talks JSON, one message a line, over the socket with that number; standard output belongs to no one, so libraries may
+print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
+Importing the engine's module is what takes seconds; a worker that has done it says "standby" and holds no GPU memory.
+
+    server -> worker    start {engine, settings} · run {job, request, folder, keep} · load · cancel {job} · exit
+    worker -> server    standby {device, problem} · event {job, …} · done {job, result} · failed {job, code, message}
+                        cancelled {job} · loaded · load_failed {code, message}
+
+A job whose weights are to be kept (`keep`) loads them all first; any other lets each phase load what it needs and give
+it back. When the server dies, the socket ends and the worker exits at once, whatever it does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ltx_a2v.errors import A2VError, Cancelled, OutOfMemory
+from ltx_a2v.events import Done, Event, GenerationResult
+from ltx_a2v.hardware.environment import prepare_libraries
+from ltx_a2v.request import GenerationRequest
+from ltx_a2v.serving import logs
+from ltx_a2v.serving.http.inputs import Limits, check_inputs
+from ltx_a2v.serving.jobs.folders import RESULT, THUMBNAIL, VIDEO, sync_to_disk
+from ltx_a2v.settings.model import ModelSettings
+
+if TYPE_CHECKING:
+    from ltx_a2v.planning.plan import Keep
+
+THUMBNAIL_SIZE = (512, 512)
+
+Message = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class Pipeline(Protocol):
+    """What the worker needs of `A2VPipeline`."""
+
+    keep: Keep
+
+    @property
+    def device(self) -> object: ...
+    def plan(self, request: GenerationRequest) -> object: ...
+    def prepare(self, request: GenerationRequest | None = None) -> object: ...
+    def generate(self, request: GenerationRequest) -> Generator[Event]: ...
+
+
+class Channel:
+    """JSON lines over a socket; a thread reads, so that a cancel is seen while the main thread computes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._cancelled: set[str] = set()
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True, name="reader").start()
+
+    def send(self, say: str, **fields: object) -> None:
+        self._connection.sendall(json.dumps({"say": say, **fields}).encode() + b"\n")
+
+    def raise_if_cancelled(self, job: str) -> None:
+        if job in self._cancelled:
+            raise Cancelled("The job was cancelled.")
+
+    def _read(self) -> None:
+        try:
+            for line in self._connection.makefile("rb"):
+                message = json.loads(line)
+                if message["do"] == "cancel":
+                    self._cancelled.add(message["job"])
+                else:
+                    self.inbox.put(message)
+        finally:
+            os._exit(0)  # the server is gone
+
+
+class Worker:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._open: Callable[[], Pipeline]
+        self._limits: Limits
+        self._pipeline: Pipeline | None = None
+        self._loaded = False
+
+    def serve(self) -> None:
+        start = self._channel.inbox.get()
+        module, _, function = start["engine"].partition(":")
+        engine = importlib.import_module(module)
+        settings = ModelSettings(**start["settings"])
+        self._open = lambda: cast(Pipeline, getattr(engine, function)(settings))
+        self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
+        problem = self._problem()
+        self._channel.send("standby", problem=problem, device=str(self._pipeline.device) if self._pipeline else None)
+        while (message := self._channel.inbox.get())["do"] != "exit":
+            if message["do"] == "load":
+                self._answer_load()
+            else:
+                self._answer_run(message["job"], message["request"], Path(message["folder"]), message["keep"])
+
+    def _problem(self) -> str | None:
+        """Why the model cannot be opened, which reads its headers only; a job that comes meets it again."""
+        try:
+            self._opened()
+        except Exception as error:
+            return str(_described(error)["message"])
+        return None
+
+    def _answer_load(self) -> None:
+        try:
+            if not self._loaded:
+                self._load(None, job=None)
+        except Exception as error:
+            self._channel.send("load_failed", **_described(error))
+        else:
+            self._channel.send("loaded", device_bytes=_device_bytes())
+
+    def _answer_run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> None:
+        try:
+            result = self._run(job, fields, folder, keep)
+        except Cancelled:
+            self._channel.send("cancelled", job=job)
+        except Exception as error:
+            self._channel.send("failed", job=job, **_described(error))
+        else:
+            self._channel.send("done", job=job, result=result, device_bytes=_device_bytes())
+
+    def _run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> dict[str, Any]:
+        self._channel.raise_if_cancelled(job)
+        began = time.monotonic()
+        request = GenerationRequest(**fields, output_path=folder / VIDEO)
+        check_inputs(request, self._limits)
+        if keep or self._loaded:
+            load_seconds = self._load(request, job)
+        else:
+            self._opened().keep, load_seconds = "nothing", {}
+        report = self._generate(job, request).as_json()
+        report["elapsed_seconds"] = round(time.monotonic() - began, 3)  # with the load, as the client waits for it
+        report["phases"] = {**load_seconds, **report["phases"]}
+        write_thumbnail(request.output_path, folder / THUMBNAIL)
+        (folder / RESULT).write_text(json.dumps(report))
+        for name in (VIDEO, RESULT):
+            sync_to_disk(folder / name)
+        self._channel.raise_if_cancelled(job)
+        return report
+
+    def _load(self, request: GenerationRequest | None, job: str | None) -> dict[str, float]:
+        """Seconds by phase: none where the model was loaded already."""
+        pipeline = self._opened()
+        pipeline.keep = "device"
+        if request is not None:
+            pipeline.plan(request)
+        if self._loaded:
+            pipeline.prepare(request)
+            return {}
+        began = time.monotonic()
+        self._channel.send("event", job=job, event="PhaseStarted", phase="load", steps=0)
+        pipeline.prepare(request)
+        self._loaded = True
+        seconds = time.monotonic() - began
+        held = _device_bytes() / 2**30
+        memory = {"allocated_gib": held, "reserved_gib": held}
+        self._channel.send("event", job=job, event="PhaseFinished", phase="load", seconds=seconds, **memory)
+        return {"load": seconds}
+
+    def _opened(self) -> Pipeline:
+        self._pipeline = self._pipeline or self._open()
+        return self._pipeline
+
+    def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
+        events = self._opened().generate(request)
+        with closing(events):  # closing stops the work and removes what was half written
+            for event in events:
+                self._channel.raise_if_cancelled(job)
+                if isinstance(event, Done):
+                    return event.result
+                self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
+        raise RuntimeError("The pipeline ended without a result.")
+
+
+def write_thumbnail(video: Path, thumbnail: Path) -> None:
+    """The first frame as a JPEG."""
+    import av
+
+    with av.open(str(video)) as container:
+        picture = next(container.decode(video=0)).to_image()  # type: ignore[no-untyped-call]
+    picture.thumbnail(THUMBNAIL_SIZE)
+    picture.save(thumbnail, "JPEG", quality=85)
+
+
+def _described(error: Exception) -> dict[str, str | int]:
+    """Code, message and HTTP status. A surprise is logged with its traceback and named by its kind."""
+    if isinstance(error, A2VError):
+        return {"code": error.code, "message": str(error), "status": error.http_status}
+    log.error("unexpected %s", type(error).__name__, exc_info=error, extra={"tag": "worker"})
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        message = f"The device ran out of memory: {_first_line(error)}"
+        return {"code": OutOfMemory.code, "message": message, "status": OutOfMemory.http_status}
+    message = f"{type(error).__name__}: {_first_line(error)}"
+    return {"code": A2VError.code, "message": message, "status": A2VError.http_status}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:500]
+
+
+def _device_bytes() -> int:
+    """What our allocator holds of the device; 0 without torch or before it has touched the device."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.memory_reserved())
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is the server's to answer
+    logs.configure(cast(Any, os.environ.get("LTX_A2V_LOG_FORMAT", "text")))
+    prepare_libraries()
+    os.dup2(2, 1)  # what libraries print goes to the log
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    Worker(Channel(connection)).serve()
+    sys.stderr.flush()
+    os._exit(0)  # no destructors: the driver frees the device's memory with the process
+
+
+if __name__ == "__main__":
+    main()

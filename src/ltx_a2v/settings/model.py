@@ -1,0 +1,107 @@
+"""Which model, on which device, loaded how: the settings that `generate`, `plan` and `serve` share.
+
+A field is a flag, an environment variable (`LTX_A2V_…`), a default and a help text. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from ltx_a2v.checkpoint.paths import ModelPaths
+from ltx_a2v.errors import InvalidModel
+from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.settings.defaults import VRAM_HEADROOM, Settings
+from ltx_a2v.settings.units import parse_bytes
+
+QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
+
+
+def _option(default: Any, metavar: str, description: str) -> Any:
+    return Field(default, description=description, json_schema_extra={"metavar": metavar})
+
+
+class ModelSettings(Settings):
+    """The files, the device and the way of loading."""
+
+    model_dir: Path | None = Field(None, description="Folder in which the files below are found by name.")
+    checkpoint_path: Path | None = Field(None, description="ltx-2.3-22b-dev.safetensors")
+    distilled_lora_path: Path | None = Field(None, description="ltx-2.3-22b-distilled-lora-384-1.1.safetensors")
+    spatial_upsampler_path: Path | None = Field(None, description="ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
+    gemma_root: Path | None = Field(None, description="Folder gemma-3-12b-it-qat-q4_0-unquantized.")
+
+    device: str | None = _option(None, "DEVICE", "cuda, cuda:1 or cpu; default: a GPU where there is one.")
+    dtype: Literal["bfloat16", "float32"] | None = Field(
+        None, description="What to compute in; default: bfloat16 on a GPU, float32 on the CPU."
+    )
+    vram_budget: str = _option("auto", "BUDGET", "12GiB, 60%, auto (what is free now) or unlimited.")
+    vram_headroom: str = _option(f"{VRAM_HEADROOM // 2**30}GiB", "BYTES", "What auto leaves to others.")
+    host_memory: str = _option(
+        "auto",
+        "BYTES",
+        "Most host memory for copies of weights that are streamed, as 16GiB; 0 streams from the file. Default: four "
+        "fifths of what is available.",
+    )
+    transformer_quantization: str | None = _option(
+        None,
+        "MODE",
+        f"How the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES}; "
+        "default: as the checkpoint is.",
+    )
+    text_encoder_quantization: str = _option(
+        "none",
+        "MODE",
+        "How the text encoder's weights are stored: none, int4 (what they were trained for) or bnb-nf4.",
+    )
+    keep_bf16_blocks: str = _option("", "BLOCKS", "Blocks left in bf16, as 0,43-47.")
+    lora: Annotated[tuple[str, ...], NoDecode] = _option(
+        (), "PATH[:STRENGTH]", "A style LoRA for both stages; repeatable."
+    )
+    prompt_cache: bool = Field(True, description="Encode every prompt anew, and keep nothing of it on disk.")
+    exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
+
+    @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
+    @classmethod
+    def _a_place(cls, path: Path | None) -> Path | None:
+        """Nothing, as an unset variable gives, is not the current folder."""
+        return None if path in (None, Path()) else path.expanduser()
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        """The environment variable holds them with commas between."""
+        return given.split(",") if isinstance(given, str) else given
+
+    @property
+    def model_paths(self) -> ModelPaths:
+        """Raises `InvalidModel` where files are missing."""
+        given = {
+            "checkpoint": self.checkpoint_path,
+            "distilled_lora": self.distilled_lora_path,
+            "spatial_upsampler": self.spatial_upsampler_path,
+            "gemma_root": self.gemma_root,
+        }
+        known = {name: path for name, path in given.items() if path is not None}
+        if len(known) == len(given):
+            return ModelPaths(**known)
+        if self.model_dir is None:
+            raise InvalidModel(
+                "No model files were given: use --model-dir (or LTX_A2V_MODEL_DIR), or --checkpoint-path, "
+                "--distilled-lora-path, --spatial-upsampler-path and --gemma-root; `ltx-a2v demo` needs none."
+            )
+        return ModelPaths.discover(self.model_dir, **known)
+
+    @property
+    def budget(self) -> Budget:
+        """Raises `InvalidRequest`."""
+        return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "--vram-headroom"))
+
+    @property
+    def host_limit(self) -> int | None:
+        """Bytes, or None for what is available. Raises `InvalidRequest`."""
+        if self.host_memory == "auto":
+            return None
+        return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "--host-memory", ", 0, auto")

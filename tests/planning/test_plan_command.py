@@ -1,0 +1,75 @@
+"""`ltx-a2v plan`, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ltx_a2v import ModelPaths
+from ltx_a2v.cli.main import main
+
+SMALL = ["--device", "cpu", "--width", "128", "--height", "64", "--num-frames", "9", "--num-inference-steps", "2"]
+
+
+@pytest.fixture
+def given(model: ModelPaths) -> list[str]:
+    return ["plan", "--model-dir", str(model.checkpoint.parent), *SMALL]
+
+
+def test_the_smallest_budget_works_and_less_does_not(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--vram-budget", "1MiB"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    smallest = re.search(r"the smallest budget that works is ([\d.]+ MiB)", said)
+    assert smallest
+    assert main([*given, "--vram-budget", smallest[1]]) == 0
+    assert f"the smallest budget at this size is {smallest[1]}" in " ".join(capsys.readouterr().out.split())
+    less = float(smallest[1].split()[0]) - 0.2
+    assert main([*given, "--vram-budget", f"{less:.1f}MiB"]) == 2
+
+
+def test_measured_and_estimated_are_told_apart(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--vram-budget", "unlimited", "--measure"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "measured here: reading" in said
+    assert "Estimated from that: steps, decoding and the text encoder" in said
+    assert "Left out:" in said
+
+
+def test_json_has_what_the_table_has(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--vram-budget", "unlimited", "--measure", "--json", "--modes", "int8,none"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["mode"] for row in rows] == ["int8", "none"]
+    for row in rows:
+        assert row["fits"]
+        assert row["peak_gib"] == max(row["phases"].values())
+        seconds = row["seconds"]
+        assert seconds["steps"] == pytest.approx(2 * seconds["step_1"] + 3 * seconds["step_2"], abs=0.01)
+        assert seconds["total"] >= seconds["steps"]
+
+
+def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
+    assert re.search(
+        r"Beside 1GiB of others: --vram-budget [\d.]+GiB --transformer-quantization int8\n", capsys.readouterr().out
+    )
+    assert main([*given, "--coexist", "9000GiB"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"ltx-a2v: --coexist 9000GiB: .* nothing is left of this device's [\d.]+ GiB; .*\n", error)
+
+
+@pytest.mark.parametrize("budget", ["0", "-5GiB", "12 parsecs", "100.1%", "0%", "nan%", "inf", "٣GiB", "AUTO", ""])
+def test_nonsense_is_one_sentence(given: list[str], capsys: pytest.CaptureFixture[str], budget: str) -> None:
+    assert main([*given, f"--vram-budget={budget}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ltx-a2v: --vram-budget {budget!r}")
+    assert error.count("\n") == 1
+
+
+def test_host_memory_is_an_amount_or_none_at_all(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--host-memory", "0"]) == 0
+    assert main([*given, "--host-memory", "some"]) == 2
+    assert capsys.readouterr().err == (
+        "ltx-a2v: --host-memory 'some' is no amount of memory; write 12GiB, 8G, 0, auto or bytes.\n"
+    )
