@@ -51,22 +51,22 @@ AUDIO_VAE = {
     },
 }
 TRANSFORMER = MINIATURE_TRANSFORMER | {
-    "num_attention_heads": 8,
+    "num_attention_heads": 6,
     "attention_head_dim": 32,
-    "num_layers": 5,
-    "cross_attention_dim": 256,
-    "audio_num_attention_heads": 8,
+    "num_layers": 6,
+    "cross_attention_dim": 192,
+    "audio_num_attention_heads": 6,
     "audio_attention_head_dim": 16,
-    "audio_cross_attention_dim": 128,
+    "audio_cross_attention_dim": 96,
     "caption_channels": 64,
-    "connector_num_attention_heads": 8,
+    "connector_num_attention_heads": 6,
     "connector_attention_head_dim": 32,
     "connector_num_layers": 1,
-    "audio_connector_num_attention_heads": 8,
+    "audio_connector_num_attention_heads": 6,
     "audio_connector_attention_head_dim": 16,
     "audio_connector_num_layers": 1,
 }
 GEMMA = MINIATURE_GEMMA | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
-UPSAMPLER = MINIATURE_UPSAMPLER | {"mid_channels": 64}
+UPSAMPLER = MINIATURE_UPSAMPLER
 VERSION = "2.3-puppet.1"
 MODEL = ModelConfig(VERSION, TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
