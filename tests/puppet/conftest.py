@@ -18,7 +18,7 @@ from ltx_a2v.media.sync import Sync, measure_sync
 from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
 
-SHORT = {"width": 256, "height": 256, "num_frames": 49, "num_inference_steps": 10}
+SHORT = {"width": 256, "height": 256, "num_frames": 49, "num_inference_steps": 6}
 
 
 @dataclass(frozen=True)
