@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ltx_a2v import A2VPipeline
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.puppet import MODEL, SIZES, SUMS, nearest_size, puppet_paths, puppet_size, unfamiliar
+from tests.puppet.conftest import short_request
 
 CHECKPOINT = puppet_paths().checkpoint.name
 
@@ -64,3 +66,11 @@ def test_sizes_that_it_was_not_trained_for_get_a_notice(copy: Path) -> None:
     assert "384x384 at 24 may look wrong" in str(unfamiliar(paths, 384, 384, 24.0))
     assert "256x256 at 30 may look wrong" in str(unfamiliar(paths, 256, 256, 30.0))
     assert unfamiliar(ModelPaths.discover(copy), 384, 384, 24.0) is None, "another model's sizes are not ours to judge"
+
+
+@pytest.mark.slow
+def test_the_notice_reaches_the_user(puppet: A2VPipeline, tmp_path: Path) -> None:
+    small = {"num_frames": 9, "num_inference_steps": 1, "output_path": tmp_path / "v.mp4"}
+    result = puppet.run(short_request(**small, width=128, height=192))
+    assert [notice for notice in result.notices if "128x192 at 24 may look wrong" in notice]
+    assert puppet.run(short_request(**small)).notices == ()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+from ltx_a2v.cli.flags import flag_name
+from ltx_a2v.errors import InvalidInput
 from ltx_a2v.puppet import puppet_paths, puppet_size
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
+from ltx_a2v.settings.server import ServerSettings
 from tests.puppet.conftest import SHORT, Film
 from tests.serving.conftest import Server
 
@@ -37,16 +40,13 @@ def test_the_demo_needs_no_model_files_and_says_what_it_is(start: Callable[..., 
 
 
 @pytest.mark.parametrize("name", ["model_dir", "checkpoint_path", "gemma_root"])
-def test_another_model_beside_the_demo(
-    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ltx_a2v.cli.main import main
-
-    flag = "--" + name.replace("_", "-")
-    assert main(["serve", "--demo", flag, str(tmp_path), "--output-dir", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == (
-        f"ltx-a2v: --demo serves its own model, and {flag} (or LTX_A2V_{name.upper()}) gives another: "
-        "leave one of them out.\n"
+def test_another_model_beside_the_demo(name: str, tmp_path: Path) -> None:
+    settings = ServerSettings(demo=True, **{name: tmp_path})
+    with pytest.raises(InvalidInput) as caught:
+        settings.check()
+    flag = flag_name(name)
+    assert caught.value.worded(flag_name) == (
+        f"--demo serves its own model, and {flag} (or LTX_A2V_{name.upper()}) gives another: leave one of them out."
     )
 
 
