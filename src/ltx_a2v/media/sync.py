@@ -37,7 +37,9 @@ class Sync:
     """Standard deviation of the mouth's opening, as a share of the region."""
 
 
-def measure_sync(frames: Tensor, waveform: Tensor, sample_rate: int, frame_rate: float = 24.0, max_lag: int = 2) -> Sync:
+def measure_sync(
+    frames: Tensor, waveform: Tensor, sample_rate: int, frame_rate: float = 24.0, max_lag: int = 2
+) -> Sync:
     """`frames`: uint8 [F, H, W, 3]; `waveform`: [C, N] or [N] in [-1, 1], beginning with the first frame."""
     opening = mouth_opening(frames)
     heard = loudness(waveform, sample_rate, len(opening), frame_rate)
