@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from common import Average, Clock, arguments, curve, load, materialise, rate, save
 from config import MODEL
 from faces import FRAME_RATE
-from ltx_a2v.media.sound import log_mel
-from ltx_a2v.networks.audio_vae import AudioEncoder, pack_audio
 from optim import Graphed, Optimizer
 from sounds import Sounds, mouth_curves
+from torch import Tensor, nn
+
+from ltx_a2v.media.sound import log_mel
+from ltx_a2v.networks.audio_vae import AudioEncoder, pack_audio
 
 SECONDS = 4.0
 FRAMES = int(SECONDS * FRAME_RATE) + 1

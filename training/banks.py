@@ -11,17 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from itertools import product
 
-import torch
-from torch import Tensor
-
 import fast_vae
+import torch
 from audio_vae import mel_of
 from clips import draw_clips
 from common import Clock, arguments, load, save
 from config import MODEL
 from faces import BACKGROUNDS, Motion, render
-from ltx_a2v.networks.video_vae import VideoEncoder
 from sounds import Sounds
+from torch import Tensor
+
+from ltx_a2v.networks.video_vae import VideoEncoder
 
 COMBINATIONS = list(product(range(len(BACKGROUNDS)), range(3), range(3)))
 FRAMES = 121
@@ -44,11 +44,11 @@ class Kind:
 
 
 KINDS = (
-    Kind(128, 128, 8, 0.44, 480),
-    Kind(256, 256, 2, 0.36, 96),
+    Kind(128, 128, 8, 0.28, 480),
+    Kind(256, 256, 2, 0.50, 96),
     Kind(128, 192, 4, 0.06, 48),
     Kind(192, 128, 4, 0.06, 48),
-    Kind(256, 384, 1, 0.08, 12),
+    Kind(256, 384, 1, 0.10, 12),
 )
 TINY = (Kind(64, 64, 1, 1.0, 4),)
 
@@ -60,7 +60,9 @@ def statistics_of(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def build_encoder(folder, device) -> VideoEncoder:
     tensors = load(folder / "video_vae.safetensors", device)
     encoder = VideoEncoder(MODEL).to(device).requires_grad_(False)
-    encoder.encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")})
+    encoder.encoder.load_state_dict(
+        {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
+    )
     encoder.latents_mean.copy_(tensors["latents_mean"])
     encoder.latents_std.copy_(tensors["latents_std"])
     return encoder
@@ -82,7 +84,8 @@ def make_shard(kind: Kind, encoder: VideoEncoder, sounds: Sounds, frames: int, s
     clips = draw_clips(sounds, len(attributes), frames, seed, attributes=attributes)
     step = max(1, 4 * 128 * 128 // (kind.height * kind.width))
     latents = [
-        encode(encoder, clips.render(kind.height, kind.width, slice(i, i + step))) for i in range(0, len(attributes), step)
+        encode(encoder, clips.render(kind.height, kind.width, slice(i, i + step)))
+        for i in range(0, len(attributes), step)
     ]
     at = torch.randint(1, frames, (len(attributes), 1), generator=torch.Generator().manual_seed(seed)).to(sounds.device)
     then = Motion(**{field.name: getattr(clips.motion, field.name).gather(1, at) for field in fields(Motion)})
@@ -115,7 +118,10 @@ def main() -> None:
         save(options.output / f"{kinds[i].name}_{clock.count:05d}.safetensors", shard)
         clock.count += 1
         spent[i] += clock.elapsed - begun
-    print(f"banks: {clock.count} shards in {clock.elapsed:.0f} s", {k.name: round(s) for k, s in zip(kinds, spent, strict=True)})
+    print(
+        f"banks: {clock.count} shards in {clock.elapsed:.0f} s",
+        {k.name: round(s) for k, s in zip(kinds, spent, strict=True)},
+    )
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from faces import BACKGROUNDS, FRAME_RATE, Faces, Motion, make_faces, make_motion, render
 from sounds import Sounds, mouth_curves
+from torch import Tensor
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Figures of the packed model, made through the product: unseen faces and unseen sentences.
 
-    python training/evaluate.py --model models/puppet --clips 32
+python training/evaluate.py --model models/puppet --clips 32
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-
 from clips import Clips, draw_clips
 from common import CHECKPOINTS, sheet, to_rgb
 from faces import BACKGROUNDS, FRAME_RATE, MOUTH_BOX, box_mask
+from PIL import Image
+from sounds import RATE, Sounds
+from torch import Tensor
+
 from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, ModelPaths
 from ltx_a2v.media.sync import Sync, loudness, measure_sync, mouth_opening
-from sounds import RATE, Sounds
 
 SEED = 555_555
 
@@ -64,8 +64,16 @@ class Studio:
         write_sound(audio, sound)
         extra = {} if guidance is None else {"guidance": guidance}
         request = GenerationRequest(
-            prompt=prompt, image=picture, audio=audio, output_path=video, width=size, height=size,
-            num_frames=self.options.frames, seed=i, num_inference_steps=self.options.steps, **extra,
+            prompt=prompt,
+            image=picture,
+            audio=audio,
+            output_path=video,
+            width=size,
+            height=size,
+            num_frames=self.options.frames,
+            seed=i,
+            num_inference_steps=self.options.steps,
+            **extra,
         )
         self.pipeline.run(request)
         return read_video(video)
@@ -113,8 +121,11 @@ def main() -> None:
         found["identity"].append(identity_psnr(frames))
         found["identity of truth"].append(identity_psnr(truth))
         films.append(frames)
-        print(f"{i:2d} model {row(found['model'][-1])} | truth {row(found['truth'][-1])} | identity {found['identity'][-1]:.1f} dB"
-              f" | {seconds:.1f} s", flush=True)
+        print(
+            f"{i:2d} model {row(found['model'][-1])} | truth {row(found['truth'][-1])} | identity {found['identity'][-1]:.1f} dB"
+            f" | {seconds:.1f} s",
+            flush=True,
+        )
         if i < 6:
             rows += [video.numpy()[2 : 2 + 8 * 6 : 6] for video in (truth, frames)]
             sheet(options.output / "sheet.png", rows)
@@ -141,7 +152,9 @@ def summed(syncs: list[Sync]) -> dict[str, float]:
     }
 
 
-def swapped_and_silent(studio: Studio, clips: Clips, films: list[Tensor], guidance: Guidance | None, count: int) -> dict:
+def swapped_and_silent(
+    studio: Studio, clips: Clips, films: list[Tensor], guidance: Guidance | None, count: int
+) -> dict:
     """Another clip's sound to the same face: the mouth follows that one. Silence: the mouth stays closed."""
     own, other, closed = [], [], []
     for i in range(count):
@@ -151,7 +164,9 @@ def swapped_and_silent(studio: Studio, clips: Clips, films: list[Tensor], guidan
         for heard, kept in ((clips.sound[i], own), (clips.sound[j], other)):
             level = loudness(heard, RATE, len(mouth), FRAME_RATE)
             kept.append(float(torch.corrcoef(torch.stack([mouth, level]))[0, 1]))
-        silent = studio.film(f"silent_{i:02d}", clips, i, torch.zeros_like(clips.sound[i]), guidance, said(clips.attributes[i]))
+        silent = studio.film(
+            f"silent_{i:02d}", clips, i, torch.zeros_like(clips.sound[i]), guidance, said(clips.attributes[i])
+        )
         widest = mouth_opening(films[i]).max().clamp(min=0.01)
         opening = mouth_opening(silent)[8:] - mouth_opening(films[i]).quantile(0.02)
         closed.append(float((opening < 0.15 * widest).float().mean()))

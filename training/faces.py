@@ -27,12 +27,28 @@ MOUTH_BOX = (-0.48, 0.48, 0.16, 0.80)
 """Left, right, top, bottom of where mouths are."""
 EYES_BOX = (-0.55, 0.55, -0.42, 0.06)
 
-_SKINS = torch.tensor([[0.98, 0.83, 0.70], [0.94, 0.75, 0.60], [0.87, 0.66, 0.50], [0.74, 0.53, 0.38], [0.62, 0.43, 0.31]])
+_SKINS = torch.tensor(
+    [[0.98, 0.83, 0.70], [0.94, 0.75, 0.60], [0.87, 0.66, 0.50], [0.74, 0.53, 0.38], [0.62, 0.43, 0.31]]
+)
 _HAIRS = torch.tensor(
-    [[0.16, 0.11, 0.09], [0.33, 0.20, 0.12], [0.55, 0.33, 0.16], [0.85, 0.66, 0.34], [0.72, 0.33, 0.16], [0.55, 0.55, 0.58]]
+    [
+        [0.16, 0.11, 0.09],
+        [0.33, 0.20, 0.12],
+        [0.55, 0.33, 0.16],
+        [0.85, 0.66, 0.34],
+        [0.72, 0.33, 0.16],
+        [0.55, 0.55, 0.58],
+    ]
 )
 _SHIRTS = torch.tensor(
-    [[0.22, 0.30, 0.48], [0.60, 0.22, 0.28], [0.20, 0.46, 0.42], [0.85, 0.84, 0.80], [0.32, 0.30, 0.34], [0.86, 0.58, 0.26]]
+    [
+        [0.22, 0.30, 0.48],
+        [0.60, 0.22, 0.28],
+        [0.20, 0.46, 0.42],
+        [0.85, 0.84, 0.80],
+        [0.32, 0.30, 0.34],
+        [0.86, 0.58, 0.26],
+    ]
 )
 _IRISES = torch.tensor([[0.28, 0.18, 0.10], [0.20, 0.42, 0.60], [0.25, 0.45, 0.28], [0.36, 0.36, 0.40]])
 
@@ -194,7 +210,8 @@ def render(faces: Faces, motion: Motion, height: int, width: int) -> Tensor:
 
 def _background(paint: _Canvas, faces: Faces, shape: torch.Size) -> None:
     glow = torch.exp(
-        -((paint.x - faces.light[:, 0, None, None, None]) ** 2 + (paint.y - faces.light[:, 1, None, None, None]) ** 2) / 1.6
+        -((paint.x - faces.light[:, 0, None, None, None]) ** 2 + (paint.y - faces.light[:, 1, None, None, None]) ** 2)
+        / 1.6
     )
     brightness = 0.80 + 0.34 * glow
     colours = faces.background[:, :, None, None, None] * brightness[:, None]
@@ -228,9 +245,7 @@ def _eyes(paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], t
         paint.mix(brow, faces.hair * 0.6)
 
 
-def _mouth(
-    paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], turn: Tensor, jaw: Tensor
-) -> None:
+def _mouth(paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], turn: Tensor, jaw: Tensor) -> None:
     """Lips around a dark opening with a strip of teeth; its corners follow the mood."""
     opening = m["opening"]
     half = (0.20 + 0.11 * m["width"]) * (0.95 + 0.1 * s[11]) + 0.04 * m["mood"]
@@ -265,7 +280,9 @@ class _Canvas:
         """1 inside, 0 outside, a smooth edge of 1.6 pixels."""
         return torch.sigmoid(distance * (-2.5 / self.pixel))
 
-    def ellipse(self, x: Tensor | float, y: Tensor | float, a: Tensor | float, b: Tensor | float, bend: Tensor | float = 0):
+    def ellipse(
+        self, x: Tensor | float, y: Tensor | float, a: Tensor | float, b: Tensor | float, bend: Tensor | float = 0
+    ):
         return self.coverage(self._distance(x, y, a, b, bend))
 
     def ring(self, x: Tensor, y: Tensor | float, a: Tensor, b: Tensor, thickness: float) -> Tensor:

@@ -94,7 +94,9 @@ def velocity(model: nn.Module, batch: Batch, tables: Ropes, perturbed_block: int
         text = _modulate(batch.audio_text, scale, shift)
         attended = _grouped(block.audio_attn2, _modulate(_rms(block.audio_norm2, audio), a[7], a[6]), text, groups)
         audio = _add(audio, attended, a[8])
-        video, audio = _cross(block, video, audio, tables, for_cross, audio_cross, gate_video, gate_audio, coupled, index < last)
+        video, audio = _cross(
+            block, video, audio, tables, for_cross, audio_cross, gate_video, gate_audio, coupled, index < last
+        )
         video = _add(video, block.ff(_modulate(_rms(block.norm3, video), v[4], v[3])), v[5])
         if index < last:
             audio = _add(audio, block.audio_ff(_modulate(_rms(block.audio_norm3, audio), a[4], a[3])), a[5])
@@ -127,7 +129,9 @@ def _cross(block, video, audio, tables, for_video, for_audio, gate_video, gate_a
     return _add(video, to_video, v_gate * coupled), audio
 
 
-def _self_attention(block: nn.Module, video: Tensor, v: tuple[Tensor, ...], rope: Rope, perturbed: Tensor | None) -> Tensor:
+def _self_attention(
+    block: nn.Module, video: Tensor, v: tuple[Tensor, ...], rope: Rope, perturbed: Tensor | None
+) -> Tensor:
     normed = _modulate(_rms(block.norm1, video), v[1], v[0])
     attended = _attend(block.attn1, normed, normed, rope, rope)
     if perturbed is not None:

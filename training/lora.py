@@ -1,6 +1,6 @@
 """The stage-2 LoRA: the transformer at the few sigmas that stage 2 and the fast mode take.
 
-    python training/lora.py --minutes 1 --banks /dev/shm/banks
+python training/lora.py --minutes 1 --banks /dev/shm/banks
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from banks import FRAMES, KINDS, TINY
 from common import Average, Clock, arguments, curve, load, rate, save
 from optim import Graphed, Optimizer
+from torch import Tensor, nn
 from transformer import DISTILLED, Bank, Course, Learner, Shards, build_audio
 
 RANK = 8
@@ -25,7 +24,12 @@ def pairs_for(learner: Learner) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
     """Factors for every linear layer of the blocks that the picture depends on, but the gates' logits."""
     found = {}
     for name, weight in learner.named.items():
-        if ".transformer_blocks." in name and name.endswith(".weight") and weight.ndim == 2 and "gate_logits" not in name:
+        if (
+            ".transformer_blocks." in name
+            and name.endswith(".weight")
+            and weight.ndim == 2
+            and "gate_logits" not in name
+        ):
             down = nn.Parameter(torch.randn(RANK, weight.shape[1], device=weight.device) * weight.shape[1] ** -0.5)
             found[name] = (down, nn.Parameter(torch.zeros(weight.shape[0], RANK, device=weight.device)))
     return found
@@ -113,7 +117,10 @@ def main() -> None:
     save(options.output / "lora.safetensors", tensors, torch.bfloat16)
     if line:
         curve(options.output / "lora_loss.png", {"loss": line})
-        print(f"lora: {clock.count} steps in {clock.elapsed:.0f} s, loss {line[0][1]:.4f} to {line[-1][1]:.4f}", flush=True)
+        print(
+            f"lora: {clock.count} steps in {clock.elapsed:.0f} s, loss {line[0][1]:.4f} to {line[-1][1]:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -73,7 +73,12 @@ class Optimizer:
     """`muon` for what is a matrix inside the network, Adam for `adam` and whatever has one dimension."""
 
     def __init__(
-        self, named: dict[str, nn.Parameter], adam: tuple[str, ...], muon_rate: float, adam_rate: float, limit: float = 1.0
+        self,
+        named: dict[str, nn.Parameter],
+        adam: tuple[str, ...],
+        muon_rate: float,
+        adam_rate: float,
+        limit: float = 1.0,
     ) -> None:
         inside = {n: p for n, p in named.items() if p.ndim > 1 and muon_rate > 0 and not any(a in n for a in adam)}
         self.all = list(named.values())

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from faces import FRAME_RATE, smooth
+from torch import Tensor
 
 RATE = 16000
 HELD_OUT = 0.1
@@ -31,12 +30,22 @@ _VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m2", "+m3", "+m4", 
 _UNSEEN_VARIANTS = ("+f2", "+m7")
 _WHO = "the teacher|my sister|a young sailor|our neighbour|the old clock|every student|a small robot|the river|nobody|"
 _WHO += "the singer|two friends|a quiet village|your brother|the winter sun|a yellow bird|the engineer"
-_DID = "walked over|carefully painted|has forgotten|wanted to see|will open|always remembers|talked about|is looking for|"
+_DID = (
+    "walked over|carefully painted|has forgotten|wanted to see|will open|always remembers|talked about|is looking for|"
+)
 _DID += "could not find|sold|used to love|measured|quickly wrote down|dreamed of|carried|is going to visit"
-_WHAT = "the blue door|a bowl of apples|seven letters|the wide ocean|an empty room|this strange music|the answer|a bridge|"
-_WHAT += "her favourite song|the last train|a warm coat|the machine|fifty stars|his own voice|the garden|a piece of paper"
-_WHEN = "in the morning|before the storm|without a word|for many years|at five o'clock|as usual|again and again|yesterday|"
-_WHEN += "with great joy|near the harbour|under the bridge|until midnight|on a rainy day|far away from home|at school|now"
+_WHAT = (
+    "the blue door|a bowl of apples|seven letters|the wide ocean|an empty room|this strange music|the answer|a bridge|"
+)
+_WHAT += (
+    "her favourite song|the last train|a warm coat|the machine|fifty stars|his own voice|the garden|a piece of paper"
+)
+_WHEN = (
+    "in the morning|before the storm|without a word|for many years|at five o'clock|as usual|again and again|yesterday|"
+)
+_WHEN += (
+    "with great joy|near the harbour|under the bridge|until midnight|on a rainy day|far away from home|at school|now"
+)
 _START = "Hello,|Well,|I think|They say that|Oh no,|Listen,|You know,|Perhaps|Today|And then|||||"
 
 

@@ -10,12 +10,12 @@ import random
 from typing import Any
 
 import torch
+from config import GEMMA
+from faces import BACKGROUNDS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import Gemma3TextConfig, Gemma3TextModel
 
-from config import GEMMA
-from faces import BACKGROUNDS
 from ltx_a2v.miniature import SPECIAL_TOKENS
 from ltx_a2v.settings.defaults import NEGATIVE_PROMPT
 

@@ -15,20 +15,21 @@ import random
 import time
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 import forward
+import torch
 from audio_vae import tokens_of
 from banks import COMBINATIONS, FRAMES, KINDS, TINY, Kind
 from common import Average, Clock, arguments, curve, load, rate, save
 from config import MODEL
 from faces import FRAME_RATE, MOUTH_BOX, box_mask
+from optim import Graphed, Optimizer
+from safetensors.torch import load_file
+from texts import NOTHING_SAID, build_gemma, gemma_config, hidden_states, prompt
+from torch import Tensor, nn
+
 from ltx_a2v.networks.audio_vae import AudioEncoder, latent_steps
 from ltx_a2v.networks.text import build_connectors
 from ltx_a2v.networks.transformer import build_transformer
-from optim import Graphed, Optimizer
-from texts import NOTHING_SAID, build_gemma, gemma_config, hidden_states, prompt
 
 VARIANTS = 6
 FIRST, WINDOW = 0.66, 0.84
@@ -74,13 +75,10 @@ class Shards:
         self.folder, self.banks, self.seen = folder, {bank.kind.name: bank for bank in banks}, set[str]()
 
     def read(self, at_most: int) -> int:
-        from safetensors.torch import load_file
-
         new = sorted(path for path in self.folder.glob("*.safetensors") if path.name not in self.seen)[:at_most]
         for path in new:
             self.seen.add(path.name)
             self.banks[path.name.rsplit("_", 1)[0]].add(load_file(path))
-            path.unlink()
         return len(new)
 
 
@@ -121,7 +119,9 @@ class Course:
         self.clip.copy_(torch.randint(max(1, self.bank.filled), (groups * self.rows,), generator=random_))
         uniform = torch.rand(groups, generator=random_)
         shifted = 7.77 * uniform / (1 + 6.77 * uniform)  # the schedule's shift of 2.05
-        drawn = torch.where(torch.rand(groups, generator=random_) < 0.35, torch.rand(groups, generator=random_), shifted)
+        drawn = torch.where(
+            torch.rand(groups, generator=random_) < 0.35, torch.rand(groups, generator=random_), shifted
+        )
         if sigmas is not None:
             drawn = sigmas[torch.randint(len(sigmas), (groups,), generator=random_)]
         self.sigma_group.copy_(drawn.clamp(min=0.02))
@@ -187,10 +187,10 @@ class Learner:
         perturbed = (torch.rand(count, device=device) < PERTURBED).float()
         context = torch.cat([course.video_prompt, course.audio_prompt])
         video_text, audio_text = (text.chunk(2)[i] for i, text in enumerate(self.contexts(context)))
-        batch = forward.Batch(
-            noisy.to(self.dtype), mask, sigma, audio, video_text, audio_text, isolated, perturbed
-        )
-        found = forward.velocity(self.networks.transformer, batch, tables, self.perturbed_block)[:, : clean.shape[1]].float()
+        batch = forward.Batch(noisy.to(self.dtype), mask, sigma, audio, video_text, audio_text, isolated, perturbed)
+        found = forward.velocity(self.networks.transformer, batch, tables, self.perturbed_block)[
+            :, : clean.shape[1]
+        ].float()
         error = (found - (noise - clean)).square().mean(-1) * free[..., 0]
         by_row = (error * course.weights).sum(1) / (free[..., 0] * course.weights).sum(1).clamp(min=1)
         plain = error.sum() / free.sum()
@@ -201,7 +201,9 @@ class Learner:
         unheard = (mouth * without).sum() / without.sum().clamp(min=1e-6)
         return torch.stack([by_row.mean(), heard, unheard, plain])
 
-    def append_picture(self, course: Course, clean: Tensor, noisy: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, forward.Ropes]:
+    def append_picture(
+        self, course: Course, clean: Tensor, noisy: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, forward.Ropes]:
         """A picture's tokens at its frame, of which it says when it begins and, a frame later, ends."""
         count, cells, bank = len(clean), course.height * course.width, course.bank
         index = (course.combination, course.clip)
@@ -260,7 +262,7 @@ def make_courses(banks: list[Bank], model: nn.Module, tiny: bool) -> tuple[list[
         Course(cinema, 16, 3, 13, 0, model),
         Course(large, 16, 4, 9, 1, model),
     ]
-    return courses, [0, 2, 0, 2, 0, 3, 0, 2, 0, 4, 1, 2, 0, 5, 0, 6]
+    return courses, [2, 0, 2, 0, 2, 3, 2, 0, 2, 4, 2, 1, 2, 5, 0, 6]
 
 
 def main() -> None:
@@ -304,9 +306,12 @@ def main() -> None:
     for course in courses:
         course.draw(host, None)
     steps = [make_step(course) for course in courses]
-    print(f"transformer: {sum(p.numel() for p in named.values()) / 1e6:.2f} M trained, ready after "
-          f"{time.monotonic() - begun:.0f} s, clips of each combination: "
-          + " ".join(f"{b.kind.name} {b.filled}" for b in banks), flush=True)
+    print(
+        f"transformer: {sum(p.numel() for p in named.values()) / 1e6:.2f} M trained, ready after "
+        f"{time.monotonic() - begun:.0f} s, clips of each combination: "
+        + " ".join(f"{b.kind.name} {b.filled}" for b in banks),
+        flush=True,
+    )
     clock = Clock(options.minutes, steps=2 if options.tiny else None)
     names = ("loss", "mouth heard", "mouth unheard")
     lines: dict[str, list[tuple[float, float]]] = {n: [] for n in (*names, "loss large")}
@@ -330,8 +335,13 @@ def main() -> None:
                     lines[name].append((clock.count, value))
             if 2 in means:
                 lines["loss large"].append((clock.count, means[2][0]))
-            text = " | ".join(f"{t}: {m[0]:.4f} heard {m[1]:.4f} unheard {m[2]:.4f}" for t, m in sorted(means.items()) if t in (0, 2))
-            print(f"transformer {clock.elapsed:4.0f} s step {clock.count} {text} norm {means.get(0, [0] * 5)[4]:.2f}", flush=True)
+            text = " | ".join(
+                f"{t}: {m[0]:.4f} heard {m[1]:.4f} unheard {m[2]:.4f}" for t, m in sorted(means.items()) if t in (0, 2)
+            )
+            print(
+                f"transformer {clock.elapsed:4.0f} s step {clock.count} {text} norm {means.get(0, [0] * 5)[4]:.2f}",
+                flush=True,
+            )
         if clock.elapsed - saved > 120:
             saved = clock.elapsed
             average.swap()
@@ -340,8 +350,11 @@ def main() -> None:
     average.swap()
     save(options.output / "transformer.safetensors", learner.networks.state_dict(), torch.bfloat16)
     curve(options.output / "transformer_loss.png", lines)
-    print(f"transformer: {clock.count} steps in {clock.elapsed:.0f} s, clips of each combination: "
-          + " ".join(f"{b.kind.name} {b.filled}" for b in banks), flush=True)
+    print(
+        f"transformer: {clock.count} steps in {clock.elapsed:.0f} s, clips of each combination: "
+        + " ".join(f"{b.kind.name} {b.filled}" for b in banks),
+        flush=True,
+    )
 
 
 def unused_parameters(model: nn.Module) -> set[str]:

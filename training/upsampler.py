@@ -1,20 +1,20 @@
 """The latent upsampler: latents of 128x128 to those of 256x256 of the same clip.
 
-    python training/upsampler.py --minutes 0.5
+python training/upsampler.py --minutes 0.5
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from banks import build_encoder, encode
 from clips import draw_clips
 from common import Average, Clock, arguments, curve, load, materialise, rate, save
 from config import UPSAMPLER
-from ltx_a2v.networks.upsampler import build_upsampler
 from optim import Graphed, Optimizer
 from sounds import Sounds
+from torch import Tensor
+
+from ltx_a2v.networks.upsampler import build_upsampler
 
 
 def upsampler_arguments() -> dict:

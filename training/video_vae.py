@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import time
 
+import fast_vae
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-import fast_vae
 from clips import draw_clips
 from common import Average, Clock, arguments, curve, load, materialise, rate, save, sheet, to_rgb
 from config import MODEL
 from faces import EYES_BOX, MOUTH_BOX, box_mask
-from ltx_a2v.media.sync import mouth_opening
-from ltx_a2v.networks.video_vae import VideoDecoder, VideoEncoder
 from optim import Graphed, Optimizer
 from sounds import Sounds
+from torch import Tensor, nn
+
+from ltx_a2v.media.sync import mouth_opening
+from ltx_a2v.networks.video_vae import VideoDecoder, VideoEncoder
 
 NOISE = 0.1
 SPREAD = 1e-3
@@ -135,7 +135,9 @@ def restore(target, tensors: dict[str, Tensor]) -> None:
     for name, module in (("encoder", target.encoder.encoder), ("decoder", target.decoder.decoder)):
         part = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.")}
         module.load_state_dict(part)
-    target.reader.load_state_dict({n.removeprefix("reader."): t for n, t in tensors.items() if n.startswith("reader.")})
+    reader = {n.removeprefix("reader."): t for n, t in tensors.items() if n.startswith("reader.")}
+    if reader:  # a model that ships has none
+        target.reader.load_state_dict(reader)
     for module in (target.encoder, target.decoder):
         module.latents_mean.copy_(tensors["latents_mean"])
         module.latents_std.copy_(tensors["latents_std"])
@@ -145,7 +147,9 @@ def restore(target, tensors: dict[str, Tensor]) -> None:
 def set_statistics(training: Training, bank: Bank) -> None:
     """Mean and deviation of each channel, over the bank."""
     latents = [
-        fast_vae.encode(training.encoder.encoder, bank[torch.arange(i, i + 8)][0].to(training.dtype)).float().flatten(0, 3)
+        fast_vae.encode(training.encoder.encoder, bank[torch.arange(i, i + 8)][0].to(training.dtype))
+        .float()
+        .flatten(0, 3)
         for i in range(0, min(len(bank.pixels) - 7, 512), 8)
     ]
     values = torch.cat(latents)
@@ -230,8 +234,11 @@ def main() -> None:
                 lines["paint large"].append((clock.count, paint))
             if clock.elapsed - shown > 20 or options.tiny:
                 shown = clock.elapsed
-                print(f"{options.name} {clock.elapsed:5.0f} s step {clock.count} size {kind} loss {total:.4f} paint {paint:.4f} "
-                      f"mse {mse:.5f} read {read:.4f} norm {norm:.2f}", flush=True)
+                print(
+                    f"{options.name} {clock.elapsed:5.0f} s step {clock.count} size {kind} loss {total:.4f} paint {paint:.4f} "
+                    f"mse {mse:.5f} read {read:.4f} norm {norm:.2f}",
+                    flush=True,
+                )
         if clock.elapsed - saved > 100:
             saved = clock.elapsed
             save(options.output / f"{options.name}.safetensors", state(training), torch.bfloat16)
@@ -244,7 +251,9 @@ def main() -> None:
     training.average.swap()
     unseen = Sounds(options.input / "speech.npz", options.device, held_out=True)
     std = training.encoder.latents_std
-    print(f"{options.name}: {clock.count} steps in {clock.elapsed:.0f} s, latents' deviations {std.min():.3f} to {std.max():.3f}")
+    print(
+        f"{options.name}: {clock.count} steps in {clock.elapsed:.0f} s, latents' deviations {std.min():.3f} to {std.max():.3f}"
+    )
     sizes = [(64, 64)] if options.tiny else [(128, 128), (256, 256), (256, 384)]
     for size in sizes:
         figures, rows = judge(training, unseen, size, 2 if options.tiny else 32, 9 if options.tiny else 33)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx_a2v import A2VPipeline, GenerationRequest
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.cli import demo
 from ltx_a2v.cli.main import main
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.video import VideoWriter
-from ltx_a2v.puppet import MODEL, puppet_paths, puppet_size
+from ltx_a2v.puppet import SHIPPED, puppet_paths, puppet_size
 from ltx_a2v.puppet.examples import FACE, SPEECH
 
 
@@ -47,8 +47,9 @@ class Painter:
 
 
 @pytest.fixture
-def painter(monkeypatch: pytest.MonkeyPatch) -> Painter:
+def painter(puppet_model: ModelPaths, monkeypatch: pytest.MonkeyPatch) -> Painter:
     painter = Painter()
+    monkeypatch.setattr(demo, "puppet_paths", lambda: puppet_model)
     monkeypatch.setattr(A2VPipeline, "open", lambda *_, **__: painter)
     return painter
 
@@ -115,11 +116,10 @@ def test_no_program_to_open_it(
 
 
 def test_mistakes_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    puppet_model: ModelPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(demo, "puppet_paths", lambda: puppet_model)
     face = Path(shutil.copy(FACE, tmp_path / "face.png"))
-    damaged = Path(shutil.copytree(MODEL, tmp_path / "model"))
-    (damaged / "gemma-puppet" / "config.json").write_text("{}")
     for given, sentence in (
         (["--image", str(tmp_path / "none.png")], "There is no image"),
         (["--audio", str(face)], "no audio stream"),
@@ -128,9 +128,11 @@ def test_mistakes_are_one_sentence(
     ):
         assert main(["demo", "--output-path", str(tmp_path / "v.mp4"), *given]) == 2
         assert sentence in one_line(capsys)
-    monkeypatch.setattr(demo, "puppet_paths", lambda: puppet_paths(damaged))
+    (tmp_path / SHIPPED.name).write_bytes(SHIPPED.read_bytes()[:-1])
+    shutil.copy(SHIPPED.with_suffix(".sha256"), tmp_path)
+    monkeypatch.setattr(demo, "puppet_paths", lambda: puppet_paths(tmp_path / SHIPPED.name))
     assert main(["demo", "--output-path", str(tmp_path / "v.mp4")]) == 2
-    assert f"{damaged}/gemma-puppet/config.json of the miniature model is damaged" in one_line(capsys)
+    assert f"{tmp_path / SHIPPED.name}, the puppet's weights, is damaged" in one_line(capsys)
     assert list(tmp_path.glob("v.*")) == []
 
 

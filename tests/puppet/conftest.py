@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx_a2v import A2VPipeline, GenerationRequest
+from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.media.read_video import read_frames
 from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.sync import Sync, measure_sync
-from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
 
 SHORT = {"width": 256, "height": 256, "num_frames": 49, "num_inference_steps": 6}
@@ -50,8 +49,8 @@ def short_request(**fields: Any) -> GenerationRequest:
 
 
 @pytest.fixture(scope="session")
-def puppet() -> A2VPipeline:
-    return A2VPipeline.open(puppet_paths(), device="cpu")
+def puppet(puppet_model: ModelPaths) -> A2VPipeline:
+    return A2VPipeline.open(puppet_model, device="cpu")
 
 
 @pytest.fixture(scope="session")

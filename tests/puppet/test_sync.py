@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx_a2v import A2VPipeline
+from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.media.sync import measure_sync, mouth_opening
-from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.puppet.examples import SPEECH
 from ltx_a2v.settings.loading import LoadOptions
 from tests.puppet.conftest import Film, FilmIt, short_request
@@ -55,18 +54,20 @@ def test_silence_keeps_it_closed(speaking: Film, film: FilmIt, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_speaks_as_well(speaking: Film, film: FilmIt, mode: str) -> None:
-    quantized = A2VPipeline.open(puppet_paths(), device="cpu", options=LoadOptions(mode))
+def test_every_mode_speaks_as_well(speaking: Film, film: FilmIt, puppet_model: ModelPaths, mode: str) -> None:
+    quantized = A2VPipeline.open(puppet_model, device="cpu", options=LoadOptions(mode))
     sync = film(quantized).sync()
     assert abs(sync.lag) <= 1
     assert sync.correlation >= speaking.sync().correlation - 0.05
 
 
 @pytest.mark.slow
-def test_streamed_within_the_smallest_budget_the_same_bytes(speaking: Film, film: FilmIt, puppet: A2VPipeline) -> None:
+def test_streamed_within_the_smallest_budget_the_same_bytes(
+    speaking: Film, film: FilmIt, puppet: A2VPipeline, puppet_model: ModelPaths
+) -> None:
     smallest = puppet.plan(short_request(), Budget("unlimited")).smallest
     options = LoadOptions(budget=Budget(f"{smallest}B"), host_memory=0)
-    streamed = A2VPipeline.open(puppet_paths(), device="cpu", options=options)
+    streamed = A2VPipeline.open(puppet_model, device="cpu", options=options)
     assert film(streamed).path.read_bytes() == speaking.path.read_bytes()
 
 

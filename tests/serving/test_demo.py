@@ -9,7 +9,7 @@ import pytest
 
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.errors import InvalidInput
-from ltx_a2v.puppet import puppet_paths, puppet_size
+from ltx_a2v.puppet import CHECKPOINT, puppet_size
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
 from ltx_a2v.settings.server import ServerSettings
 from tests.puppet.conftest import SHORT, Film
@@ -32,7 +32,7 @@ def test_the_example_is_served(server: Server) -> None:
 def test_the_demo_needs_no_model_files_and_says_what_it_is(start: Callable[..., Server]) -> None:
     server = start("--demo", environment=NO_MODEL)
     options = server.client.get("/api/options").json()
-    assert (options["model"], options["demo"]) == (puppet_paths().checkpoint.stem, puppet_size())
+    assert (options["model"], options["demo"]) == (Path(CHECKPOINT).stem, puppet_size())
     assert "puppet" in options["model"]
     sizes = {(preset["long_side"], preset["short_side"]) for preset in options["presets"].values()}
     assert sizes == {(384, 256)}

@@ -1,22 +1,24 @@
-"""The puppet: a miniature LTX-2.3 that ships with the package and animates a drawn face to speech.
+"""The puppet: a miniature LTX-2.3 that talks, trained by `training/` on drawn faces; docs/puppet.md is its model card.
 
-It has the original file layout and goes through the code that the 22B model goes through. It is trained, by the code in
-`training/`; `miniature` makes another one, with random weights, for tests in which only shapes matter. Its files lie in
-`model/`, and `model/SHA256SUMS` lists them; after a training:
-
-    cd src/ltx_a2v/puppet/model && sha256sum *.safetensors gemma-*/* > SHA256SUMS
+It goes through the code that the 22B model goes through. `miniature` makes another one, with random weights, for tests
+in which only shapes matter. No torch is imported here; `files` packs and unpacks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidModel
+from ltx_a2v.errors import InvalidModel, from_json
+from ltx_a2v.settings.defaults import cache_dir
 
-MODEL = Path(__file__).parent / "model"
-SUMS = "SHA256SUMS"
+VERSION = "2.3-puppet.1"
+CHECKPOINT = "ltx-2.3-puppet.safetensors"
+SHIPPED = Path(__file__).parent / "puppet.safetensors"
 SIZES = ((256, 256), (384, 256), (256, 384))
 """Width and height that it was trained for."""
 FRAME_RATE = 24.0
@@ -25,21 +27,37 @@ NUM_FRAMES = 121
 """Five seconds: the length of the demo."""
 
 
-def puppet_paths(folder: Path = MODEL) -> ModelPaths:
-    """The puppet's files, each with the bytes that `SHA256SUMS` lists.
+def puppet_paths(shipped: Path = SHIPPED) -> ModelPaths:
+    """The puppet's files in the user's cache folder, unpacked by another process where they are not there yet.
 
-    Raises `InvalidModel` naming the file that is missing or damaged.
+    Raises `InvalidModel` when the shipped file is missing or damaged, `InvalidOutput` when the folder refuses.
     """
-    for digest, path in _listed(folder):
-        if hashlib.sha256(_content(path)).hexdigest() != digest:
-            raise InvalidModel(f"{path} of the miniature model is damaged; install ltx-a2v again.")
-    return ModelPaths.discover(folder)
+    check_shipped(shipped)
+    folder = cache_dir() / "puppet"
+    if not (folder / VERSION).is_dir():
+        command = [sys.executable, "-m", "ltx_a2v.puppet.files", str(folder), str(shipped)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+        if said:
+            raise from_json(json.loads(said))
+    return ModelPaths.discover(folder / VERSION)
+
+
+def check_shipped(shipped: Path) -> None:
+    """Raises `InvalidModel` where the file is missing, or has other bytes than its `.sha256` says."""
+    for path in (shipped, digest_file(shipped)):
+        if not path.is_file():
+            raise InvalidModel(f"{path}, the puppet's weights, is missing; install ltx-a2v again.")
+    if hashlib.sha256(shipped.read_bytes()).hexdigest() != digest_file(shipped).read_text().split()[0]:
+        raise InvalidModel(f"{shipped}, the puppet's weights, is damaged; install ltx-a2v again.")
+
+
+def digest_file(shipped: Path) -> Path:
+    return shipped.with_suffix(".sha256")
 
 
 def puppet_size() -> str:
-    """Of all its files, as `12 MB`."""
-    total = sum(path.stat().st_size for _, path in _listed(MODEL))
-    return f"{round(total / 1e6)} MB"
+    """Of what ships, as `12 MB`."""
+    return f"{round(SHIPPED.stat().st_size / 1e6)} MB"
 
 
 def nearest_size(width: int, height: int) -> tuple[int, int]:
@@ -49,27 +67,11 @@ def nearest_size(width: int, height: int) -> tuple[int, int]:
 
 def unfamiliar(paths: ModelPaths, width: int, height: int, frame_rate: float) -> str | None:
     """A sentence where the puppet is asked for what it was not trained for; None for other models."""
-    if paths.checkpoint.parent.resolve() != MODEL.resolve():
-        return None
-    if (width, height) in SIZES and frame_rate == FRAME_RATE:
+    known = (width, height) in SIZES and frame_rate == FRAME_RATE
+    if known or paths.checkpoint.name != CHECKPOINT:
         return None
     trained = ", ".join(f"{w}x{h}" for w, h in SIZES)
     return (
         f"The miniature model was trained for {trained} at {FRAME_RATE:g} frames per second; "
         f"{width}x{height} at {frame_rate:g} may look wrong."
     )
-
-
-def _listed(folder: Path) -> list[tuple[str, Path]]:
-    """Digests and files."""
-    lines = _content(folder / SUMS).decode("ascii", "replace").splitlines()
-    return [(digest, folder / name) for digest, name in (line.split(maxsplit=1) for line in lines if " " in line)]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidModel(
-            f"{path} of the miniature model cannot be read ({error.strerror}); install ltx-a2v again."
-        ) from error
