@@ -1,8 +1,8 @@
-"""A miniature LTX-2.3 in the original file layout, made from a seed.
+"""An LTX-2.3 of toy size with random weights, in the original file layout: for tests in which only shapes matter.
 
-It goes through exactly the code that the 22B model goes through, in seconds on a laptop; what it paints is texture. Its
-weights are uniform numbers of a generator whose stream numpy has frozen (`RandomState`), so that every machine makes
-the same files, bit for bit.
+It goes through exactly the code that the 22B model goes through, in seconds on a laptop; what it paints is texture. It
+is not what ships and what `ltx-a2v demo` uses: that is the trained one in `puppet/`. Its weights are uniform numbers
+of a generator whose stream numpy has frozen (`RandomState`), so that every machine makes the same files, bit for bit.
 """
 
 from __future__ import annotations
