@@ -2,10 +2,15 @@
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
 
-.PHONY: demo test test-all check docs clean
+.PHONY: demo page test test-all check docs clean
 
-demo: $(UV)  ## make a short video with the miniature model
+PORT ?= 8892
+
+demo: $(UV)  ## a drawn face speaks: demo.mp4 and its contact sheet demo.png
 	$(RUN) ltx-a2v demo --output-path demo.mp4
+
+page: $(UV)  ## the page over the miniature model; PORT=0 takes a free port, and the log says which
+	$(RUN) ltx-a2v serve --demo --port $(PORT)
 
 test: $(UV)  ## the tests that a change needs
 	$(RUN) pytest -q -n 2 --dist loadfile -m "not slow"
@@ -27,4 +32,4 @@ docs: $(UV)  ## write the help texts into the docs
 	python3 -m pip install --quiet --target .uv uv
 
 clean:
-	rm -rf .uv .venv demo.mp4
+	rm -rf .uv .venv demo.mp4 demo.png

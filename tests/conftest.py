@@ -13,6 +13,7 @@ import torch
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
 from ltx_a2v.hardware import driver
 from ltx_a2v.miniature import ensure_miniature
+from ltx_a2v.puppet.files import ensure_puppet
 from tests import nvml
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,12 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
     return ensure_miniature(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture(scope="session")
+def puppet_model(tmp_path_factory: pytest.TempPathFactory) -> ModelPaths:
+    """The miniature that ships."""
+    return ensure_puppet(tmp_path_factory.mktemp("puppet"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""A miniature LTX-2.3 in the original file layout, made from a seed.
+"""An LTX-2.3 of toy size with random weights, in the original file layout: for tests in which only shapes matter.
 
-It runs exactly the code of the 22B model, in seconds on a laptop; its pictures are texture. Its weights are uniform
-random numbers from numpy's `RandomState`, whose stream never changes, so that every machine makes the same files, bit
-for bit.
+It runs exactly the code of the 22B model, in seconds on a laptop; its pictures are texture. It is not what ships and
+what `ltx-a2v demo` uses: that is the trained one in `puppet/`. Its weights are uniform random numbers from numpy's
+`RandomState`, whose stream never changes, so that every machine makes the same files, bit for bit.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from ltx_a2v import kernels
+from ltx_a2v import kernels, puppet
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import Pass, passes_of
 from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory, named
@@ -160,6 +160,9 @@ class A2VPipeline:
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
         yield from map(Notice, plan.notes)
+        shape, paths = fitted.shape, self.model.files.paths
+        if unfamiliar := puppet.unfamiliar(paths, shape.width, shape.height, shape.frame_rate):
+            yield Notice(unfamiliar)
         if self.device.type == "cuda" and (reason := kernels.problem(self.device)):
             yield Notice(f"Steps take longer without the fused kernels, which cannot be used: {reason}.")
         try:

@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from ltx_a2v.puppet.examples import PROMPT
 from tests.serving.conftest import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -124,6 +125,26 @@ def test_a_video_from_two_files(page: Page, tmp_path: Path) -> None:
     page.until("return document.getElementById('machine-text').textContent.startsWith('Model loaded')")
     assert page.complaints() == []
     assert page.outside_requests() == []
+
+
+def test_the_example_is_one_click_away(page: Page) -> None:
+    assert not page.driver.find_element(By.ID, "demo").is_displayed()
+    page.click("#example")
+    page.until("return document.getElementById('fitted').textContent.includes('129 frames')")
+    page.until("return document.querySelector('input[value=square]').checked")
+    assert page.driver.execute_script("return document.getElementById('prompt').value") == PROMPT
+    page.click("#submit")
+    page.until(f"return document.querySelector('.job.completed .prompt')?.textContent === '{PROMPT}'")
+    assert page.complaints() == []
+    assert page.outside_requests() == []
+
+
+def test_the_demo_says_what_it_is(browser: webdriver.Chrome, start: Callable[..., Server]) -> None:
+    page = Page(browser, start("--demo", environment={"LTX_A2V_MODEL_DIR": ""}))
+    assert page.text("#demo").endswith("miniature that animates drawn faces, not the 22B model.")
+    page.click("#example")
+    page.until("return document.getElementById('fitted').textContent.startsWith('256 × 256')")
+    page.photograph("demo")
 
 
 def test_the_same_again_after_a_reload(page: Page, tmp_path: Path) -> None:

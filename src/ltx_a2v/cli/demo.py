@@ -1,51 +1,133 @@
-"""`ltx-a2v demo`: a short video with a miniature model, to see that all works."""
+"""`ltx-a2v demo`: a drawn face speaks, made by the miniature model that ships."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ltx_a2v.cli.output import say
+from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.report import add_report_flag, print_report
 from ltx_a2v.cli.stopping import importing
+from ltx_a2v.errors import named
 from ltx_a2v.hardware.environment import prepare_libraries
+from ltx_a2v.puppet import NUM_FRAMES, nearest_size, puppet_paths, puppet_size
+from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
 from ltx_a2v.request import GenerationRequest
-from ltx_a2v.settings.defaults import cache_dir
+from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 
-HELP = "make a short video with a miniature model, to see that all works"
+if TYPE_CHECKING:
+    from ltx_a2v.media.sync import Sync
+
+HELP = "make a drawn face speak, with the miniature model that ships"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-path", type=Path, default=Path("demo.mp4"), help="where to write the mp4")
+    parser.add_argument("--audio", type=Path, default=None, help="the speech; default: an example of 5 s")
+    parser.add_argument("--image", type=Path, default=FACE, help="an upright face; default: a drawn one")
+    parser.add_argument("--prompt", default=PROMPT, help=f"what is to be seen (default: {PROMPT})")
+    parser.add_argument(
+        "--output-path",
+        type=Path,
+        default=Path("demo.mp4"),
+        help="where to write the mp4; its contact sheet is the PNG of the same name",
+    )
+    parser.add_argument("--open", action="store_true", help="open the video when it is done")
     add_report_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    examples = _examples()
-    request = GenerationRequest(
-        prompt="A friendly robot faces the camera and speaks.",
-        image=examples / "robot.png",
-        audio=examples / "speech.wav",
-        output_path=arguments.output_path,
-        width=384,
-        height=256,
-        num_inference_steps=8,
-    )
+    paths = puppet_paths()
     prepare_libraries()
 
     with importing():
         from ltx_a2v.cli.progress import watch
-        from ltx_a2v.miniature import ensure_miniature
+        from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
+        from ltx_a2v.media.video import check_output
         from ltx_a2v.session import A2VPipeline
 
-    pipeline = A2VPipeline.open(ensure_miniature(cache_dir() / "miniature"), device="cpu")
-    print_report(watch(pipeline.generate(request)), arguments.report)
+    request = _request(arguments)
+    sheet = arguments.output_path.with_suffix(".png")
+    check_output(arguments.output_path)
+    check_output_file(sheet, ".png", "demo.png")
+    check_overwrites_nothing(
+        {"The contact sheet": sheet}, [(named("image"), request.image), (named("audio"), request.audio)]
+    )
+    result = watch(A2VPipeline.open(paths, device="cpu").generate(request))
+    sync, drawn = _look_at(request.output_path, result.frame_rate)
+    write_whole(sheet, drawn)
+    notices = (*result.notices, *_cut(request))
+    details = {
+        **result.details,
+        "contact_sheet": str(sheet),
+        "sync": {"correlation": sync.correlation, "lag": sync.lag},
+    }
+    print_report(replace(result, notices=notices, details=details), arguments.report)
     if arguments.report == "text":
-        say("The miniature model has random weights and paints texture; the real files paint people (see README).")
+        write_out(_measured(sync, sheet))
+        say(f"Made by the {puppet_size()} miniature that ships with ltx-a2v, not by the 22B model (see README).")
+    if arguments.open:
+        _open(request.output_path)
     return 0
 
 
-def _examples() -> Path:
-    """In the wheel inside the package, in a checkout at its top."""
-    package = Path(__file__).parents[1]
-    return package / "examples" if (package / "examples").is_dir() else package.parents[1] / "examples"
+def _request(arguments: argparse.Namespace) -> GenerationRequest:
+    """In the trained size that is nearest to the picture's shape; five seconds, or as long as the user's sound."""
+    from ltx_a2v.media.picture import decode_image
+
+    picture_height, picture_width, _ = decode_image(arguments.image, crf=0).shape
+    width, height = nearest_size(picture_width, picture_height)
+    return GenerationRequest(
+        prompt=arguments.prompt,
+        image=arguments.image,
+        audio=arguments.audio or SPEECH,
+        output_path=arguments.output_path,
+        width=width,
+        height=height,
+        num_frames="auto" if arguments.audio else NUM_FRAMES,
+    )
+
+
+def _cut(request: GenerationRequest) -> tuple[str, ...]:
+    """A notice where the sound goes on after the longest video."""
+    from ltx_a2v.media.sound.decode import audio_seconds
+
+    longest = MAX_AUTO_FRAMES / request.frame_rate
+    if request.num_frames != "auto" or audio_seconds(request.audio, at_most=longest + 0.5) < longest + 0.5:
+        return ()
+    return (f"The sound is longer than {longest:.1f} s, the longest video: it covers the beginning.",)
+
+
+def _look_at(video: Path, frame_rate: float) -> tuple[Sync, bytes]:
+    """The sync measured in the finished file, and its contact sheet as PNG."""
+    from ltx_a2v.media.contact_sheet import contact_sheet
+    from ltx_a2v.media.read_video import read_frames
+    from ltx_a2v.media.sound.prepare import load_audio
+    from ltx_a2v.media.sync import measure_sync
+
+    frames = read_frames(video)
+    sound = load_audio(video, 0.0, len(frames) / frame_rate)
+    sync = measure_sync(frames, sound.waveform, sound.sample_rate, frame_rate)
+    png = io.BytesIO()
+    contact_sheet(frames, sound.waveform, sound.sample_rate, frame_rate).save(png, "PNG", optimize=True)
+    return sync, png.getvalue()
+
+
+def _measured(sync: Sync, sheet: Path) -> str:
+    return (
+        f"sync: the mouth's opening follows the loudness with a correlation of {sync.correlation:.2f}, "
+        f"{sync.lag:+d} frames late; see {sheet}\n"
+    )
+
+
+def _open(video: Path) -> None:
+    """With the program that the platform opens videos with; without one, a sentence says so."""
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    try:
+        subprocess.Popen([opener, str(video.absolute())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        say(f"The video cannot be opened: {opener} is not installed; open {video} yourself.")

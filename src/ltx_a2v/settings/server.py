@@ -11,15 +11,19 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
+from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
 MIB = 2**20
+MODEL_FILES = ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
 
 
 class ServerSettings(ModelSettings):
     """The settings of `serve`, from its flags first and the environment second."""
+
+    demo: bool = Field(False, description="Serve the miniature model that ships with ltx-a2v; needs no model files.")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8892, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -104,6 +108,11 @@ class ServerSettings(ModelSettings):
         return self.model_paths
 
     @property
+    def model_paths(self) -> ModelPaths:
+        """Raises `InvalidModel` where files are missing."""
+        return puppet_paths() if self.demo else super().model_paths
+
+    @property
     def model_id(self) -> str:
         return self.model_name or self.found_paths.checkpoint.stem
 
@@ -118,13 +127,23 @@ class ServerSettings(ModelSettings):
         """Raises `InvalidInput` where the server cannot start with these settings."""
         if self.cold_start and self.persistent:
             raise InvalidInput(f"{named('cold_start')} and {named('persistent')} exclude each other: give one of them.")
-        for name in ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root"):
+        if self.demo:
+            self._check_no_model_is_given()
+        for name in MODEL_FILES:
             path = getattr(self, name)
             if path is not None and not path.exists():
                 raise InvalidModel(f"{named(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
         super().check()
+
+    def _check_no_model_is_given(self) -> None:
+        for name in ("model_dir", *MODEL_FILES):
+            if getattr(self, name) is not None:
+                raise InvalidInput(
+                    f"{named('demo')} serves its own model, and {named(name)} (or LTX_A2V_{name.upper()}) gives "
+                    "another: leave one of them out."
+                )
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON: `ModelSettings` with the files that were found, and limits."""

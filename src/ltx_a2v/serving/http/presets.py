@@ -1,7 +1,8 @@
-"""The sizes and step counts that the page offers."""
+"""The sizes and step counts that the page offers, by the model that is served."""
 
 from __future__ import annotations
 
+from ltx_a2v.puppet import SIZES
 from ltx_a2v.request import GenerationRequest
 
 STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
@@ -15,3 +16,13 @@ PRESETS: dict[str, dict[str, int]] = {
     },
     "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": STEPS},
 }
+_LONG, _SHORT = max(SIZES[-1]), min(SIZES[-1])
+PUPPET_PRESETS: dict[str, dict[str, int]] = {
+    "draft": {"long_side": _LONG, "short_side": _SHORT, "num_inference_steps": 12},
+    "standard": {"long_side": _LONG, "short_side": _SHORT, "num_inference_steps": STEPS},
+}
+"""Of the sizes that the miniature was trained for; squares have the short side."""
+
+
+def presets(demo: bool) -> dict[str, dict[str, int]]:
+    return PUPPET_PRESETS if demo else PRESETS

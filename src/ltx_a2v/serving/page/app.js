@@ -120,8 +120,10 @@ function acceptDrops(zone, take) {
 }
 
 function applyDefaults() {
-  const { defaults, presets, model } = state.options;
+  const { defaults, presets, model, demo } = state.options;
   $("model").textContent = model;
+  $("demo").hidden = !demo;
+  $("demo").textContent = `This is the demo: a ${demo} miniature that animates drawn faces, not the 22B model.`;
   for (const name of Object.keys(presets)) {
     const label = document.createElement("label");
     const radio = Object.assign(document.createElement("input"), { type: "radio", name: "preset", value: name });
@@ -195,10 +197,23 @@ async function again(job) {
   $("form").scrollIntoView({ behavior: "smooth" });
 }
 
-async function input(job, which) {
-  const reply = await fetch(`/v1/videos/${job.id}/inputs/${which}`);
-  if (!reply.ok) throw new Error(`The ${which} of that video is not on the server any more: choose it again.`);
-  return new File([await reply.blob()], which === "audio" ? "voice of that video" : "picture of that video");
+function input(job, which) {
+  const name = which === "audio" ? "voice of that video" : "picture of that video";
+  return fetchFile(`/v1/videos/${job.id}/inputs/${which}`, name);
+}
+
+async function fetchFile(path, name) {
+  const reply = await fetch(path);
+  if (!reply.ok) throw new Error(`The ${name} is not on the server any more: choose a file.`);
+  return new File([await reply.blob()], name);
+}
+
+async function fillExample() {
+  const { image, audio, prompt } = state.options.example;
+  const [picture, voice] = await Promise.all([fetchFile(image, "example picture"), fetchFile(audio, "example voice")]);
+  $("prompt").value = prompt;
+  setImage(picture);
+  await sound.take(voice);
 }
 
 // ---- the jobs --------------------------------------------------------------------------------------------------------
@@ -382,6 +397,7 @@ function listen() {
     event.preventDefault();
     trying(submit);
   };
+  $("example").onclick = () => trying(fillExample);
   $("unload").onclick = () => trying(unload);
   $("more").onclick = () => trying(history);
 }

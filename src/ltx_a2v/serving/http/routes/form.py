@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from ltx_a2v.puppet import puppet_size
 from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.generation import fit_seconds
-from ltx_a2v.serving.http.presets import PRESETS
+from ltx_a2v.serving.http.presets import presets
+from ltx_a2v.serving.http.routes import page
 from ltx_a2v.serving.http.routes.common import Serving
 
 LIMITS = {"max_pixels", "max_frames", "max_image_mb", "max_audio_mb", "max_audio_seconds"}
@@ -26,10 +28,12 @@ def _defaults() -> dict[str, Any]:
 
 @routes.get("/options")
 def options(service: Serving) -> dict[str, Any]:
-    """Defaults, presets and limits for a form."""
+    """Defaults, presets, limits and an example for a form; `demo` is the size of the miniature where that is served."""
     return {
         "model": service.settings.model_id,
-        "presets": PRESETS,
+        "demo": puppet_size() if service.settings.demo else None,
+        "example": page.EXAMPLE,
+        "presets": presets(service.settings.demo),
         "defaults": _defaults(),
         "limits": service.settings.model_dump(mode="json", include=LIMITS),
     }
