@@ -128,7 +128,8 @@ def probe(encoder: AudioEncoder, unseen: Sounds, seen: Sounds, count: int) -> No
     (x, y), (x_new, y_new) = sets
     weights = torch.linalg.solve(x.mT @ x + 1e-1 * torch.eye(x.shape[1], device=x.device), x.mT @ y)
     left = (x_new @ weights - y_new).square().mean(0) / y_new.var(0)
-    print("audio_vae probe on unseen sentences: R2 opening %.3f width %.3f" % tuple((1 - left).tolist()), flush=True)
+    opening, width = (1 - left).tolist()
+    print(f"audio_vae probe on unseen sentences: R2 opening {opening:.3f} width {width:.3f}", flush=True)
 
 
 if __name__ == "__main__":

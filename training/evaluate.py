@@ -122,8 +122,8 @@ def main() -> None:
         found["identity of truth"].append(identity_psnr(truth))
         films.append(frames)
         print(
-            f"{i:2d} model {row(found['model'][-1])} | truth {row(found['truth'][-1])} | identity {found['identity'][-1]:.1f} dB"
-            f" | {seconds:.1f} s",
+            f"{i:2d} model {row(found['model'][-1])} | truth {row(found['truth'][-1])}"
+            f" | identity {found['identity'][-1]:.1f} dB | {seconds:.1f} s",
             flush=True,
         )
         if i < 6:

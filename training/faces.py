@@ -204,7 +204,7 @@ def render(faces: Faces, motion: Motion, height: int, width: int) -> Tensor:
     _hair(paint, faces, s, face_w, face_h)
     _eyes(paint, faces, m, s, turn)
     paint.fill(paint.ellipse(turn * 1.5, 0.06, 0.055 + 0.02 * s[4], 0.045), faces.skin * 0.84)
-    _mouth(paint, faces, m, s, turn, jaw)
+    _mouth(paint, faces, m, s, turn)
     return paint.colours.clamp(0, 1) * 2 - 1
 
 
@@ -245,7 +245,7 @@ def _eyes(paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], t
         paint.mix(brow, faces.hair * 0.6)
 
 
-def _mouth(paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], turn: Tensor, jaw: Tensor) -> None:
+def _mouth(paint: _Canvas, faces: Faces, m: dict[str, Tensor], s: list[Tensor], turn: Tensor) -> None:
     """Lips around a dark opening with a strip of teeth; its corners follow the mood."""
     opening = m["opening"]
     half = (0.20 + 0.11 * m["width"]) * (0.95 + 0.1 * s[11]) + 0.04 * m["mood"]
@@ -289,7 +289,7 @@ class _Canvas:
         return self.coverage(self._distance(x, y, a, b, 0).abs() - thickness / 2)
 
     def _distance(self, x, y, a, b, bend) -> Tensor:
-        """To an ellipse, signed: exact in first order, and cut at its ends, beyond which a flat one would go on as a line."""
+        """To an ellipse, signed: exact in first order, and cut at its ends, where a flat one would go on as a line."""
         u, v = self.u - x, self.v - y + bend
         k0 = torch.sqrt((u / a) ** 2 + (v / b) ** 2 + 1e-8)
         k1 = torch.sqrt((u / a**2) ** 2 + (v / b**2) ** 2 + 1e-8)

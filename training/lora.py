@@ -63,7 +63,7 @@ def main() -> None:
     if options.tiny:
         courses = [Course(banks[0], 2, 2, 2, 0, model)]
     else:
-        small, large, wide, tall, cinema = banks
+        small, large, wide, _, cinema = banks
         courses = [
             Course(large, 16, 4, 16, 0, model),
             Course(large, 16, 4, 13, 1, model),

@@ -235,8 +235,8 @@ def main() -> None:
             if clock.elapsed - shown > 20 or options.tiny:
                 shown = clock.elapsed
                 print(
-                    f"{options.name} {clock.elapsed:5.0f} s step {clock.count} size {kind} loss {total:.4f} paint {paint:.4f} "
-                    f"mse {mse:.5f} read {read:.4f} norm {norm:.2f}",
+                    f"{options.name} {clock.elapsed:5.0f} s step {clock.count} size {kind} loss {total:.4f} "
+                    f"paint {paint:.4f} mse {mse:.5f} read {read:.4f} norm {norm:.2f}",
                     flush=True,
                 )
         if clock.elapsed - saved > 100:
@@ -252,7 +252,8 @@ def main() -> None:
     unseen = Sounds(options.input / "speech.npz", options.device, held_out=True)
     std = training.encoder.latents_std
     print(
-        f"{options.name}: {clock.count} steps in {clock.elapsed:.0f} s, latents' deviations {std.min():.3f} to {std.max():.3f}"
+        f"{options.name}: {clock.count} steps in {clock.elapsed:.0f} s, "
+        f"latents' deviations {std.min():.3f} to {std.max():.3f}"
     )
     sizes = [(64, 64)] if options.tiny else [(128, 128), (256, 256), (256, 384)]
     for size in sizes:

@@ -30,7 +30,8 @@ _SCALE = "|scale"
 def ensure_puppet(folder: Path, shipped: Path = SHIPPED) -> ModelPaths:
     """The model in `folder / VERSION`, unpacked where it is not there yet.
 
-    Raises `InvalidModel` when the shipped file is missing or damaged, `InvalidOutput` when the folder cannot be written.
+    Raises `InvalidModel` when the shipped file is missing or damaged, `InvalidOutput` when the folder cannot be
+    written.
     """
     complete = folder / VERSION
     part = folder / f"{VERSION}.{os.getpid()}.part"
@@ -68,7 +69,7 @@ def pack(folder: Path, shipped: Path) -> None:
             continue
         with safe_open(path, "pt") as file:
             metadata[name] = file.metadata() or {}
-            for key in file.keys():  # noqa: SIM118: it is no dict
+            for key in list(file.keys()):
                 tensors |= _rounded(f"{name}|{key}", file.get_tensor(key))
     shipped.write_bytes(save(tensors, {"files": json.dumps(metadata), "texts": json.dumps(texts)}))
 
@@ -102,7 +103,7 @@ def _rounded(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _tensors_of(file: safe_open, name: str) -> dict[str, Tensor]:
-    keys = [key for key in file.keys() if key.startswith(f"{name}|") and not key.endswith(_SCALE)]  # noqa: SIM118
+    keys = [key for key in list(file.keys()) if key.startswith(f"{name}|") and not key.endswith(_SCALE)]
     tensors = {}
     for key in keys:
         tensor = file.get_tensor(key)
