@@ -17,7 +17,7 @@ from optim import Graphed, Optimizer
 from sounds import Sounds, mouth_curves
 from torch import Tensor, nn
 
-from ltx_a2v.media.sound import log_mel
+from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.networks.audio_vae import AudioEncoder, pack_audio
 
 SECONDS = 4.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ltx_a2v.checkpoint.config import ModelConfig
 from ltx_a2v.miniature import AUDIO_VAE as MINIATURE_AUDIO_VAE
 from ltx_a2v.miniature import GEMMA as MINIATURE_GEMMA
+from ltx_a2v.miniature import MODEL_VERSION
 from ltx_a2v.miniature import TRANSFORMER as MINIATURE_TRANSFORMER
 from ltx_a2v.miniature import UPSAMPLER as MINIATURE_UPSAMPLER
 from ltx_a2v.miniature import VIDEO_VAE as MINIATURE_VIDEO_VAE
+from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
 
 def residual(layers: int) -> list[Any]:
@@ -68,5 +69,6 @@ TRANSFORMER = MINIATURE_TRANSFORMER | {
 }
 GEMMA = MINIATURE_GEMMA | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 UPSAMPLER = MINIATURE_UPSAMPLER
-VERSION = "2.3-puppet.1"
-MODEL = ModelConfig(VERSION, TRANSFORMER, VIDEO_VAE, AUDIO_VAE)
+SECTIONS = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
+KEYS = LTX_2_3.keys
+MODEL = LTX_2_3.config_of(MODEL_VERSION, SECTIONS)

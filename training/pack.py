@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from common import CHECKPOINTS
 from common import save as save_part
-from config import AUDIO_VAE, MODEL, TRANSFORMER, UPSAMPLER, VIDEO_VAE
+from config import KEYS, MODEL, SECTIONS, UPSAMPLER
 from safetensors.torch import load_file, save
 from texts import build_gemma, gemma_config, tokenizer
 from torch import Tensor
 
-from ltx_a2v.checkpoint import keys
 from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.miniature import MODEL_VERSION
 from ltx_a2v.puppet import files as puppet
 
 
@@ -52,14 +52,13 @@ def pack(parts: Path, folder: Path) -> None:
     video = {name: tensor for name, tensor in video.items() if not name.startswith("reader.")}
     tensors: dict[str, Tensor] = {}
     for key_map, module in (
-        (keys.TRANSFORMER, _below(networks, "transformer.")),
-        (keys.CONNECTORS, _below(networks, "connectors.")),
-        (keys.video_vae(MODEL.vae_stages), video),
-        (keys.AUDIO_ENCODER, load_file(parts / "audio_vae.safetensors")),
+        (KEYS.transformer, _below(networks, "transformer.")),
+        (KEYS.connectors, _below(networks, "connectors.")),
+        (KEYS.video_vae(MODEL.vae_stages), video),
+        (KEYS.audio_encoder, load_file(parts / "audio_vae.safetensors")),
     ):
         tensors |= {key_map.to_file(name): tensor for name, tensor in module.items()}
-    sections = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
-    metadata = {"model_version": "2.3.0", "config": json.dumps(sections)}
+    metadata = {"model_version": MODEL_VERSION, "config": json.dumps(SECTIONS)}
     _write(folder / "ltx-2.3-puppet.safetensors", tensors, metadata)
     lora = _below(load_file(parts / "lora.safetensors"), "transformer.")
     _write(folder / "ltx-2.3-puppet-distilled-lora.safetensors", {_lora_name(n): t for n, t in lora.items()})
@@ -70,12 +69,12 @@ def pack(parts: Path, folder: Path) -> None:
 
 def take_apart(folder: Path, parts: Path) -> None:
     tensors = load_file(folder / "ltx-2.3-puppet.safetensors")
-    vae = _named(tensors, keys.video_vae(MODEL.vae_stages))
-    networks = {f"transformer.{n}": t for n, t in _named(tensors, keys.TRANSFORMER).items()}
-    networks |= {f"connectors.{n}": t for n, t in _named(tensors, keys.CONNECTORS).items()}
+    vae = _named(tensors, KEYS.video_vae(MODEL.vae_stages))
+    networks = {f"transformer.{n}": t for n, t in _named(tensors, KEYS.transformer).items()}
+    networks |= {f"connectors.{n}": t for n, t in _named(tensors, KEYS.connectors).items()}
     lora = load_file(folder / "ltx-2.3-puppet-distilled-lora.safetensors")
     save_part(parts / "video_vae.safetensors", vae)
-    save_part(parts / "audio_vae.safetensors", _named(tensors, keys.AUDIO_ENCODER))
+    save_part(parts / "audio_vae.safetensors", _named(tensors, KEYS.audio_encoder))
     save_part(parts / "transformer.safetensors", networks)
     save_part(parts / "lora.safetensors", {_from_lora_name(n): t for n, t in lora.items()})
     upsampler = load_file(folder / "ltx-2.3-puppet-spatial-upscaler-x2.safetensors")
@@ -88,7 +87,7 @@ def _named(tensors: dict[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
 
 def _from_lora_name(name: str) -> str:
     layer, _, side = name.partition(".lora_")
-    return f"transformer.{keys.LORA.to_module(layer)}.lora_{side}"
+    return f"transformer.{KEYS.lora.to_module(layer)}.lora_{side}"
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -97,7 +96,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _lora_name(name: str) -> str:
     layer, _, side = name.partition(".lora_")
-    return f"{keys.LORA.to_file(layer)}.lora_{side}"
+    return f"{KEYS.lora.to_file(layer)}.lora_{side}"
 
 
 def _write_gemma(folder: Path) -> None:

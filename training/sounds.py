@@ -55,7 +55,7 @@ def sentence(random_: random.Random) -> str:
 
 def speak(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
     """float32 [n] at 16 kHz, peak 0.9."""
-    from ltx_a2v.media.sound import resample
+    from ltx_a2v.media.sound.prepare import resample
 
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
     with wave.open(io.BytesIO(subprocess.run(command, check=True, capture_output=True).stdout)) as file:

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.miniature import SPECIAL_TOKENS
-from ltx_a2v.settings.defaults import NEGATIVE_PROMPT
+from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
-MAX_TOKENS = 1024
+MAX_TOKENS = LTX_2_3.text_encoder.tokens
 MOODS = (
     ("", "neutral", "calm", "with a neutral face"),
     ("smiling", "happy", "cheerful", "with a smile"),
@@ -32,7 +32,12 @@ GAZES = (
 )
 WHO = ("A woman", "A man", "A person", "Someone", "A cartoon face", "A drawn face", "She", "He", "A face")
 SPEAKS = ("speaks", "talks", "is speaking", "says something", "is talking")
-NOTHING_SAID = ("", NEGATIVE_PROMPT, NEGATIVE_PROMPT, "blurry, low quality, mouth out of sync")
+NOTHING_SAID = (
+    "",
+    LTX_2_3.defaults.negative_prompt,
+    LTX_2_3.defaults.negative_prompt,
+    "blurry, low quality, mouth out of sync",
+)
 
 
 def prompt(attributes: tuple[int, int, int], random_: random.Random, complete: bool) -> str:
@@ -50,7 +55,7 @@ def prompt(attributes: tuple[int, int, int], random_: random.Random, complete: b
 def words() -> list[str]:
     texts = [*WHO, *SPEAKS, *(p for group in (*MOODS, *GAZES) for p in group), *BACKGROUNDS, "background in front of a"]
     found = {word.strip(",.") for text in texts for word in text.split()}
-    return sorted(found | {word.strip(",.") for word in NEGATIVE_PROMPT.split() if len(word) > 3})
+    return sorted(found | {word.strip(",.") for word in LTX_2_3.defaults.negative_prompt.split() if len(word) > 3})
 
 
 def tokenizer() -> Tokenizer:

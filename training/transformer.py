@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ltx_a2v.networks.audio_vae import AudioEncoder, latent_steps
 from ltx_a2v.networks.text import build_connectors
 from ltx_a2v.networks.transformer import build_transformer
+from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
 VARIANTS = 6
 FIRST, WINDOW = 0.66, 0.84
@@ -45,7 +46,7 @@ class Bank:
     def __init__(self, kind: Kind, frames: int, encoder: AudioEncoder, device: torch.device) -> None:
         self.kind, self.encoder, self.filled, self.at = kind, encoder, 0, 0
         grid = ((frames - 1) // 8 + 1, kind.height // 32, kind.width // 32)
-        self.tokens = latent_steps(frames / FRAME_RATE)
+        self.tokens = latent_steps(frames / FRAME_RATE, LTX_2_3.latents.audio_per_second)
         shape = (len(COMBINATIONS), kind.capacity)
         self.latents = torch.zeros(*shape, *grid, 128, dtype=torch.bfloat16, device=device)
         self.audio = torch.zeros(*shape, self.tokens, 128, dtype=torch.bfloat16, device=device)
@@ -90,7 +91,9 @@ class Course:
         device = bank.latents.device
         _, self.height, self.width, _ = bank.latents.shape[2:]
         self.frames = frames
-        self.audio_tokens = min(bank.tokens, latent_steps(((frames - 1) * 8 + 1) / FRAME_RATE))
+        self.audio_tokens = min(
+            bank.tokens, latent_steps(((frames - 1) * 8 + 1) / FRAME_RATE, LTX_2_3.latents.audio_per_second)
+        )
         count = groups * rows
         self.combination = torch.zeros(count, dtype=torch.long, device=device)
         self.clip = torch.zeros(count, dtype=torch.long, device=device)
@@ -151,7 +154,7 @@ class Learner:
             self.networks.load_state_dict(load(options.resume, device))
         unused = unused_parameters(self.networks.transformer)
         self.named = {n: p for n, p in self.networks.named_parameters() if n.removeprefix("transformer.") not in unused}
-        self.perturbed_block = MODEL.defaults.stg_blocks(MODEL.num_layers)[0]
+        self.perturbed_block = MODEL.version.defaults.stg_blocks(MODEL.num_layers)[0]
         gemma = build_gemma()
         random_ = random.Random(options.seed)
         texts = [prompt(c, random_, v == 0) for c in COMBINATIONS for v in range(VARIANTS)] + list(NOTHING_SAID)
