@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from torch import Tensor
 
 from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.keys import KeyMap
+from ltx_a2v.checkpoint.made_once import made_once
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.networks.build import shapes_of
 from ltx_a2v.versions.ltx_2_3 import LTX_2_3
@@ -211,28 +209,7 @@ SPECIAL_TOKENS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
 
 def ensure_miniature(folder: Path) -> ModelPaths:
     """The miniature model in `folder / VERSION`, made where it is not there yet."""
-    complete = folder / VERSION
-    part = folder / f"{VERSION}.{os.getpid()}.part"
-    try:
-        if not complete.is_dir():
-            make_miniature(part)
-            _move(part, complete)
-    except OSError as error:
-        raise InvalidOutput(
-            f"The miniature model cannot be kept in {folder} ({error.strerror}); set LTX_A2V_CACHE_DIR to a folder "
-            "that can be written."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return ModelPaths.discover(complete)
-
-
-def _move(part: Path, complete: Path) -> None:
-    try:
-        part.rename(complete)
-    except OSError:
-        if not complete.is_dir():  # else another process was first
-            raise
+    return ModelPaths.discover(made_once(folder / VERSION, "miniature", make_miniature))
 
 
 def make_miniature(folder: Path) -> None:

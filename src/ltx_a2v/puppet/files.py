@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ltx_a2v.checkpoint.made_once import made_once
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import A2VError, InvalidModel, InvalidOutput
+from ltx_a2v.errors import A2VError, InvalidModel
 from ltx_a2v.puppet import SHIPPED, VERSION, check_shipped, digest_file
 
 ROUNDED_FROM = 4096
@@ -34,29 +33,8 @@ def ensure_puppet(folder: Path, shipped: Path = SHIPPED) -> ModelPaths:
 
     Raises `InvalidModel` when the shipped file is missing or damaged, `InvalidOutput` when the folder refuses.
     """
-    complete = folder / VERSION
-    part = folder / f"{VERSION}.{os.getpid()}.part"
     check_shipped(shipped)
-    try:
-        if not complete.is_dir():
-            unpack(shipped, part)
-            _move(part, complete)
-    except OSError as error:
-        raise InvalidOutput(
-            f"The puppet model cannot be kept in {folder} ({error.strerror}); set LTX_A2V_CACHE_DIR to a folder that "
-            "can be written."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return ModelPaths.discover(complete)
-
-
-def _move(part: Path, complete: Path) -> None:
-    try:
-        part.rename(complete)
-    except OSError:
-        if not complete.is_dir():  # else another process was first
-            raise
+    return ModelPaths.discover(made_once(folder / VERSION, "puppet", lambda part: unpack(shipped, part)))
 
 
 def pack(folder: Path, shipped: Path) -> None:
