@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import os
 import pickle
 import re
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
+import numpy as np
 import pytest
 
 from ltx_a2v.cli.main import main
@@ -247,6 +250,21 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
+def recorded(seconds: int) -> bytes:
+    """Silence in webm as a browser's recorder writes it: without its length."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream = container.add_stream("libopus", rate=48000, layout="mono")
+        for _ in range(seconds):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.int16), "s16", "mono")
+            frame.sample_rate = 48000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    duration, void = b"\x44\x89\x88", b"\xec\x40\x08"  # an element's name and its size, 8 bytes
+    assert file.getvalue().count(duration) == 1
+    return file.getvalue().replace(duration, void)
+
+
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n"
 
 
@@ -259,6 +277,7 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLI
         ("image", b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "invalid_image"),
         ("image", pickle.dumps(print), "invalid_image"),
         ("audio", wav(31), "audio_too_long"),
+        ("audio", recorded(31), "audio_too_long"),
         ("audio", b"RIFF\xff\xff\xff\xffWAVEfmt ", "invalid_audio"),
         ("audio", b"\0" * 5000, "invalid_audio"),
         ("audio", b"ffconcat version 1.0\nfile secret.wav\n", "invalid_audio"),

@@ -1,12 +1,17 @@
-"""Checks uploaded files against the server's limits, from their headers, before decoding. Runs in the worker."""
+"""Checks uploaded files against the server's limits. Runs in the worker.
+
+A picture's header is read. Sound is decoded until its end or the limit: its header may say no length, or a wrong one.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx_a2v.errors import InvalidAudio, InvalidImage, TooLarge
+from ltx_a2v.errors import InvalidImage, TooLarge
+from ltx_a2v.media.sound.decode import check_audio_length
 from ltx_a2v.request import GenerationRequest
 
 
@@ -18,27 +23,12 @@ class Limits:
     audio_seconds: float
 
 
-def check_inputs(request: GenerationRequest, limits: Limits) -> None:
-    """Raises `TooLarge`, `InvalidImage` and `InvalidAudio`."""
-    _check_audio(request.audio, limits.audio_seconds)
+def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], None]) -> None:
+    """Raises `TooLarge`, `InvalidImage` and `InvalidAudio`, and what `poll` raises, which is called while sound is
+    decoded."""
+    check_audio_length(request.audio, limits.audio_seconds, poll)
     if request.image is not None:
         _check_image(request.image, limits.image_pixels)
-
-
-def _check_audio(path: Path, most_seconds: float) -> None:
-    import av
-
-    try:
-        # no protocols: a playlist must not open other files or the network
-        with path.open("rb") as file, av.open(file, "r", options={"protocol_whitelist": "none"}) as container:
-            if not container.streams.audio:
-                raise InvalidAudio("The audio file holds no sound: give a file with an audio stream.")
-            seconds = (container.duration or 0) / 1e6
-    except (av.FFmpegError, OSError, ValueError):
-        raise InvalidAudio("The audio file cannot be read: give a wav, mp3, flac, ogg or mp4.") from None
-    if seconds > most_seconds:
-        message = f"The audio is {seconds:.0f} s long; this server allows {most_seconds:.0f}."
-        raise TooLarge(message, "audio_too_long")
 
 
 def _check_image(path: Path, most_pixels: int) -> None:

@@ -163,7 +163,7 @@ class Worker:
         self._channel.raise_if_cancelled(job)
         began = time.monotonic()
         request = GenerationRequest(**fields, output_path=folder / VIDEO)
-        check_inputs(request, self._limits)
+        check_inputs(request, self._limits, lambda: self._channel.raise_if_cancelled(job))
         if keep or self._loaded:
             load_seconds = self._load(request, job)
         else:
