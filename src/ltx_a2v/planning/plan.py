@@ -82,7 +82,6 @@ def make_plan(
     budget: int | None,
     host_available: int,
     keep: Keep = "nothing",
-    advice: str = SMALLER_REQUEST,
     host_limit: int | None = None,
 ) -> Plan:
     """Plan within `budget` bytes of device memory. Raises `BudgetTooSmall`, naming the smallest budget that works.
@@ -102,7 +101,7 @@ def make_plan(
     if keep == "device":
         phases = tuple(PhasePlan(need.name, everything, need.working(sizes, placements)) for need in needs)
         return Plan(budget, placements, phases, 0, 0, keep, (), networks, smallest)
-    placements = _fit(sizes, needs, budget, advice)
+    placements = _fit(sizes, needs, budget)
     placements, notes = _choose_homes(placements, sizes, host_available, host_limit, keep)
     phases = tuple(
         PhasePlan(
@@ -123,9 +122,7 @@ def smallest_budget(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed]) -> i
     return max(_peak(sizes, leanest, need) for need in needs)
 
 
-def _fit(
-    sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int | None, advice: str
-) -> dict[str, Placement]:
+def _fit(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int | None) -> dict[str, Placement]:
     """The most resident blocks of each network that fit in every phase that uses it.
 
     Where a phase uses several networks, the last named is reduced first: LoRA factors before the transformer, whose
@@ -140,11 +137,11 @@ def _fit(
                 break
             placements[name] = _reduce(sizes, placements, need, name, budget)
         if _peak(sizes, placements, need) > budget:
-            raise _too_small(sizes, needs, budget, advice)
+            raise _too_small(sizes, needs, budget)
     return placements
 
 
-def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int, advice: str) -> BudgetTooSmall:
+def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int) -> BudgetTooSmall:
     """Names the smallest budget that works, and the phase that needs it."""
     leanest = {name: _leanest(size) for name, size in sizes.items()}
     largest = max(needs, key=lambda need: _peak(sizes, leanest, need))
@@ -153,7 +150,7 @@ def _too_small(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: i
         f"A VRAM budget of {gib(budget)} cannot hold this: {largest.name} needs "
         f"{at_least(_peak(sizes, leanest, largest))} with all blocks streamed{', at any size' * of_any_size}; "
         f"the smallest budget that works is {at_least(smallest_budget(sizes, needs))}"
-        f"{'' if of_any_size else f', or {advice}'}."
+        f"{'' if of_any_size else f', or {SMALLER_REQUEST}'}."
     )
 
 
