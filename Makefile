@@ -13,10 +13,10 @@ page: $(UV)  ## the page over the miniature model; PORT=0 takes a free port, and
 	$(RUN) ltx-a2v serve --demo --port $(PORT)
 
 test: $(UV)  ## the tests that a change needs
-	$(RUN) pytest -q -n 2 --dist loadfile -m "not slow"
+	$(RUN) pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-all: $(UV)  ## all tests, also the slow ones
-	$(RUN) pytest -q -n 2 --dist loadfile
+	$(RUN) pytest -q -n 2 --dist worksteal
 
 check: $(UV)  ## style, types, floors, and the help texts in the docs
 	$(RUN) ruff check .
