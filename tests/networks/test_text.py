@@ -12,6 +12,7 @@ from ltx_a2v.networks import text
 from ltx_a2v.networks.text import Context
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.residency.network import Placement
+from ltx_a2v.residency.stream import BlockStream
 from ltx_a2v.settings.loading import LoadOptions
 from tests.networks.conftest import encode, open_model, same
 
@@ -82,3 +83,48 @@ def test_four_bits_take_a_quarter(model: ModelPaths) -> None:
 def test_unknown_modes_are_refused_when_the_model_is_opened(model: ModelPaths) -> None:
     with pytest.raises(InvalidMode, match="choose one of none, int4, bnb-nf4"):
         A2VPipeline.open(model, device="cpu", options=LoadOptions(text_encoder_quantization="nf4"))
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many blocks each use of a network copied."""
+    counted: list[int] = []
+    close = BlockStream.close
+    monkeypatch.setattr(BlockStream, "close", lambda stream: (counted.append(stream.copies), close(stream))[1])
+    return counted
+
+
+@pytest.mark.parametrize("mode", ["none", *QUANTIZED])
+def test_two_prompts_share_a_sweep_and_have_the_bits_that_each_has_alone(
+    model: ModelPaths, mode: str, copies: list[int]
+) -> None:
+    opened = open_model(model, text_encoder_quantization=mode, prompt_cache=False)
+    placements = {"text_encoder": Placement("file", 0)}
+    together, _ = encode(PromptEncoder(opened), PROMPT, "Blurry.", placements=placements)
+    assert copies[0] == 3  # the text encoder's layers, each once
+
+    for prompt, context in zip((PROMPT, "Blurry."), together, strict=True):
+        assert same(context, encode(PromptEncoder(opened), prompt, placements=placements)[0][0])
+
+
+def test_prompts_that_fill_every_token_have_a_sweep_of_their_own(model: ModelPaths, copies: list[int]) -> None:
+    """transformers gives attention no mask where nothing is padded, and on a GPU another kernel then runs."""
+    opened = open_model(model, prompt_cache=False)
+    prompts = "a" * 1023, PROMPT, "b" * 1023
+    together, _ = encode(PromptEncoder(opened), *prompts, placements={"text_encoder": Placement("file", 0)})
+    assert copies[0] == 2 * 3
+    for prompt, context in zip(prompts, together, strict=True):
+        assert same(context, encode(PromptEncoder(opened), prompt)[0][0])
+
+
+def test_every_layers_hidden_states_are_those_of_the_encoders_own_forward(model: ModelPaths) -> None:
+    opened = open_model(model, prompt_cache=False)
+    gemma = opened.files.gemma
+    tokens = [text.tokenize(text.load_tokenizer(gemma), prompt, 1024) for prompt in (PROMPT, "Blurry.")]
+    in_use = opened.within({"text_encoder": Placement("device")})
+    with torch.inference_mode(), in_use.text_encoder(3) as encoder:
+        embedded = [text.embed(gemma, t, torch.float32) for t in tokens]
+        states = text.encode_texts(encoder, embedded, tokens)
+        for state, embeddings, t in zip(states, embedded, tokens, strict=True):
+            alone = encoder(inputs_embeds=embeddings, attention_mask=t.mask, output_hidden_states=True, use_cache=False)
+            assert torch.equal(state, torch.stack(alone.hidden_states, dim=-1))

@@ -41,8 +41,8 @@ class ModelInUse(Protocol):
     def use(self, name: str) -> AbstractContextManager[Any]:
         """The module of a network whose blocks are not streamed."""
 
-    def text_encoder(self, texts: int) -> AbstractContextManager[Any]:
-        """Gemma without its embedding table (see `networks.text.embed`), to be called `texts` times."""
+    def text_encoder(self, sweeps: int) -> AbstractContextManager[Any]:
+        """Gemma without its embedding table (see `networks.text.embed`), to be called `sweeps` times."""
 
     def connectors(self, texts: int) -> AbstractContextManager[Any]:
         """The text connectors, to be called `texts` times."""

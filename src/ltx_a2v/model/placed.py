@@ -51,10 +51,10 @@ class PlacedModel:
             yield loaded.module
 
     @contextmanager
-    def text_encoder(self, texts: int) -> Iterator[Any]:
+    def text_encoder(self, sweeps: int) -> Iterator[Any]:
         with self._load("text_encoder") as loaded:
             text.finish_gemma(loaded.module, self.device)
-            with loaded.hooked(texts) as module:
+            with loaded.hooked(sweeps) as module:
                 yield module
 
     @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
 from ltx_a2v.checkpoint.config import first_line
@@ -30,6 +32,10 @@ class Tokens(NamedTuple):
     mask: Tensor
     """[1, length], 1 where there is text."""
     truncated: bool
+
+    @property
+    def padded(self) -> bool:
+        return not bool(self.mask.all())
 
 
 class Context(NamedTuple):
@@ -130,15 +136,43 @@ def connectors_blueprint(config: ModelConfig, hidden_states: int, entries: Entri
     )
 
 
-def encode_text(gemma: Gemma3TextModel, embeddings: Tensor, tokens: Tokens) -> Tensor:
-    """All hidden states, [1, tokens, hidden size, layers + 1] (the last one after the final norm)."""
-    output = gemma(
-        inputs_embeds=embeddings,
-        attention_mask=tokens.mask.to(embeddings.device),
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    return torch.stack(output.hidden_states, dim=-1)
+def encode_texts(gemma: Gemma3TextModel, embeddings: Sequence[Tensor], tokens: Sequence[Tokens]) -> list[Tensor]:
+    """All hidden states of each text, [1, tokens, hidden size, layers + 1] (the last one after the final norm).
+
+    Each layer is visited once for all texts, and computes them one after the other: in one GEMM a text's bits would
+    depend on the others. Either all texts are padded or none is, as transformers leaves out a mask that hides nothing.
+    """
+    batch, mask = torch.cat(list(embeddings)), torch.cat([t.mask for t in tokens])
+    states = [e.new_empty((*e.shape, len(gemma.layers) + 1)) for e in embeddings]
+    with ExitStack() as stack:
+        for index, layer in enumerate(gemma.layers):
+            stack.enter_context(_text_by_text(layer, index, states))
+        stack.enter_context(_text_by_text(gemma.norm))
+        last = gemma(inputs_embeds=batch, attention_mask=mask.to(batch.device), use_cache=False).last_hidden_state
+    for state, hidden in zip(states, last.split(1), strict=True):
+        state[..., -1] = hidden
+    return states
+
+
+@contextmanager
+def _text_by_text(module: nn.Module, index: int = 0, states: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Within this context the module computes the rows of its batch one after the other; `states` get its input."""
+    forward = module.forward
+
+    def by_row(hidden: Tensor, *args: Any, attention_mask: Tensor | None = None, **others: Any) -> Tensor:
+        for state, row in zip(states, hidden.split(1), strict=False):
+            state[..., index] = row
+        computed = []
+        for i, row in enumerate(hidden.split(1)):
+            mask = {} if attention_mask is None else {"attention_mask": attention_mask[i : i + 1]}
+            computed.append(forward(row, *args, **mask, **others))
+        return torch.cat(computed)
+
+    module.forward = by_row
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def connect(connectors: LTX2TextConnectors, hidden_states: Tensor, mask: Tensor) -> Context:

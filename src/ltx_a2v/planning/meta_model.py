@@ -46,7 +46,7 @@ class MetaModel:
     def use(self, name: str) -> Iterator[Any]:
         yield self._model.on_meta[name]
 
-    def text_encoder(self, texts: int) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def text_encoder(self, sweeps: int) -> AbstractContextManager[Any]:  # noqa: ARG002
         return self.use("text_encoder")
 
     def connectors(self, texts: int) -> AbstractContextManager[Any]:  # noqa: ARG002

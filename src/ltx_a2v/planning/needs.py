@@ -166,10 +166,10 @@ def _audio_text_cache(model: Model) -> int:
 
 
 def _gemma_activations(files: ModelFiles, dtype: torch.dtype) -> int:
-    """Estimated bytes: all hidden states, their stack and that of the other prompt; and the widest layer, the MLP."""
+    """Estimated bytes: all hidden states of both prompts, and the widest layer, the MLP, for one of them."""
     config, tokens = files.gemma.config, files.config.version.text_encoder.tokens
     hidden = tokens * config["hidden_size"] * dtype.itemsize
-    states = 3 * text.hidden_state_count(files.gemma) * hidden
+    states = 2 * text.hidden_state_count(files.gemma) * hidden
     mlp = 4 * tokens * config["intermediate_size"] * dtype.itemsize
-    masks = 2 * 4 * tokens**2
-    return int(states + mlp + masks + 6 * hidden)
+    masks = 2 * 2 * 4 * tokens**2
+    return int(states + mlp + masks + 2 * 6 * hidden)

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class PromptEncoder:
         keys = self._keys(texts)
         cached = _default_cache() if keys else None
         encoded = {t: found for t, key in keys.items() if cached and (found := cached.get(key, in_use.device))}
-        fresh = compute_contexts(in_use, self.model.files.gemma, [t for t in dict.fromkeys(texts) if t not in encoded])
+        missing = [t for t in dict.fromkeys(texts) if t not in encoded]
+        fresh = compute_contexts(in_use, self.model.files.gemma, self._tokenizer, missing) if missing else {}
         encoded |= fresh
         for t in dict.fromkeys(texts):
             if encoded[t].truncated:
@@ -62,6 +64,11 @@ class PromptEncoder:
         if cached and fresh and self._keys(texts) == keys:  # else the files changed while they were read
             yield from _store(cached, {keys[t]: prompt for t, prompt in fresh.items()})
         return [encoded[t].context for t in texts]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """Loaded once: Gemma's has 262,000 tokens."""
+        return text.load_tokenizer(self.model.files.gemma)
 
     def _keys(self, texts: Iterable[str]) -> dict[str, str]:
         """By text; empty where nothing is to be cached, or the files are no longer those that were opened."""
@@ -72,11 +79,10 @@ class PromptEncoder:
         return {t: _hash({**self._identity, "fused": fused, "text": t.strip()}) for t in texts}
 
 
-def compute_contexts(model: ModelInUse, gemma: GemmaFiles, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
+def compute_contexts(
+    model: ModelInUse, gemma: GemmaFiles, tokenizer: Any, texts: Sequence[str]
+) -> dict[str, EncodedPrompt]:
     """Tokens -> hidden states -> contexts; the text encoder and the connectors are loaded one after the other."""
-    if not texts:
-        return {}
-    tokenizer = text.load_tokenizer(gemma)
     length = model.config.version.text_encoder.tokens
     tokens = [text.tokenize(tokenizer, t, length) for t in texts]
     hidden = run_text_encoder(model, gemma, tokens)
@@ -85,10 +91,18 @@ def compute_contexts(model: ModelInUse, gemma: GemmaFiles, texts: Sequence[str])
 
 
 def run_text_encoder(model: ModelInUse, gemma: GemmaFiles, tokens: Sequence[Tokens]) -> list[Tensor]:
-    """-> all hidden states of each text, [1, tokens, hidden size, layers + 1]."""
-    with model.text_encoder(len(tokens)) as encoder:
-        embedded = [text.embed(gemma, t, model.dtype).to(model.device) for t in tokens]
-        return [text.encode_text(encoder, e, t) for e, t in zip(embedded, tokens, strict=True)]
+    """-> all hidden states of each text, [1, tokens, hidden size, layers + 1].
+
+    All texts share one sweep, so streamed layers cross the bus once; those that fill every token have their own.
+    """
+    sweeps = [some for padded in (True, False) if (some := [i for i, t in enumerate(tokens) if t.padded is padded])]
+    hidden: dict[int, Tensor] = {}
+    with model.text_encoder(len(sweeps)) as encoder:
+        for sweep in sweeps:
+            together = [tokens[i] for i in sweep]
+            embedded = [text.embed(gemma, t, model.dtype).to(model.device) for t in together]
+            hidden |= zip(sweep, text.encode_texts(encoder, embedded, together), strict=True)
+    return [hidden[i] for i in range(len(tokens))]
 
 
 def run_connectors(model: ModelInUse, hidden: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Context]:
