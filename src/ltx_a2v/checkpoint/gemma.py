@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class GemmaFiles:
     """`config.json` of the text model."""
     entries: Entries
     key_map: KeyMap = keys.AS_IN_FILE
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of the weights' files: of all of them, as a quantized text encoder is one file."""
 
     @classmethod
     def open(cls, root: Path, model_type: str, needed: str) -> GemmaFiles:
@@ -44,12 +46,14 @@ class GemmaFiles:
         shards = sorted(root.glob("*.safetensors"))
         if not shards:
             raise InvalidModel(f"{root} has no *.safetensors weights; download the text encoder again.")
-        tensors = {name: entry for shard in shards for name, entry in SafetensorsFile.open(shard).tensors.items()}
+        files = [SafetensorsFile.open(shard) for shard in shards]
+        tensors = {name: entry for file in files for name, entry in file.tensors.items()}
+        metadata = {name: value for file in files for name, value in file.metadata.items()}
         prefix = next((p for p in _LANGUAGE_MODEL_PREFIXES if f"{p}embed_tokens.weight" in tensors), None)
         if prefix is None:
             raise InvalidModel(f"{root} holds no language model: no 'embed_tokens.weight' in {len(shards)} files.")
         entries = {name.removeprefix(prefix): entry for name, entry in tensors.items() if name.startswith(prefix)}
-        return cls(root, _text_config(root / "config.json", config), entries, KeyMap(((prefix, ""),)))
+        return cls(root, _text_config(root / "config.json", config), entries, KeyMap(((prefix, ""),)), metadata)
 
 
 def _text_config(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,40 @@
-"""`ltx-a2v quantize`: write a checkpoint in the storage of a quantization mode."""
+"""`ltx-a2v quantize`: write a checkpoint, or the text encoder, in the storage of a quantization mode."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltx_a2v.cli.output import stdout, write_out
+from ltx_a2v.errors import InvalidInput
 from ltx_a2v.hardware.environment import prepare_libraries
-from ltx_a2v.settings.model import QUANTIZATION_MODES, ModelSettings
+from ltx_a2v.settings.model import QUANTIZATION_MODES, TEXT_ENCODER_MODES, ModelSettings
 
-HELP = "write a checkpoint once as a quantization mode stores it"
+if TYPE_CHECKING:
+    from ltx_a2v.conversion.report import ConversionReport
+    from ltx_a2v.phases import Work
+
+HELP = "write a checkpoint or the text encoder once as a quantization mode stores it"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint-path", type=Path, required=True, help="the bf16 checkpoint")
-    parser.add_argument("--transformer-quantization", required=True, metavar="MODE", help=QUANTIZATION_MODES)
-    parser.add_argument(
-        "--output-path", type=Path, required=True, help="the .safetensors file to write; one that is there is replaced"
+    checkpoint = parser.add_argument_group("a checkpoint")
+    checkpoint.add_argument("--checkpoint-path", type=Path, help="the bf16 checkpoint")
+    checkpoint.add_argument("--transformer-quantization", metavar="MODE", help=QUANTIZATION_MODES)
+    encoder = parser.add_argument_group("or a text encoder")
+    encoder.add_argument("--gemma-root", type=Path, help="the folder of the bf16 text encoder")
+    encoder.add_argument(
+        "--text-encoder", "--text-encoder-quantization", dest="text_encoder", metavar="MODE", help=TEXT_ENCODER_MODES
     )
     parser.add_argument(
+        "--output-path",
+        type=Path,
+        required=True,
+        help="the .safetensors file to write, which replaces one that is there; a new folder for a text encoder",
+    )
+    checkpoint.add_argument(
         "--keep-bf16-blocks",
         default="",
         metavar="BLOCKS",
@@ -39,23 +54,43 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries()
 
     from ltx_a2v.cli.progress import show
-    from ltx_a2v.conversion.convert import quantize_file
-    from ltx_a2v.quantization import parse_blocks
-    from ltx_a2v.session import choose_device
 
-    report = show(
-        quantize_file(
-            arguments.checkpoint_path,
-            arguments.transformer_quantization,
-            arguments.output_path,
-            parse_blocks(arguments.keep_bf16_blocks),
-            device=choose_device(arguments.device),
-            measure_errors=arguments.report is not None,
-        )
-    )
+    report = show(_work(arguments))
     if arguments.report == "json":
         write_out(json.dumps(report.as_json()) + "\n")
     else:
         with stdout() as out:
             report.print(out)
     return 0
+
+
+def _work(arguments: argparse.Namespace) -> Work[ConversionReport]:
+    """Raises `InvalidInput` where the flags are those of neither file, or of both."""
+    from ltx_a2v.conversion.convert import quantize_file
+    from ltx_a2v.conversion.text_encoder import quantize_text_encoder
+    from ltx_a2v.quantization import parse_blocks
+    from ltx_a2v.session import choose_device
+
+    output, measured = arguments.output_path, arguments.report is not None
+    checkpoint, mode = arguments.checkpoint_path, arguments.transformer_quantization
+    gemma, text_mode = arguments.gemma_root, arguments.text_encoder
+    for_checkpoint, for_encoder = (checkpoint, mode, arguments.keep_bf16_blocks), (gemma, text_mode)
+    if checkpoint and mode and not any(for_encoder):
+        blocks = parse_blocks(arguments.keep_bf16_blocks)
+        device = choose_device(arguments.device)
+        return quantize_file(checkpoint, mode, output, blocks, device=device, measure_errors=measured)
+    if gemma and text_mode and not any(for_checkpoint):
+        device = choose_device(arguments.device)
+        return quantize_text_encoder(gemma, text_mode, output, device=device, measure_errors=measured)
+    given = {
+        "--checkpoint-path": checkpoint,
+        "--transformer-quantization": mode,
+        "--keep-bf16-blocks": arguments.keep_bf16_blocks,
+        "--gemma-root": gemma,
+        "--text-encoder": text_mode,
+    }
+    named = ", ".join(flag for flag, value in given.items() if value) or "none of them"
+    raise InvalidInput(
+        "Give --checkpoint-path and --transformer-quantization for a checkpoint, or --gemma-root and --text-encoder "
+        f"for a text encoder, one per run; given: {named}."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,10 +34,10 @@ class LayerError:
 
     @property
     def kind(self) -> str:
-        """`attn1.to_q` for all blocks of the transformer; a connector is one kind."""
+        """`attn1.to_q` for all blocks of a network; a connector is one kind."""
         if self.network == "connectors":
             return self.layer.split(".")[0]
-        return re.sub(r"^transformer_blocks\.\d+\.", "", self.layer)
+        return re.sub(r"^(transformer_blocks|layers)\.\d+\.", "", self.layer)
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,14 @@ class ConversionReport:
     mode: str
     keep_bf16_blocks: frozenset[int]
     bytes_before: dict[str, int]
-    """Bytes of the transformer, of the connectors, and of all other tensors."""
+    """Bytes by network: the transformer, the connectors and all other tensors; or the text encoder."""
     bytes_after: dict[str, int]
     layers: tuple[LayerError, ...]
     """In the order of the file; empty where errors were not requested."""
+
+    def at(self, path: Path) -> ConversionReport:
+        """The same of a file that was moved to `path`."""
+        return replace(self, output_path=path)
 
     @property
     def relative_error(self) -> float:

@@ -18,8 +18,8 @@ from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_loader
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.placed import PlacedModel
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
-from ltx_a2v.quantization.choose import choose_policies
-from ltx_a2v.quantization.covered import Coverage
+from ltx_a2v.quantization.choose import choose_policies, choose_text_policy, read_stored
+from ltx_a2v.quantization.modes import TEXT_ENCODER_MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader
@@ -63,8 +63,11 @@ class Model:
             files.connectors,
             files.config.version.covered,
         )
-        text_policy = QuantizationPolicy.for_text_encoder(
-            options.text_encoder_quantization, Coverage.of(files.config.version.covered.text_encoder)
+        text_policy = choose_text_policy(
+            options.text_encoder_quantization,
+            files.paths.gemma_root,
+            read_stored(files.paths.gemma_root, files.gemma.metadata, TEXT_ENCODER_MODES),
+            files.config.version.covered.text_encoder,
         )
         for policy in (transformer_policy, text_policy):
             policy.check_device(device)

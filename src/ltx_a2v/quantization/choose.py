@@ -14,9 +14,10 @@ from pathlib import Path
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.errors import InvalidMode, InvalidModel, named
 from ltx_a2v.quantization.covered import Coverage
+from ltx_a2v.quantization.linear import Format
 from ltx_a2v.quantization.modes import MODES
 from ltx_a2v.quantization.policy import QuantizationPolicy
-from ltx_a2v.versions import Covered
+from ltx_a2v.versions import Covered, CoveredLayers
 
 METADATA_KEY = "ltx_a2v_quantization"
 """`{"mode": "int8", "keep_bf16_blocks": [0]}`"""
@@ -72,12 +73,22 @@ def choose_policies(
     return _policies(wanted or "none", keep_bf16_blocks, covered)
 
 
-def _agreed(wanted: str | None, mode: str, path: Path) -> str:
+def choose_text_policy(
+    wanted: str | None, path: Path, stored: Stored | None, covered: CoveredLayers
+) -> QuantizationPolicy:
+    """The text encoder's; raises `InvalidMode` when its file is quantized in another mode than wanted."""
+    if stored is None:
+        return QuantizationPolicy.for_text_encoder(wanted or "none", Coverage.of(covered))
+    mode = _agreed(wanted, stored.mode, path, "text_encoder_quantization")
+    return QuantizationPolicy.for_text_encoder(mode, Coverage.of(covered)).of_stored_file()
+
+
+def _agreed(wanted: str | None, mode: str, path: Path, setting: str = "transformer_quantization") -> str:
     if wanted is None or wanted == mode:
         return mode
     if any({wanted, mode} <= same for same in _SAME_STORAGE):
         return wanted
-    raise InvalidMode(f"{path} is quantized as {mode}: use {named('transformer_quantization')} {mode} or leave it out.")
+    raise InvalidMode(f"{path} is quantized as {mode}: use {named(setting)} {mode} or leave it out.")
 
 
 def _policies(
@@ -92,7 +103,8 @@ def _policies(
     )
 
 
-def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:
+def read_stored(path: Path, metadata: Mapping[str, str], modes: Mapping[str, Format] = MODES) -> Stored | None:
+    """What the metadata of a file says; None where it says nothing. Raises `InvalidModel` for a mode not in `modes`."""
     raw = metadata.get(METADATA_KEY)
     if raw is None:
         return None
@@ -103,7 +115,7 @@ def read_stored(path: Path, metadata: Mapping[str, str]) -> Stored | None:
         mode, kept = None, None
     if not isinstance(mode, str) or not isinstance(kept, list) or any(type(block) is not int for block in kept):
         raise InvalidModel(f"{path} has damaged quantization metadata: {raw[:60]!r}; quantize it again.")
-    if mode not in MODES:
+    if mode not in modes:
         raise InvalidModel(
             f"{path} says it is quantized as {mode!r}, which this version does not know; quantize it again."
         )

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ltx_a2v.residency.host_copies import HostCopies
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.loader import Source, TensorLoader
+from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, spread
 
 Home = Literal["device", "host", "file"]
@@ -38,6 +40,7 @@ class Network:
     def __init__(self, loader: TensorLoader, device: torch.device) -> None:
         self.loader = loader
         self._device = device
+        self._built: tuple[nn.Module, Piece, list[Piece]] | None = None
         self._host: HostCopies | None = None
         self._kept: tuple[Placement, BlockStream] | None = None
 
@@ -101,10 +104,16 @@ class Network:
         stream.close()
         return None
 
+    def _on_meta(self) -> tuple[nn.Module, Piece, list[Piece]]:
+        """The module and its pieces, which take nothing while they are bound to no memory; built once."""
+        if self._built is None:
+            with on_host():
+                module = self.loader.build()
+                self._built = module, *self.loader.blueprint.split(module)
+        return self._built
+
     def _load(self, placement: Placement) -> BlockStream:
-        with on_host():  # on `meta`, which takes nothing
-            module = self.loader.build()
-            rest, blocks = self.loader.blueprint.split(module)
+        module, rest, blocks = self._on_meta()
         wanted = len(blocks) if placement.resident_blocks is None else min(placement.resident_blocks, len(blocks))
         resident = spread(len(blocks), wanted)
         at_first = [rest, *(blocks[i] for i in sorted(resident))]

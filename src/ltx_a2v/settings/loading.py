@@ -51,8 +51,8 @@ class LoadOptions:
     transformer_quantization: str | None = None
     """A mode of `quantization.MODES`; None takes the file as it is."""
     keep_bf16_blocks: frozenset[int] = frozenset()
-    text_encoder_quantization: str = "none"
-    """One of `quantization.TEXT_ENCODER_MODES`."""
+    text_encoder_quantization: str | None = None
+    """A mode of `quantization.TEXT_ENCODER_MODES`; None takes the files as they are."""
     prompt_cache: bool = True
     """Cache encoded prompts on disk; a cached prompt needs no text encoder."""
     loras: tuple[StyleLora, ...] = ()

@@ -21,6 +21,7 @@ from ltx_a2v.settings.units import parse_bytes
 from ltx_a2v.versions import NEWEST
 
 QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
+TEXT_ENCODER_MODES = "int4 (what they were trained for) or bnb-nf4"
 
 
 def _option(default: Any, metavar: str, description: str) -> Any:
@@ -54,10 +55,10 @@ class ModelSettings(Settings):
         f"How the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES}; "
         "default: as the checkpoint is.",
     )
-    text_encoder_quantization: str = _option(
-        "none",
+    text_encoder_quantization: str | None = _option(
+        None,
         "MODE",
-        "How the text encoder's weights are stored: none, int4 (what they were trained for) or bnb-nf4.",
+        f"How the text encoder's weights are stored: none, {TEXT_ENCODER_MODES}; default: as the folder's are.",
     )
     keep_bf16_blocks: str = _option("", "BLOCKS", "Blocks left in bf16, as 0,43-47.")
     lora: Annotated[tuple[str, ...], NoDecode] = _option(
