@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import BudgetTooSmall, InvalidModel
 from ltx_a2v.events import Done
 from ltx_a2v.hardware.budget import Budget
@@ -122,3 +124,23 @@ def test_only_streamed_blocks_are_copied_to_host_memory(model: ModelPaths, small
     model_ = pipeline.model
     for name in ("transformer", "distilled"):
         assert model_.networks[name].host_bytes == model_.sizes[name].streamed(placement) > 0
+
+
+@pytest.mark.parametrize(("host_memory", "reads"), [(None, False), (1, True)])
+def test_a_new_prompt_reads_no_layer_where_host_memory_keeps_them(
+    model: ModelPaths, request_fields: dict[str, object], tmp_path: Path, host_memory: int | None, reads: bool
+) -> None:
+    own = replace(model, gemma_root=Path(shutil.copytree(model.gemma_root, tmp_path / "gemma")))
+    options = {"text_encoder_quantization": "int4", "keep": "host", "host_memory": host_memory}
+    pipeline = open_with(own, **options)
+    first, second = (GenerationRequest(**request_fields | {"prompt": text}) for text in ("A robot.", "A dog sings."))
+    expected = video(open_with(model, text_encoder_quantization="int4"), second)
+
+    video(pipeline, first)
+    weights = SafetensorsFile.open(own.gemma_root / "model.safetensors")
+    with weights.path.open("r+b") as file:
+        for name, entry in weights.tensors.items():
+            if ".layers." in name:
+                file.seek(entry.offset)
+                file.write(bytes(entry.nbytes))
+    assert (video(pipeline, second) != expected) == reads
