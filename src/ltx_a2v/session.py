@@ -32,6 +32,7 @@ from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest
+from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.settings.model import ModelSettings
@@ -119,7 +120,9 @@ class A2VPipeline:
         plan = self.plan(request) if request else self.plan_for(usual)
         try:
             with _host_memory_errors(), capped(self.device, plan.budget):
-                self.model.within(plan.placements).preload()
+                placed = self.model.within(plan.placements)
+                with placed.reading_ahead():
+                    placed.preload()
         except torch.OutOfMemoryError as error:
             self.release()
             raise self._out_of_memory("while the weights were loaded") from error
@@ -184,7 +187,7 @@ class A2VPipeline:
         ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
         model = self.model.within(plan.placements)
         events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
-        with capped(self.device, limit):
+        with capped(self.device, limit), closing(events), model.reading_ahead() as report.ahead:
             yield from events if ledger is None else ledger.during(events)
 
     # -- what fits ---------------------------------------------------------------------------------------------------
@@ -228,6 +231,7 @@ class _Report:
         self._model_version = model_version
         self._started = time.perf_counter()
         self._notices: list[str] = []
+        self.ahead = ReadAhead([])
         self.begin_attempt(None)
 
     def begin_attempt(self, plan: Plan | None) -> None:
@@ -254,8 +258,12 @@ class _Report:
             phases={name: phase.seconds for name, phase in finished.items()},
             model_version=self._model_version,
             notices=tuple(self._notices),
-            details={"memory": self._memory()},
+            details={"memory": self._memory(), "read_ahead": self._read_ahead()},
         )
+
+    def _read_ahead(self) -> dict[str, float]:
+        """What a thread read while phases ran; their seconds do not contain it."""
+        return {"gib": round(self.ahead.nbytes / GIB, 3), "seconds": round(self.ahead.seconds, 3)}
 
     def _memory(self) -> dict[str, dict[str, float]]:
         """GiB per phase: predicted, used by tensors at most, and reserved for them by the allocator."""

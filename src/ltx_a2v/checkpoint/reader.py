@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -45,6 +45,22 @@ def read_tensor(entry: TensorEntry) -> Tensor:
     raw = torch.empty(entry.nbytes, dtype=torch.uint8)
     read_bytes(entry, raw)
     return _typed(raw, entry)
+
+
+def read_through(entries: Iterable[TensorEntry], stopped: Callable[[], bool]) -> int:
+    """Read the tensors and keep nothing, so that they are in the page cache; returns the bytes read.
+
+    One read at a time: readers that are waited for have several under way and go ahead of it. Raises `InvalidModel`.
+    """
+    buffer, count = torch.empty(READ_CHUNK_BYTES, dtype=torch.uint8), 0
+    items = sorted(((entry.name, entry) for entry in entries), key=_by_place)
+    for chunk in _chunks(_ranges(items)):
+        if stopped():
+            break
+        nbytes = chunk[-1].end - chunk[0].begin
+        _read(chunk[0].entry.path, chunk[0].begin, [_memory(buffer[:nbytes])])
+        count += nbytes
+    return count
 
 
 def stream_tensors(

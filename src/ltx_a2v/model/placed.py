@@ -10,16 +10,22 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.hardware.host_memory import host_memory_available
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.residency.ahead import ReadAhead, Reading
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import BlockStream, sweep_together
 from ltx_a2v.versions import ModelConfig
 
 if TYPE_CHECKING:
     from ltx_a2v.model.model import Model
+
+
+CACHED_SHARE = 0.5
+"""Share of the host's free memory that files read ahead may fill: more might displace what will be used first."""
 
 
 class PlacedModel:
@@ -80,6 +86,39 @@ class PlacedModel:
 
     def latent_statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[ReadAhead]:
+        """A context in which a thread reads what the phases after the text encoder will need, into host memory.
+
+        By default on a GPU: on a CPU the reading and the computing share the cores.
+        """
+        wanted = self._model.options.read_ahead
+        enabled = self.device.type == "cuda" if wanted is None else wanted
+        try:
+            with ReadAhead(self._readings() if enabled else []) as ahead:
+                yield ahead
+        finally:
+            for network in self._model.networks.values():
+                network.drop_prepared()
+
+    def _readings(self) -> list[Reading]:
+        copies = sum(self._model.sizes[name].in_host(placement) for name, placement in self._placements.items())
+        left = host_memory_available() + self._model.host_bytes - copies
+        readings: list[Reading] = []
+        for name in self._in_order_of_use():
+            entries = self._model.loaders[name].blueprint.loaded_entries.values()
+            in_files = sum(entry.nbytes for entry in entries)
+            placement = self._placements.get(name, Placement())
+            reading = self._model.networks[name].ahead(placement, page_cache=in_files <= left * CACHED_SHARE)
+            if reading is not None:
+                readings.append(reading)
+                left -= in_files
+        return readings
+
+    def _in_order_of_use(self) -> list[str]:
+        styles = self._model.style_loras
+        return ["audio_encoder", "video_encoder", "transformer", *styles, DISTILLED_LORA, "upsampler", "video_decoder"]
 
     def preload(self) -> None:
         """Load every network to the home of its placement."""

@@ -34,17 +34,32 @@ class HostCopies:
     def copying(self, pieces: Sequence[Piece]) -> HostCopies:
         """Copy these when they are next fetched, in about this order. Other pieces are fetched from their copy where
         there is one, else from the file."""
-        self.drop_prepared()
-        wanted = [piece for piece in pieces if piece.name not in self._copies]
+        names = {piece.name for piece in pieces}
+        if not self._prepared.keys() <= names:
+            self.drop_prepared()
+        wanted = [piece for piece in pieces if piece.name not in self._copies and piece.name not in self._prepared]
         if wanted:
             pool = ThreadPoolExecutor(min(PREPARING_THREADS, len(wanted)), "host-memory")
-            self._prepared = {piece.name: pool.submit(self._prepare, piece.nbytes) for piece in wanted}
+            self._prepared |= {piece.name: pool.submit(self._prepare, piece.nbytes) for piece in wanted}
             pool.shutdown(wait=False)  # the threads end when all memory is prepared
         return self
 
     @property
     def nbytes(self) -> int:
         return sum(copy.flat.numel() for copy in self._copies.values())
+
+    def has(self, piece: Piece) -> bool:
+        return piece.name in self._copies
+
+    def fill(self, piece: Piece) -> None:
+        """Fill the copy of a piece that `copying` announced from its files, without the device.
+
+        Raises what reading the file raises, and `OutOfMemory` where host memory is short.
+        """
+        copy = self._prepared[piece.name].result()
+        self._files.fetch(piece, copy.flat)
+        self._copies[piece.name] = copy
+        del self._prepared[piece.name]
 
     def fetch(self, piece: Piece, flat: Tensor) -> None:
         """Raises what reading the file raises, and `OutOfMemory` where host memory is short."""

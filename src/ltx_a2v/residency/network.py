@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 
+from ltx_a2v.checkpoint.reader import read_through
+from ltx_a2v.residency.ahead import Reading
 from ltx_a2v.residency.host_copies import HostCopies
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.loader import Source, TensorLoader
@@ -42,6 +46,10 @@ class Network:
         self._device = device
         self._built: tuple[nn.Module, Piece, list[Piece]] | None = None
         self._host: HostCopies | None = None
+        self._reading_ahead = threading.Lock()
+        self._wanted = False
+        """By a phase: reading ahead must stop."""
+        self._read_once = False
         self._kept: tuple[Placement, BlockStream] | None = None
 
     @property
@@ -55,18 +63,50 @@ class Network:
     @contextmanager
     def use(self, placement: Placement) -> Iterator[BlockStream]:
         """Load the resident pieces to the device, and free them at the end unless the home is "device"."""
-        stream = self._take(placement) or self._load(placement)
+        self._wanted = True
+        with self._reading_ahead:  # the piece at hand is completed
+            stream = self._take(placement) or self._load(placement)
         try:
             yield stream
         except BaseException:
             stream.close()
-            self._drop_prepared()
+            self.drop_prepared()
             raise
         if placement.home == "device":
             self._kept = placement, stream
         else:
             stream.close()
             self._return_cache()
+
+    def ahead(self, placement: Placement, page_cache: bool) -> Reading | None:
+        """What a thread can do for the next use with this placement, or None where that is nothing.
+
+        Memory for copies is allocated, and copies are filled where the file holds what they hold: converting is the
+        device's work. Other files are read into the page cache, once, if `page_cache`.
+        """
+        copied = self._copied(placement) if placement.home == "host" else []
+        missing = [piece for piece in copied if self._host is None or not self._host.has(piece)]
+        fill = self.loader.conversion.already_stored
+        from_file = bool(missing and not fill) if copied else True
+        through = from_file and page_cache and not self._read_once
+        if self._kept is not None or not (missing or through):
+            return None
+        self._wanted, self._read_once = False, self._read_once or through
+        return partial(self._read_ahead, missing, fill, through)
+
+    def _read_ahead(self, missing: list[Piece], fill: bool, through: bool, stopped: Callable[[], bool]) -> int:
+        read = 0
+        with self._reading_ahead:
+            if missing and not self._wanted:
+                self._host = self._host or HostCopies(self.loader, self._device)
+                self._host.copying(missing)
+            for piece in missing if fill else ():
+                if self._wanted or stopped() or self._host is None:
+                    return read
+                self._host.fill(piece)
+                read += piece.nbytes
+        entries = self.loader.blueprint.loaded_entries.values() if through else ()
+        return read + read_through(entries, lambda: self._wanted or stopped())
 
     def preload(self, placement: Placement) -> None:
         """Load the weights to the home of the placement."""
@@ -84,7 +124,8 @@ class Network:
             self._host.release()
             self._host = None
 
-    def _drop_prepared(self) -> None:
+    def drop_prepared(self) -> None:
+        """Free host memory that was allocated for copies and not filled."""
         if self._host is not None:
             self._host.drop_prepared()
 
@@ -112,16 +153,21 @@ class Network:
                 self._built = module, *self.loader.blueprint.split(module)
         return self._built
 
+    def _copied(self, placement: Placement) -> list[Piece]:
+        """The pieces that are copied to host memory, in the order in which they are first fetched."""
+        _, rest, blocks = self._on_meta()
+        resident = _resident(placement, blocks)
+        streamed = [block for i, block in enumerate(blocks) if i not in resident]
+        return [rest, *(blocks[i] for i in sorted(resident)), *streamed] if placement.whole_copy else streamed
+
     def _load(self, placement: Placement) -> BlockStream:
         module, rest, blocks = self._on_meta()
-        wanted = len(blocks) if placement.resident_blocks is None else min(placement.resident_blocks, len(blocks))
-        resident = spread(len(blocks), wanted)
+        resident = _resident(placement, blocks)
         at_first = [rest, *(blocks[i] for i in sorted(resident))]
-        streamed = [block for i, block in enumerate(blocks) if i not in resident]
         source: Source = self.loader
         if placement.home == "host":
             self._host = self._host or HostCopies(self.loader, self._device)
-            source = self._host.copying([*at_first, *streamed] if placement.whole_copy else streamed)
+            source = self._host.copying(self._copied(placement))
         try:
             for piece in at_first:
                 flat = torch.empty(piece.nbytes, dtype=torch.uint8, device=self._device)
@@ -132,5 +178,10 @@ class Network:
         except BaseException:
             for piece in at_first:
                 piece.unbind()
-            self._drop_prepared()
+            self.drop_prepared()
             raise
+
+
+def _resident(placement: Placement, blocks: Sequence[Piece]) -> frozenset[int]:
+    count = len(blocks)
+    return spread(count, count if placement.resident_blocks is None else min(placement.resident_blocks, count))

@@ -63,3 +63,5 @@ class LoadOptions:
     """Most bytes of weights that are copied to host memory; None: what is available, less a share for others."""
     keep: Keep = "nothing"
     """Where weights may stay between requests."""
+    read_ahead: bool | None = None
+    """Read weights of later phases into host memory while the text encoder runs; None: on a GPU."""
