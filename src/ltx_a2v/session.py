@@ -48,6 +48,7 @@ class A2VPipeline:
         self.model = model
         self._planner = Planner(model)
         self._prompts = PromptEncoder(model)
+        self._speeds: dict[VideoShape, Speeds] = {}
         self.keep: Keep = model.options.keep
         """Where weights may stay between requests; may be changed between two of them."""
 
@@ -100,13 +101,21 @@ class A2VPipeline:
         return self._plan(self._shape(request), budget or self.model.options.budget)
 
     def measure(self, request: GenerationRequest) -> Speeds:
-        """Measure how fast this machine reads, copies and computes for such a request; takes seconds."""
-        return self._planner.measure(self._shape(request))
+        """Measure how fast this machine reads, copies and computes for such a request; takes seconds.
+
+        Later reports of requests of that shape have the predicted seconds next to the measured ones.
+        """
+        shape = self._shape(request)
+        self._speeds[shape] = self._planner.measure(shape)
+        return self._speeds[shape]
+
+    def measure_fitted(self, request: GenerationRequest) -> Speeds:
+        """As `measure`, for a request whose frames its sound decides. Raises what `generate` raises for the request."""
+        return self.measure(request.model_copy(update={"num_frames": self._fit(request).shape.num_frames}))
 
     def predict(self, request: GenerationRequest, plan: Plan, speeds: Speeds) -> Prediction:
         """How long the request would take within `plan`, with prompts that are not in the cache."""
-        texts = 1 + (Pass.NEGATIVE in passes_of(self._shape(request).guidance))
-        return self._planner.predict(plan, speeds, request.num_inference_steps, texts)
+        return self._predict(self._shape(request), request.num_inference_steps, plan, speeds)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
@@ -183,12 +192,18 @@ class A2VPipeline:
 
     def _attempt(self, fitted: FittedRequest, plan: Plan, limit: int | None, report: _Report) -> Generator[Event]:
         """Within `limit` bytes of the device. On a CPU, a ledger stands in for the device and keeps the limit."""
-        report.begin_attempt(plan)
+        speeds = self._speeds.get(fitted.shape)
+        steps = fitted.request.num_inference_steps
+        report.begin_attempt(plan, self._predict(fitted.shape, steps, plan, speeds) if speeds else None)
         ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
         model = self.model.within(plan.placements)
         events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
         with capped(self.device, limit), closing(events), model.reading_ahead() as report.ahead:
             yield from events if ledger is None else ledger.during(events)
+
+    def _predict(self, shape: VideoShape, steps: int, plan: Plan, speeds: Speeds) -> Prediction:
+        texts = 1 + (Pass.NEGATIVE in passes_of(shape.guidance))
+        return self._planner.predict(plan, speeds, steps, texts)
 
     # -- what fits ---------------------------------------------------------------------------------------------------
 
@@ -234,8 +249,9 @@ class _Report:
         self.ahead = ReadAhead([])
         self.begin_attempt(None)
 
-    def begin_attempt(self, plan: Plan | None) -> None:
+    def begin_attempt(self, plan: Plan | None, prediction: Prediction | None = None) -> None:
         self._plan = plan
+        self._prediction = prediction
         self._finished: dict[str, PhaseFinished] = {}
 
     def add(self, event: Event) -> None:
@@ -258,12 +274,18 @@ class _Report:
             phases={name: phase.seconds for name, phase in finished.items()},
             model_version=self._model_version,
             notices=tuple(self._notices),
-            details={"memory": self._memory(), "read_ahead": self._read_ahead()},
+            details={"memory": self._memory(), "read_ahead": self._read_ahead(), **self._predicted()},
         )
 
     def _read_ahead(self) -> dict[str, float]:
         """What a thread read while phases ran; their seconds do not contain it."""
         return {"gib": round(self.ahead.nbytes / GIB, 3), "seconds": round(self.ahead.seconds, 3)}
+
+    def _predicted(self) -> dict[str, dict[str, float]]:
+        """Seconds per phase as predicted, where the machine was measured."""
+        if self._prediction is None:
+            return {}
+        return {"predicted": {name: round(seconds, 3) for name, seconds in self._prediction.phases.items()}}
 
     def _memory(self) -> dict[str, dict[str, float]]:
         """GiB per phase: predicted, used by tensors at most, and reserved for them by the allocator."""

@@ -17,6 +17,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_request_flags(parser)
     add_model_flags(parser)
     add_report_flag(parser)
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure this machine first, for some seconds; the report has the predicted times next to the measured",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,5 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ltx_a2v.cli.progress import watch
         from ltx_a2v.session import open_pipeline
 
-    print_report(watch(open_pipeline(settings).generate(request)), arguments.report)
+    pipeline = open_pipeline(settings)
+    if arguments.measure:
+        pipeline.measure_fitted(request)
+    print_report(watch(pipeline.generate(request)), arguments.report)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,8 +49,9 @@ class Row:
             "notes": list(plan.notes),
         }
         if self.prediction is not None:
-            predicted = {name: round(value, 3) for name, value in asdict(self.prediction).items()}
-            row["seconds"] = predicted | {"total": round(self.prediction.total, 3)}
+            predicted = asdict(self.prediction) | {"total": self.prediction.total}
+            phases = {name: round(value, 3) for name, value in predicted.pop("phases").items()}
+            row["seconds"] = {name: round(value, 3) for name, value in predicted.items()} | {"phases": phases}
         return row
 
 
@@ -142,13 +144,14 @@ def _shared_notes(rows: list[Row]) -> dict[str, list[str]]:
 
 
 def _said(speeds: Speeds) -> str:
-    sample = "one block and a piece of the decoder"
+    sample = "one block of each network and a piece of the decoder"
     sample += ", on fewer frames than the video has" if speeds.extrapolated else ", at full size"
     copies = "run while the device computes" if speeds.overlaps else "and computing take turns"
+    prepared = f", preparing host memory {_rate(speeds.prepare)}" if math.isfinite(speeds.prepare) else ""
     return (
-        f"measured here: reading {_rate(speeds.read)}, copying to the device {_rate(speeds.copy)}, {sample}. "
-        f"Estimated from that: steps, decoding and the text encoder; copies {copies}. Left out: the encoders of "
-        "picture and sound, the upsampler and writing the file."
+        f"measured here: reading {_rate(speeds.read)}, copying to the device {_rate(speeds.copy)}{prepared}, {sample}. "
+        f"Estimated from that: steps, decoding and the text encoder; copies {copies}. Left out: decoding the "
+        "sound, computing the upsampler and writing the file."
     )
 
 

@@ -24,7 +24,9 @@ def print_report(result: GenerationResult, kind: str) -> None:
 
 def _as_text(result: GenerationResult) -> str:
     seconds = result.num_frames / result.frame_rate
-    phases = ", ".join(f"{name} {took:.1f}" for name, took in result.phases.items())
+    predicted = result.details.get("predicted", {})
+    said = {name: f" (predicted {seconds:.1f})" for name, seconds in predicted.items()}
+    phases = ", ".join(f"{name} {took:.1f}{said.get(name, '')}" for name, took in result.phases.items())
     notes = "".join(f"note: {notice}\n" for notice in result.notices)
     return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "

@@ -6,13 +6,15 @@ block is slow, as on a CPU, fewer latent frames are computed and the time is ext
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from math import prod
 from statistics import median
 from typing import Any
 
@@ -24,10 +26,12 @@ from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.networks import text
+from ltx_a2v.networks.text import Tokens
 from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
 from ltx_a2v.networks.video_vae import decode_frames
 from ltx_a2v.request import Guidance
-from ltx_a2v.residency.host_copies import HostBuffer
+from ltx_a2v.residency.host_copies import PREPARING_THREADS, HostBuffer
 from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.versions import ModelConfig
 
@@ -76,11 +80,20 @@ class Speeds:
     decode: float
     """Seconds of decoding, scaled from a piece of the video."""
     per_parameter: float
-    """Seconds of the transformer per parameter and token, from which other networks are estimated."""
+    """Seconds of the transformer per parameter and token, from which the connectors are estimated."""
     overlaps: bool
     """Copies overlap with computing."""
     extrapolated: bool
     """Steps were measured on fewer latent frames than they have."""
+    reading: Mapping[str, float] = field(default_factory=dict)
+    """Seconds to read a whole network, scaled from one block and the weights outside the blocks; others are read at
+    `read`."""
+    text: float | None = None
+    """Seconds of the text encoder per prompt, scaled from one layer; None: estimated as the connectors are."""
+    encoders: tuple[float, float] = (0.0, 0.0)
+    """Seconds of encoding the sound and the picture."""
+    prepare: float = math.inf
+    """Bytes per second of host memory that are made ready for copies of weights."""
 
 
 @torch.inference_mode()
@@ -99,14 +112,21 @@ def probe(
         ]
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
+        reading = {"transformer": denoiser.seconds_of_all}
         stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype)
         distilled = stack.enter_context(_Sample(loaders["distilled"], device))
         stack.enter_context(distilled.module.attached(denoiser.module))
+        reading["distilled"] = distilled.seconds_of_all
         stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype)
-        read, copy = denoiser.read, denoiser.copy_speed()
+        read, (copy, prepare) = denoiser.read, denoiser.host_speeds()
         block_parameters = denoiser.block_parameters
     perturbed = frozenset(shape.guidance.stg_blocks or ()) if Pass.PERTURBED in passes_of(shape.guidance) else ()
     tokens = shape.grid(1).tokens
+    with _Sample(loaders["connectors"], device) as connectors:
+        reading["connectors"] = connectors.seconds_of_all
+    with _Sample(loaders["text_encoder"], device) as encoder:
+        reading["text_encoder"] = encoder.seconds_of_all
+        prompt = _time_text(encoder, config.version.text_encoder.tokens, device, dtype)
     return Speeds(
         read=read,
         copy=copy,
@@ -116,6 +136,10 @@ def probe(
         per_parameter=stage_2.before / (block_parameters * tokens),
         overlaps=device.type == "cuda",
         extrapolated=not (whole_1 and whole_2),
+        reading=reading,
+        text=prompt,
+        encoders=_time_encoders(loaders, config, shape, device, dtype),
+        prepare=prepare,
     )
 
 
@@ -130,26 +154,35 @@ class _Sample:
         rest, blocks = loader.blueprint.split(self.module)
         by_size = sorted(blocks, key=lambda block: block.nbytes)
         sampled = by_size[len(blocks) // 2 : len(blocks) // 2 + 1]
-        self.block: nn.Module | None = self.module.get_submodule(sampled[0].name) if sampled else None
-        self.block_parameters = sum(prod(self._entries[name].shape) for block in sampled for name in block.sources)
+        self.block: Any = self.module.get_submodule(sampled[0].name) if sampled else None
+        self.block_parameters = sum(math.prod(self._entries[name].shape) for block in sampled for name in block.sources)
         self._pieces = [*sampled, rest]
         self._slots: list[Tensor] = []
+        self._blocks = blocks
         self.read = 0.0
+        """Bytes of the file per second."""
+        self.seconds_of_all = 0.0
+        """Of reading the whole network, as long as the sampled block and the rest take."""
 
     def __enter__(self) -> _Sample:
         self._slots = [torch.empty(p.nbytes, dtype=torch.uint8, device=self._device) for p in self._pieces]
-        seconds = _seconds(self._fetch, self._device)
-        if seconds < QUICK:
-            seconds = _seconds(self._fetch, self._device)
-        self.read = sum(entry.nbytes for entry in self._sources()) / seconds
+        seconds = self._fetch()
+        if sum(seconds) < QUICK:
+            seconds = self._fetch()
+        self.read = sum(entry.nbytes for entry in self._sources()) / sum(seconds)
+        *of_block, of_rest = seconds
+        self.seconds_of_all = of_rest + len(self._blocks) * sum(of_block)
         for piece, slot in zip(self._pieces, self._slots, strict=True):
             piece.bind(slot)
         return self
 
-    def _fetch(self) -> None:
+    def _fetch(self) -> list[float]:
+        """The seconds of each piece."""
         _forget(self._sources())
-        for piece, slot in zip(self._pieces, self._slots, strict=True):
-            self._loader.fetch(piece, slot)
+        return [
+            _seconds(partial(self._loader.fetch, piece, slot), self._device)
+            for piece, slot in zip(self._pieces, self._slots, strict=True)
+        ]
 
     def _sources(self) -> list[TensorEntry]:
         return [self._entries[name] for piece in self._pieces for name in piece.sources]
@@ -159,21 +192,31 @@ class _Sample:
             piece.unbind()
         self._slots.clear()
 
-    def copy_speed(self) -> float:
-        """Bytes per second from (pinned) host memory, copied as streamed blocks are."""
+    def host_speeds(self) -> tuple[float, float]:
+        """Bytes per second: copied from (pinned) host memory as streamed blocks are, and made ready to be copied to."""
         flat = self._slots[0]
-        buffer = HostBuffer(flat.numel(), pinned=self._device.type == "cuda")
+        buffers: list[HostBuffer] = []
+
+        def prepare(_: int) -> None:
+            buffers.append(HostBuffer(flat.numel(), pinned=self._device.type == "cuda"))
+
+        def prepare_some() -> None:
+            with ThreadPoolExecutor(PREPARING_THREADS) as pool:
+                list(pool.map(prepare, range(PREPARING_THREADS)))
+
         try:
-            buffer.flat.copy_(flat)
+            prepared = PREPARING_THREADS * flat.numel() / _seconds(prepare_some, self._device)
+            buffers[0].flat.copy_(flat)
 
             def copy() -> None:
                 for _ in range(COPIES):
-                    flat.copy_(buffer.flat, non_blocking=True)
+                    flat.copy_(buffers[0].flat, non_blocking=True)
 
-            return COPIES * flat.numel() / _seconds(copy, self._device)
+            return COPIES * flat.numel() / _seconds(copy, self._device), prepared
         finally:
             _wait(self._device)
-            buffer.release()
+            for buffer in buffers:
+                buffer.release()
 
 
 def _forget(entries: list[TensorEntry]) -> None:
@@ -261,18 +304,46 @@ def _time_step(
     return [median(times) for times in zip(*again, strict=True)]
 
 
+def _time_text(encoder: _Sample, length: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of the text encoder for one prompt: those of the sampled layer times their number."""
+    module, layer = encoder.module, encoder.block
+    count, module.layers = len(module.layers), nn.ModuleList([layer])
+    text.finish_gemma(module, device)
+    ids, mask = torch.zeros(1, length, dtype=torch.int64), torch.ones(1, length, dtype=torch.int64)
+    mask[0, 0] = 0
+    embedded = torch.randn(1, length, module.config.hidden_size, device=device, dtype=dtype)
+    marks: list[float] = []
+
+    def mark(*_: object) -> None:
+        _wait(device)
+        marks.append(time.perf_counter())
+
+    hooks = [layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)]
+    try:
+        for _ in range(2):  # the first time warms up libraries
+            marks.clear()
+            whole = _seconds(lambda: text.encode_texts(module, [embedded], [Tokens(ids, mask, False)]), device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    of_layer = marks[1] - marks[0]
+    return whole - of_layer + count * of_layer
+
+
 def _time_decode(
     loader: TensorLoader, config: ModelConfig, shape: VideoShape, device: torch.device, dtype: torch.dtype
 ) -> float:
     """Seconds of decoding: those of a small piece times its ratio to the size of all tiles."""
     grid, tiling, channels = shape.grid(1), config.version.tiling, shape.latents.channels
     longer = max(grid.height, grid.width)
-    cells = [spatial_spans(tiling, length, longer) for length in (grid.height, grid.width)]
-    tiles = (temporal_spans(tiling, grid.frames), *cells)
+    across = [spatial_spans(tiling, length, longer) for length in (grid.height, grid.width)]
+    tiles = (temporal_spans(tiling, grid.frames), *across)
     largest = [max(span.stop - span.start for span in axis) for axis in tiles]
-    few = (3, *largest[1:]) if device.type == "cuda" else (2, 4, 4)
-    frames, height, width = (min(a, b) for a, b in zip(few, largest, strict=True))
-    with _Sample(loader, device) as decoder:
+    shown = [shape.latents.frames_of(span.stop - span.start) for span in tiles[0]]
+    cells = [sum(span.stop - span.start for span in axis) for axis in tiles[1:]]
+
+    def at(frames: int, height: int, width: int) -> float:
+        """Seconds of all tiles as a piece of that size predicts them."""
         latent = torch.randn(1, channels, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:
@@ -280,11 +351,39 @@ def _time_decode(
                 pass
 
         decode()
-        seconds = _seconds(decode, device)
-    shown = [shape.latents.frames_of(span.stop - span.start) for span in tiles[0]]
-    of_frames = sum(shown) / shape.latents.frames_of(frames)
-    of_cells = [sum(span.stop - span.start for span in axis) for axis in tiles[1:]]
-    return seconds * of_frames * (of_cells[0] / height) * (of_cells[1] / width)
+        ratio = sum(shown) / shape.latents.frames_of(frames) * (cells[0] / height) * (cells[1] / width)
+        return _seconds(decode, device) * ratio
+
+    few = (3, *largest[1:]) if device.type == "cuda" else (2, 4, 4)
+    with _Sample(loader, device) as decoder:
+        predicted = at(*(min(a, b) for a, b in zip(few, largest, strict=True)))
+        return at(*largest) if predicted <= LIMIT else predicted
+
+
+def _time_encoders(
+    loaders: Mapping[str, TensorLoader],
+    config: ModelConfig,
+    shape: VideoShape,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[float, float]:
+    """Seconds of encoding the sound and, where there is one, the picture in both sizes."""
+    mel_frames = math.ceil(shape.seconds * config.sample_rate / config.hop_length) + 1
+    with _Sample(loaders["audio_encoder"], device) as encoder:
+        mel = torch.randn(1, 2, mel_frames, config.mel_bins, device=device, dtype=dtype)
+        sound = _second_time(lambda: encoder.module(mel), device)
+    if not shape.has_image:
+        return sound, 0.0
+    with _Sample(loaders["video_encoder"], device) as encoder:
+        sizes = [(shape.height // scale, shape.width // scale) for scale in (2, 1)]
+        pictures = [torch.randn(1, 3, 1, *size, device=device, dtype=dtype) for size in sizes]
+        return sound, _second_time(lambda: [encoder.module(picture) for picture in pictures], device)
+
+
+def _second_time(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds without what libraries do at first, where that does not take long itself."""
+    first = _seconds(work, device)
+    return first if first > LIMIT else _seconds(work, device)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
