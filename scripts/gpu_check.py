@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -173,18 +174,17 @@ def placements_agree(folder: Path, mode: str) -> str:
     result = pipeline.run(request(folder, "first"))
     first = load_file(folder / "first.safetensors")
     video = (folder / "first.mp4").read_bytes()
-    networks = pipeline.model
     for home, resident in (("host", 0), ("file", 0), ("host", 2), ("file", 3), ("device", None)):
-        fixed = {name: Placement(home, resident) for name in networks._loaders}  # type: ignore[arg-type]
-        networks.plan = lambda *_, p=fixed, plan=networks.plan: _with(plan(*_), p)  # type: ignore[method-assign]
+        fixed = dict.fromkeys(pipeline.model.networks, Placement(home, resident))  # type: ignore[arg-type]
+        plan = replace(pipeline.plan(request(folder, "again")), placements=fixed)
         for _ in range(2):
-            pipeline.run(request(folder, "again"))
+            for _ in pipeline.generate(request(folder, "again"), plan):
+                pass
             again = load_file(folder / "again.safetensors")
             assert torch.equal(first["stage_1"], again["stage_1"]), (home, resident, "stage_1")
             assert torch.equal(first["stage_2"], again["stage_2"]), (home, resident, "stage_2")
             assert (folder / "again.mp4").read_bytes() == video, (home, resident)
         pipeline.release()
-        del networks.plan
     torch.cuda.empty_cache()
     left = torch.cuda.memory_allocated()
     cpu = A2VPipeline.open(ensure_miniature(folder), device="cpu", options=LoadOptions(mode))
@@ -203,12 +203,6 @@ def text_encoder(folder: Path, mode: str) -> str:
         A2VPipeline.open(ensure_miniature(folder), device="cuda", options=options).run(request(folder, chosen))
         latents.append(load_file(folder / f"{chosen}.safetensors")["stage_1"])
     return f"stage 1 differs by {relative(latents[1], latents[0]):.4f} from a bf16 text encoder's"
-
-
-def _with(plan: object, placements: dict[str, Placement]) -> object:
-    from dataclasses import replace
-
-    return replace(plan, placements=placements)  # type: ignore[type-var]
 
 
 def reader(folder: Path) -> str:

@@ -13,7 +13,7 @@ from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, ModelPaths
 from ltx_a2v.events import Done, Event, Notice, StepFinished
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.planning.plan import Keep, Plan
-from ltx_a2v.residency.network import Placement
+from ltx_a2v.residency.network import Home, Placement
 from ltx_a2v.settings.loading import LoadOptions, StyleLora
 from tests.diffusion.recorded_graphs import RecordingCapturer, capturer
 
@@ -49,14 +49,16 @@ def events_and_latents(
     pipeline: A2VPipeline, request: GenerationRequest, plan: Plan | None = None
 ) -> tuple[list[Event], bytes]:
     assert request.save_latents is not None
-    events = list(pipeline.generate(request, plan))
+    events = list(pipeline.generate(request, plan or placed(pipeline)))
     assert isinstance(events[-1], Done)
     return events, request.save_latents.read_bytes()
 
 
-def placed(pipeline: A2VPipeline, request: GenerationRequest, **placements: Placement) -> Plan:
-    plan = pipeline.plan(request)
-    return replace(plan, placements={**plan.placements, **placements})
+def placed(pipeline: A2VPipeline, **placements: Placement) -> Plan:
+    """A plan without measuring, which takes longer than the request."""
+    home: Home = "device" if pipeline.keep == "device" else "file"
+    every = dict.fromkeys(pipeline.model.networks, Placement(home))
+    return Plan(None, {**every, **placements}, (), 0, 0, graphs=True)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_same_bits_with_streamed_blocks(
     expected = eager(model, asked)
     pipeline = opened(model)
     streamed = Placement(home, resident, slots)  # type: ignore[arg-type]
-    plan = placed(pipeline, asked, transformer=streamed, distilled=streamed)
+    plan = placed(pipeline, transformer=streamed, distilled=streamed)
     assert made(pipeline, asked, plan) == expected
     assert made(pipeline, asked, plan) == expected
 
@@ -110,7 +112,7 @@ def test_blocks_of_one_slot_and_plan_share_a_graph(
     pipeline = opened(model)
     one_slot = Placement("host", 0, 1)
     request = asked.model_copy(update={"guidance": Guidance(stg=0.0)})
-    plan = placed(pipeline, request, transformer=one_slot, distilled=one_slot)
+    plan = placed(pipeline, transformer=one_slot, distilled=one_slot)
     without_stg = eager(model, request)
     assert without_stg != expected
     assert made(pipeline, request, plan) == without_stg
@@ -125,7 +127,7 @@ def test_blocks_of_another_layout_in_a_slot_have_their_own_graph(
     expected = eager(model, asked, **options)
     pipeline = opened(model, **options)
     one_slot = Placement("host", 0, 1)
-    assert made(pipeline, asked, placed(pipeline, asked, transformer=one_slot, distilled=one_slot)) == expected
+    assert made(pipeline, asked, placed(pipeline, transformer=one_slot, distilled=one_slot)) == expected
 
 
 @pytest.mark.parametrize("home", ["device", "host"])
@@ -137,7 +139,7 @@ def test_adapters_of_some_blocks_only(
     assert expected != eager(model, asked)
     pipeline = opened(model, loras=(style,), keep="device")
     where = Placement("device") if home == "device" else Placement("host", 0, 1)
-    plan = placed(pipeline, asked, transformer=where, distilled=where, **{"lora 0": where})
+    plan = placed(pipeline, transformer=where, distilled=where, **{"lora 0": where})
     for _ in range(2):
         assert made(pipeline, asked, plan) == expected
 
@@ -204,7 +206,7 @@ def test_other_placements_of_the_same_weights_capture_anew(
     pipeline = opened(model, keep="device")
     device, host = Placement("device"), Placement("host", 1)
     for where in (device, host, device):
-        assert made(pipeline, asked, placed(pipeline, asked, transformer=where, distilled=where)) == expected
+        assert made(pipeline, asked, placed(pipeline, transformer=where, distilled=where)) == expected
 
 
 def test_exact_passes_are_not_captured(
@@ -266,7 +268,7 @@ def test_memory_that_runs_out_in_a_replay_is_tried_again_with_a_smaller_plan(
 
     replay = graphs.replay
     monkeypatch.setattr(graphs, "replay", lambda key, work: lambda: full(replay(key, work))())  # type: ignore[operator]
-    events, latents = events_and_latents(pipeline, asked)
+    events, latents = events_and_latents(pipeline, asked, pipeline.plan(asked))
     assert latents == expected
     assert any(isinstance(event, Notice) and "trying again within" in event.message for event in events)
     assert capturer.released >= 1
@@ -292,7 +294,7 @@ def test_a_cancelled_request_leaves_nothing(
 ) -> None:
     expected = eager(model, asked)
     pipeline = opened(model, keep="device")
-    events = pipeline.generate(asked)
+    events = pipeline.generate(asked, placed(pipeline))
     next(event for event in events if isinstance(event, StepFinished) and event.step == 2)
     events.close()
     graphs = pipeline.model.graphs
@@ -324,7 +326,7 @@ def test_a_plan_without_graphs_captures_nothing_and_releases_what_was_kept(
     pipeline = opened(model, keep="device")
     expected = made(pipeline, asked)
     captured = capturer.tried
-    assert made(pipeline, asked, replace(pipeline.plan(asked), graphs=False)) == expected
+    assert made(pipeline, asked, replace(placed(pipeline), graphs=False)) == expected
     assert (capturer.tried, capturer.released) == (captured, 1)
 
 
@@ -342,3 +344,17 @@ def test_graphs_that_are_kept_count_in_every_phase(
         assert phase.activations - before.activations >= graphs.nbytes * (not phase.name.startswith("stage"))
     tight = pipeline.plan(asked, Budget(f"{without.peak}b"))
     assert (tight.keep, tight.graphs) == ("device", False)
+
+
+def test_speeds_are_measured_with_graphs(
+    model: ModelPaths, asked: GenerationRequest, capturer: RecordingCapturer
+) -> None:
+    pipeline = opened(model, keep="device")
+    made(pipeline, asked)
+    captured = capturer.tried
+    speeds = pipeline.measure(asked)
+    assert min(speeds.step_1, speeds.step_2) > 0
+    assert capturer.tried > captured
+    graphs = pipeline.model.graphs
+    assert graphs is not None
+    assert graphs.nbytes == 0
