@@ -306,18 +306,26 @@ def test_a_cancelled_request_leaves_nothing(
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_plans_count_graphs_where_they_are_captured(
+def test_plans_count_graphs_where_they_are_captured_and_where_they_are_kept(
     model: ModelPaths, asked: GenerationRequest, capturer: RecordingCapturer
 ) -> None:
-    without = opened(model, cuda_graphs=False).plan(asked)
-    pipeline = opened(model)
-    plan = pipeline.plan(asked)
-    assert plan.graphs
-    assert not without.graphs
+    plain, pipeline = opened(model, cuda_graphs=False), opened(model)
+    without, plan = plain.plan(asked), pipeline.plan(asked)
+    assert (without.graphs, plan.graphs) == (False, True)
     assert plan.smallest == without.smallest
     more = {a.name: a.activations - b.activations for a, b in zip(plan.phases, without.phases, strict=True)}
     assert {name for name, size in more.items() if size} == {"stage_1", "stage_2"}
     assert min(more["stage_1"], more["stage_2"]) > 0
+
+    plain.keep = pipeline.keep = "device"
+    without, plan = plain.plan(asked), pipeline.plan(asked)
+    made(pipeline, asked)
+    graphs = pipeline.model.graphs
+    assert graphs is not None
+    for phase, before in zip(plan.phases, without.phases, strict=True):
+        assert phase.activations - before.activations >= graphs.nbytes * (not phase.name.startswith("stage"))
+    tight = pipeline.plan(asked, Budget(f"{without.peak}b"))
+    assert (tight.keep, tight.graphs) == ("device", False)
 
 
 def test_a_plan_without_graphs_captures_nothing_and_releases_what_was_kept(
@@ -328,22 +336,6 @@ def test_a_plan_without_graphs_captures_nothing_and_releases_what_was_kept(
     captured = capturer.tried
     assert made(pipeline, asked, replace(placed(pipeline), graphs=False)) == expected
     assert (capturer.tried, capturer.released) == (captured, 1)
-
-
-def test_graphs_that_are_kept_count_in_every_phase(
-    model: ModelPaths, asked: GenerationRequest, capturer: RecordingCapturer
-) -> None:
-    without = opened(model, cuda_graphs=False, keep="device").plan(asked)
-    pipeline = opened(model, keep="device")
-    plan = pipeline.plan(asked)
-    assert plan.graphs
-    made(pipeline, asked)
-    graphs = pipeline.model.graphs
-    assert graphs is not None
-    for phase, before in zip(plan.phases, without.phases, strict=True):
-        assert phase.activations - before.activations >= graphs.nbytes * (not phase.name.startswith("stage"))
-    tight = pipeline.plan(asked, Budget(f"{without.peak}b"))
-    assert (tight.keep, tight.graphs) == ("device", False)
 
 
 def test_speeds_are_measured_with_graphs(
