@@ -237,6 +237,9 @@ def test_a_capture_that_fails_is_said_once_and_computed_without_graphs(
     assert latents == expected
     assert not [event for event in events if isinstance(event, Notice) and "graphs" in event.message]
     assert (capturer.tried, capturer.replays) == (fails_at, replays)
+    graphs = pipeline.model.graphs
+    assert graphs is not None
+    assert graphs.nbytes == 0  # nor are there buffers
 
 
 def test_a_capture_without_memory_is_tried_again_in_the_next_request(
