@@ -5,12 +5,13 @@ Every mistake that can be found without weights is found here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from ltx_a2v.diffusion.guidance import passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
@@ -48,6 +49,11 @@ class VideoShape:
     @property
     def audio_tokens(self) -> int:
         return audio_vae.latent_steps(self.seconds, self.latents.audio_per_second)
+
+    @property
+    def computed(self) -> Hashable:
+        """What the kernels of a step depend on: neither the scales of guidance, nor whether there is a picture."""
+        return self.grid(1), self.audio_tokens, passes_of(self.guidance), self.guidance.stg_blocks
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,13 @@ def denoise_stage(
             inputs,
             passes_of(guidance),
             frozenset(guidance.stg_blocks or ()),
-            blocks,
+            blocks.sweep,
             model.exact_passes,
+            blocks.graphs,
         )
         latent = start.noisy
         for step, latent in enumerate(denoise(forward, start, stage.sigmas, guidance), start=1):  # noqa: B007  the last
+            yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
             yield StepFinished(stage.name, step, stage.steps)
     check_finite(latent, stage.name)
     return grid.unpack(latent)

@@ -182,7 +182,7 @@ class A2VPipeline:
         """Within `limit` bytes of the device. On a CPU, a ledger stands in for the device and keeps the limit."""
         report.begin_attempt(plan)
         ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
-        model = self.model.within(plan.placements)
+        model = self.model.within(plan.placements, fitted.shape.computed if plan.graphs else None)
         events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
         with capped(self.device, limit):
             yield from events if ledger is None else ledger.during(events)
@@ -315,6 +315,7 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             prompt_cache=settings.prompt_cache,
             loras=settings.loras,
             exact_passes=settings.exact_passes,
+            cuda_graphs=settings.cuda_graphs,
             budget=settings.budget,
             host_memory=settings.host_limit,
         ),

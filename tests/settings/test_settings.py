@@ -117,6 +117,7 @@ def test_one_set_of_loading_flags(command: str, monkeypatch: pytest.MonkeyPatch)
     required = {"generate": ["--prompt", "p", "--audio", "a.wav"]}.get(command, [])
     flags = ["--dtype", "float32", "--vram-budget", "12GiB", "--vram-headroom", "2GiB", "--keep-bf16-blocks", "0,3-4"]
     flags += ["--lora", "a.safetensors", "--lora", "b.safetensors:0.5", "--no-prompt-cache", "--exact-passes"]
+    flags += ["--no-cuda-graphs"]
     flags += ["--transformer-quantization", "int8", "--text-encoder-quantization", "int4"]
     monkeypatch.setenv("LTX_A2V_VRAM_HEADROOM", "3GiB")
     monkeypatch.setenv("LTX_A2V_DEVICE", "cpu")
@@ -130,10 +131,17 @@ def test_one_set_of_loading_flags(command: str, monkeypatch: pytest.MonkeyPatch)
         "lora": ("a.safetensors", "b.safetensors:0.5"),
         "prompt_cache": False,
         "exact_passes": True,
+        "cuda_graphs": False,
         "transformer_quantization": "int8",
         "text_encoder_quantization": "int4",
     }
     assert settings.budget == Budget("12GiB", 2 * 2**30)
+
+
+def test_an_environment_variable_turns_cuda_graphs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed().cuda_graphs
+    monkeypatch.setenv("LTX_A2V_CUDA_GRAPHS", "0")
+    assert not parsed().cuda_graphs
 
 
 def test_the_worker_loads_as_the_settings_say(tmp_path: Path) -> None:

@@ -94,4 +94,5 @@ def _home(layer: str) -> str:
 
 
 def _key(layer: str) -> str:
-    return layer.replace(".", "/")
+    """Within its home, so that blocks with the same adapters have the same names."""
+    return layer.removeprefix(f"{_home(layer)}.").replace(".", "/")

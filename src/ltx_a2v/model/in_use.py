@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from ltx_a2v.diffusion.graphs import StageGraphs
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.versions import ModelConfig
 
-Blocks = Callable[[], Iterable[Any]]
-"""One sweep: the transformer's blocks in order, each ready to compute until the next one is requested."""
+
+@dataclass(frozen=True)
+class Blocks:
+    """The transformer's blocks during one stage."""
+
+    sweep: Callable[[], Iterable[Any]]
+    """The blocks in order, each ready to compute until the next one is requested."""
+    graphs: StageGraphs | None = None
+    """CUDA graphs of the blocks, where they are used."""
 
 
 class LoadedTransformer(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
+from ltx_a2v.diffusion.graphs import BlockGraphs, graphs_for
 from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_loader
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.placed import PlacedModel
@@ -44,6 +45,8 @@ class Model:
     on_meta: Mapping[str, nn.Module]
     """Every network's module without memory, to plan with; nothing is ever loaded into these."""
     networks: Mapping[str, Network]
+    graphs: BlockGraphs | None = None
+    """CUDA graphs of the transformer's blocks; None where they are off, or without a GPU."""
 
     @classmethod
     def open(
@@ -83,6 +86,7 @@ class Model:
             loaders,
             on_meta,
             networks,
+            graphs_for(device) if options.cuda_graphs else None,
         )
 
     @property
@@ -102,9 +106,15 @@ class Model:
         """Bytes of host memory that copies of weights take now."""
         return sum(network.host_bytes for network in self.networks.values())
 
-    def within(self, placements: Mapping[str, Placement]) -> PlacedModel:
-        """This model with its weights where a plan's placements say."""
-        return PlacedModel(self, placements)
+    def within(self, placements: Mapping[str, Placement], graphs: Hashable = None) -> PlacedModel:
+        """This model with its weights where a plan's placements say.
+
+        `graphs`: the shape of video for which CUDA graphs may be captured; None for no graphs. Those of another
+        shape are released.
+        """
+        if self.graphs is not None:
+            self.graphs.only_for(graphs)
+        return PlacedModel(self, placements, None if graphs is None else self.graphs)
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Free the device's memory; with "nothing", the host's too."""

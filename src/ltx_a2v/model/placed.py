@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.diffusion.graphs import BlockGraphs, StageGraphs
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.networks import text
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 class PlacedModel:
     """Loads each network when it is used, by its placement; without one it is loaded from the file."""
 
-    def __init__(self, model: Model, placements: Mapping[str, Placement]) -> None:
+    def __init__(self, model: Model, placements: Mapping[str, Placement], graphs: BlockGraphs | None = None) -> None:
         self._model = model
         self._placements = placements
+        self._graphs = graphs
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +78,23 @@ class PlacedModel:
                 stack.enter_context(adapter.module.attached(transformer.module))
             for loaded in (transformer, *adapters):
                 loaded.begin(sweeps)
-            yield lambda: sweep_together(transformer, *adapters)
+            graphs = stack.enter_context(self._stage_graphs(names, transformer, *adapters))
+            yield Blocks(lambda: sweep_together(transformer, *adapters), graphs)
+
+    @contextmanager
+    def _stage_graphs(self, adapters: Sequence[str], *networks: BlockStream) -> Iterator[StageGraphs | None]:
+        """Graphs are kept between stages and requests where all weights that they compute with are."""
+        graphs = self._graphs
+        if graphs is None or graphs.refused or self.exact_passes:
+            yield None
+            return
+        for network in networks:
+            network.before_close = graphs.release
+        try:
+            yield graphs.stage(tuple(adapters), lambda index: tuple(network.place_of(index) for network in networks))
+        finally:
+            if any(self._placement(name).home != "device" for name in ("transformer", *adapters)):
+                graphs.release()
 
     def latent_statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))
@@ -89,8 +107,11 @@ class PlacedModel:
 
     @contextmanager
     def _load(self, name: str) -> Iterator[BlockStream]:
-        with self._model.networks[name].use(self._placements.get(name, Placement())) as loaded:
+        with self._model.networks[name].use(self._placement(name)) as loaded:
             yield loaded
+
+    def _placement(self, name: str) -> Placement:
+        return self._placements.get(name, Placement())
 
     def _statistic(self, name: str) -> Tensor:
         return read_tensor(self._model.files.video_vae[name]).to(self.device, self.dtype)

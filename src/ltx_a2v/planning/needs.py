@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ltx_a2v import pipeline as method
+from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED
 from ltx_a2v.fitting import FittedRequest, VideoShape
 from ltx_a2v.model.adapters import DISTILLED_LORA
@@ -24,8 +25,8 @@ from ltx_a2v.networks import text
 from ltx_a2v.networks.text import Context
 from ltx_a2v.phases import Work
 from ltx_a2v.pipeline import Conditions, Stage
-from ltx_a2v.planning.meta_model import META, MetaModel
-from ltx_a2v.planning.plan import PhaseNeed
+from ltx_a2v.planning.meta_model import META, MetaCapturer, MetaModel
+from ltx_a2v.planning.plan import GraphsNeed, PhaseNeed
 from ltx_a2v.prompts.encoder import run_connectors
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
@@ -37,7 +38,8 @@ TWO_STEPS = torch.tensor([1.0, 0.5, 0.25])
 FEW_NUMBERS = 2**14
 """Bytes allowed for sigmas, weights of blending and other tensors of a few numbers, which phases make as they go."""
 WORKSPACES = 128 * 2**20
-"""Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases."""
+"""Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases. The stream
+on which graphs are captured has one more of cuBLAS, as large."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
 """Bytes allowed for cuDNN while decoding, in addition: an H100 took 0.78 GiB more than predicted at 768x512."""
 
@@ -46,12 +48,16 @@ CONVOLUTION_WORKSPACE = 820 * 2**20
 def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
     """The phases in order, for a request of that shape."""
     on_gpu = model.device.type == "cuda"
-    phases = _MetaPhases(model, shape)
+    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS), shape)
     common = _kept_between_phases(model, shape) + FEW_NUMBERS + (WORKSPACES if on_gpu else 0)
     styles = model.style_loras
 
     def need(name: str, networks: tuple[str, ...], run: Callable[[], object], more: int = 0) -> PhaseNeed:
         return PhaseNeed(name, networks, _peak_of(run) + common + more)
+
+    def stage(name: str, networks: tuple[str, ...], run: Callable[[], object]) -> PhaseNeed:
+        plain = need(name, networks, run, cache)
+        return replace(plain, graphs=_graphs_need(model, shape, name, plain.activations - common - cache, cache))
 
     cache = _audio_text_cache(model)
     gemma = PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(model.files, model.dtype))
@@ -60,11 +66,21 @@ def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
         need("connectors", ("connectors",), phases.connect),
         need("encode_audio", ("audio_encoder",), phases.encode_sound),
         need("encode_image", ("video_encoder",), phases.encode_pictures),
-        need("stage_1", ("transformer", *styles), phases.stage_1, cache),
+        stage("stage_1", ("transformer", *styles), phases.stage_1),
         need("upsample", ("transformer", "upsampler"), phases.upsample),
-        need("stage_2", ("transformer", DISTILLED_LORA, *styles), phases.stage_2, cache),
+        stage("stage_2", ("transformer", DISTILLED_LORA, *styles), phases.stage_2),
         need("decode", ("video_decoder",), phases.decode, CONVOLUTION_WORKSPACE if on_gpu else 0),
     ]
+
+
+def _graphs_need(model: Model, shape: VideoShape, stage: str, without: int, cache: int) -> GraphsNeed:
+    """What a stage needs more with CUDA graphs than the peak `without`, and what they keep, the `cache` included."""
+    if model.graphs is None:
+        return GraphsNeed()
+    graphs = BlockGraphs(MetaCapturer())
+    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS, graphs), shape)
+    peak = _peak_of(getattr(phases, stage))
+    return GraphsNeed(max(peak - without, 0), graphs.nbytes + cache)
 
 
 def _peak_of(run: Callable[[], object]) -> int:
@@ -91,12 +107,12 @@ class _MetaPhases:
     """The method's phases on `meta`. Their inputs are made here, outside of the ledger; `_kept_between_phases` counts
     them."""
 
-    def __init__(self, model: Model, shape: VideoShape) -> None:
+    def __init__(self, model: Model, in_use: MetaModel, shape: VideoShape) -> None:
         self._files = model.files
         version = model.config.version
         self._tokens, channels = version.text_encoder.tokens, version.latents.channels
         self._shape = shape
-        self._model = MetaModel(model, SAMPLED_BLOCKS)
+        self._model = in_use
         self._request = GenerationRequest(prompt="", audio=Path())
         self._half, self._full = (self._empty(1, channels, *astuple(shape.grid(scale))) for scale in (2, 1))
         video, audio = model.config.widths

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
+from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
@@ -29,6 +30,7 @@ from ltx_a2v.networks.video_vae import decode_frames
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.host_copies import HostBuffer
 from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.residency.stream import Place
 from ltx_a2v.versions import ModelConfig
 
 BLOCKS = 4
@@ -90,8 +92,9 @@ def probe(
     shape: VideoShape,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None = None,
 ) -> Speeds:
-    """Measure on `device`. Raises the errors of reading and computing."""
+    """Measure on `device`, with `graphs` as in a generation. Raises the errors of reading and computing."""
     with ExitStack() as stack:
         denoiser = stack.enter_context(_Sample(loaders["transformer"], device))
         styles = [
@@ -99,10 +102,10 @@ def probe(
         ]
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
-        stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype)
+        stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype, graphs)
         distilled = stack.enter_context(_Sample(loaders["distilled"], device))
         stack.enter_context(distilled.module.attached(denoiser.module))
-        stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype)
+        stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype, graphs)
         read, copy = denoiser.read, denoiser.copy_speed()
         block_parameters = denoiser.block_parameters
     perturbed = frozenset(shape.guidance.stg_blocks or ()) if Pass.PERTURBED in passes_of(shape.guidance) else ()
@@ -197,12 +200,13 @@ def _time_stage(
     guidance: Guidance,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None,
 ) -> tuple[StageSeconds, bool]:
     """The seconds of one step, and whether they were measured on all latent frames."""
 
     def at(frames: int) -> list[float]:
         grid = LatentGrid(frames, shape.grid(scale).height, shape.grid(scale).width)
-        return _time_step(denoiser, config, shape, grid, guidance, device, dtype)
+        return _time_step(denoiser, config, shape, grid, guidance, device, dtype, graphs)
 
     frames = shape.grid(scale).frames
     one = at(1)
@@ -221,6 +225,7 @@ def _time_step(
     guidance: Guidance,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None,
 ) -> list[float]:
     """Seconds, in the order of the fields of `StageSeconds`."""
 
@@ -247,7 +252,8 @@ def _time_step(
             yield denoiser.block
         mark()
 
-    forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks)
+    use = graphs.stage((), lambda index: (Place(None, index),)) if graphs else None
+    forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks, graphs=use)
     latent, sigma = draw(1, grid.tokens, shape.latents.channels), torch.tensor(0.5)
 
     def step() -> list[float]:
@@ -257,7 +263,11 @@ def _time_step(
         return [whole - sum(gaps), gaps[1], gaps[PERTURBED], gaps[-1]]
 
     first = step()  # makes the keys and values of the audio's text, and warms up libraries
+    if graphs is not None:
+        step()  # captures
     again = [step() for _ in range(5 if sum(first) < QUICK else 1)]
+    if graphs is not None:
+        graphs.release()
     return [median(times) for times in zip(*again, strict=True)]
 
 

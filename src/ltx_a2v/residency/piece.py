@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,13 @@ class Piece:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._tensors)
+
+    @cached_property
+    def layout(self) -> tuple[tuple[str, torch.dtype, tuple[int, ...], int], ...]:
+        """Name within the piece, dtype, shape and offset of each tensor. Pieces of equal layouts in the same buffer
+        have the same tensors at the same addresses."""
+        start = len(self.name) + 1 if self.name else 0
+        return tuple((name[start:], place.dtype, place.shape, place.offset) for name, place in self._tensors.items())
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The tensors by name, as views of `flat` (uint8 [at least nbytes])."""

@@ -58,6 +58,8 @@ class LoadOptions:
     loras: tuple[StyleLora, ...] = ()
     exact_passes: bool = False
     """One GEMM per pass: equal to separate forwards, bit for bit."""
+    cuda_graphs: bool = True
+    """Capture the transformer's blocks as CUDA graphs on a GPU, and replay them; the bits are the same."""
     budget: Budget = field(default_factory=Budget)
     host_memory: int | None = None
     """Most bytes of weights that are copied to host memory; None: what is available, less a share for others."""

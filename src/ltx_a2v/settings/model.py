@@ -64,6 +64,7 @@ class ModelSettings(Settings):
         (), "PATH[:STRENGTH]", "A style LoRA for both stages; repeatable."
     )
     prompt_cache: bool = Field(True, description="Encode every prompt again, and keep nothing of it on disk.")
+    cuda_graphs: bool = Field(True, description="Issue every kernel of a step one by one: slower on most machines.")
     exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
 
     @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
