@@ -92,26 +92,28 @@ def kernels_agree() -> str:
     weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
     by_row = torch.rand(4096, device=CUDA)
     calls: dict[str, tuple[Callable[..., torch.Tensor], tuple[object, ...]]] = {
-        "modulate": (kernels.modulate, (x, scale, shift)),
-        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given), (x, scale, shift)),
+        "modulate": (lambda *given: kernels.modulate(*given).tensor, (x, scale, shift)),
+        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given).tensor, (x, scale, shift)),
         "add_gated": (kernels.add_gated, (x, x.flip(0), scale)),
         "norm_and_rotate": (lambda y: kernels.norm_and_rotate(weighted.to(y.dtype), y, rope), (x,)),
-        "gate_heads": (kernels.gate_heads, (split, logits)),
+        "gate_heads": (lambda y, z: kernels.gate_heads([y[:1], y[1:]], z).tensor, (split, logits)),
+        "modulate to e4m3": (lambda *g: dequantized(kernels.modulate(*g, kernels.Form.E4M3)), (x, scale, shift)),
+        "gelu to e4m3": (lambda y: dequantized(kernels.gelu_(y.clone(), kernels.Form.E4M3)), (x,)),
         "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
         "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
-        "quantize int8": (lambda y: dequantized(*kernels.quantize_rows(y[0], 127, torch.int8)), (x,)),
-        "quantize e4m3": (lambda y: dequantized(*kernels.quantize_rows(y[0], 448.0, torch.float8_e4m3fn)), (x,)),
+        "quantize to e4m3": (lambda y: dequantized(kernels.Activation(None, kernels.quantize_rows(y[0]))), (x,)),
     }
     said = []
     for name, (call, given) in calls.items():
         error = relative(call(*given), call(*(t.float() for t in given)))
-        assert error < (0.01 if "quantize" in name else 0.003), (name, error)
+        assert error < (0.01 if "to e4m3" in name else 0.003), (name, error)
         said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")
     return f"{', '.join(said)}; {time.perf_counter() - started:.1f} s with compiling"
 
 
-def dequantized(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return values.float() * scale
+def dequantized(activation: kernels.Activation) -> torch.Tensor:
+    assert activation.quantized is not None
+    return activation.quantized.values.float() * activation.quantized.scale
 
 
 def multiplies(policy: QuantizationPolicy) -> str:

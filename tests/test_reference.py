@@ -53,7 +53,8 @@ BF16 = {"plain": (0.00807, 0.00655), "guided": (0.02553, 0.00660)}
 
 @pytest.mark.parametrize("name", BF16)
 def test_bf16_is_as_close_as_the_references_bf16(name: str, model: ModelPaths, tmp_path: Path) -> None:
-    """In stage 2 both float32 and bfloat16 of the reference round the fused LoRA to bfloat16, which we do not."""
+    """In stage 2 both float32 and bfloat16 of the reference round the fused LoRA to bfloat16. Here only bfloat16 does,
+    where the LoRA is merged."""
     case, expected = dict(CASES[name]), load_file(RECORDED / f"{name}.safetensors")
     case |= {file: ROOT / "examples" / case[file] for file in ("audio", "image")}
     case["guidance"] = Guidance(**case["guidance"])
