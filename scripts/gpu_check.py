@@ -106,7 +106,7 @@ def kernels_agree() -> str:
     said = []
     for name, (call, given) in calls.items():
         error = relative(call(*given), call(*(t.float() for t in given)))
-        assert error < (0.01 if "to e4m3" in name else 0.003), (name, error)
+        assert error < (0.02 if "to e4m3" in name else 0.003), (name, error)
         said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")
     return f"{', '.join(said)}; {time.perf_counter() - started:.1f} s with compiling"
 
@@ -207,12 +207,13 @@ def text_encoder(folder: Path, mode: str) -> str:
 
 
 def near_float32(folder: Path, mode: str) -> str:
-    """The talking miniature with the kernels, from float32 on the CPU; an error in one guided pass shows."""
+    """The talking miniature in bfloat16 with the kernels, from float32 with torch's own operations; an error in one
+    guided pass shows. Both on the GPU, whose noise differs from the CPU's."""
     latents = []
-    for device in ("cpu", "cuda"):
-        spoken = request(folder, device).model_copy(update={"guidance": Guidance(), "width": 128, "height": 128})
-        A2VPipeline.open(puppet_paths(), device=device, options=LoadOptions(mode)).run(spoken)
-        latents.append(load_file(folder / f"{device}.safetensors"))
+    for dtype in (torch.float32, torch.bfloat16):
+        spoken = request(folder, "near").model_copy(update={"guidance": Guidance(), "width": 128, "height": 128})
+        A2VPipeline.open(puppet_paths(), device="cuda", dtype=dtype, options=LoadOptions(mode)).run(spoken)
+        latents.append(load_file(folder / "near.safetensors"))
     errors = [relative(latents[1][stage], latents[0][stage]) for stage in ("stage_1", "stage_2")]
     assert max(errors) < 0.1, errors
     return f"stage 1 differs by {errors[0]:.4f}, stage 2 by {errors[1]:.4f}"

@@ -46,7 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: calls.append("synchronize"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
-    monkeypatch.setattr(graphs, "_capture_stream", lambda _: None)
+    monkeypatch.setattr(graphs, "capture_stream", lambda _: None)
     monkeypatch.setattr(graphs, "_abandoned", [])
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *given: calls.append(f"end pool {given}"))
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda *given: calls.append(f"release pool {given}"))
@@ -90,13 +90,3 @@ def test_a_replay_without_memory_is_an_error_that_is_tried_again(
     with pytest.raises(torch.OutOfMemoryError, match="in replay"):
         replay()
     assert calls[-1] == "replay"
-
-
-def test_the_capture_stream_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "Stream", made.append)
-    graphs._capture_stream.cache_clear()
-    for _ in range(2):
-        graphs._capture_stream(torch.device("cuda:1"))
-    graphs._capture_stream.cache_clear()
-    assert made == [torch.device("cuda:1")]

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +35,7 @@ from torch import Tensor
 from ltx_a2v.diffusion.attention import KeyValue
 from ltx_a2v.diffusion.block_plan import BlockPlan
 from ltx_a2v.diffusion.block_step import BlockState, Modulation, Ropes, block_step
+from ltx_a2v.hardware.streams import capture_stream
 from ltx_a2v.residency.stream import Place
 
 Work = Callable[[], None]
@@ -329,7 +330,7 @@ class CudaCapturer:
 
         cuBLAS allocates a workspace per stream when it is first used: here, as it outlives the pool.
         """
-        with torch.cuda.stream(_capture_stream(self._device)):
+        with torch.cuda.stream(capture_stream(self._device)):
             some = torch.zeros(16, 16, dtype=torch.bfloat16, device=self._device)
             F.linear(some, some, some[0])
             F.linear(some, some)
@@ -339,7 +340,7 @@ class CudaCapturer:
     def capture(self, work: Work) -> Work:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(_capture_stream(self._device)):
+        with torch.cuda.stream(capture_stream(self._device)):
             try:
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 work()
@@ -384,12 +385,6 @@ _abandoned: list[torch.cuda.CUDAGraph] = []
 
 def graphs_for(device: torch.device) -> BlockGraphs | None:
     return BlockGraphs(CudaCapturer(device)) if device.type == "cuda" else None
-
-
-@cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One per process: cuBLAS keeps a workspace for every stream that it has seen."""
-    return torch.cuda.Stream(device)
 
 
 def _launch(graph: torch.cuda.CUDAGraph) -> None:
