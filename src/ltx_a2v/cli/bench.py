@@ -21,7 +21,7 @@ HELP = "measure speed and memory, and make tables and plots of it"
 BY_CASE = ("transformer_quantization", "vram_budget", "prompt_cache")
 """Settings that each case decides."""
 MODES, BUDGETS, SIZES = "int8,fp8-scaled-mm,none", "unlimited,6GiB", "768x512,1024x768,1280x768"
-SMALL_SIZES, SMALL_BUDGETS = "256x256", "unlimited,64MiB"
+SMALL_SIZES, SMALL_BUDGETS = "256x256", "unlimited"
 """Of the miniature that ships."""
 
 
