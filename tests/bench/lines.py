@@ -61,9 +61,8 @@ def measured(step: float = 0.25, copied: int = 0, peak: float = 26.0, file: str 
     }
 
 
-def run(
-    number: int = 1, machine: dict[str, Any] = H100, of: dict[str, Any] | None = None, **given: Any
-) -> dict[str, Any]:
+def run(number: int = 1, of: dict[str, Any] | None = None, device: str = "", **given: Any) -> dict[str, Any]:
+    machine = H100 | ({"device": device} if device else {})
     return {"kind": "run", "case": of or case(), "machine": machine, "run": number, "measured": measured(**given)}
 
 

@@ -99,6 +99,7 @@ def test_an_interrupted_sweep_continues(
     assert "0 runs measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_cold_runs_pay_for_the_start(model: ModelPaths, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     assert main(bench(model, output, "--modes", "none", "--budgets", "unlimited", "--cold", "--runs", "1")) == 0
@@ -159,7 +160,7 @@ def test_stopped_by_the_user(
         (("--time-limit", "0"), "--time-limit 0"),
         (("--time-limit", "nan"), "--time-limit nan"),
         (("--output", "/nowhere/results.jsonl"), "/nowhere"),
-        (("--keep-bf16-blocks", "many"), "--keep-bf16-blocks"),
+        (("--keep-bf16-blocks", "many"), "'many' is not a list of blocks"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -178,6 +179,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("ltx-a2v: No checkpoint")
 
 
+@pytest.mark.slow
 def test_a_damaged_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Found by the worker; it is an error of the whole sweep."""
     folder = tmp_path / "model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from ltx_a2v.settings.model import ModelSettings
 HELP = "measure speed and memory, and make tables and plots of it"
 BY_CASE = ("transformer_quantization", "vram_budget", "prompt_cache")
 """Settings that each case decides."""
+FILES = ("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
+SWITCHES = ("LTX_A2V_FUSED",)
+"""Environment variables that are no settings and change what is measured."""
 MODES, BUDGETS, SIZES = "int8,fp8-scaled-mm,none", "unlimited,6GiB", "768x512,1024x768,1280x768"
 SMALL_SIZES, SMALL_BUDGETS = "256x256", "unlimited"
 """Of the miniature that ships."""
@@ -97,8 +101,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    settings = _model_settings(arguments)
-    is_puppet = settings.model_paths == puppet_paths()
+    given = settings_from(arguments, ModelSettings)
+    is_puppet = not any(getattr(given, name) for name in FILES)
+    settings = given.model_copy(update={"model_dir": puppet_paths().checkpoint.parent}) if is_puppet else given
+    settings.check()
     sweep = Sweep(
         modes=listed(arguments.modes, "modes"),
         budgets=listed(arguments.budgets or (SMALL_BUDGETS if is_puppet else BUDGETS), "budgets"),
@@ -115,13 +121,15 @@ def _run(arguments: argparse.Namespace) -> int:
     prepare_libraries()
 
     from ltx_a2v.bench.runner import measure_all
+    from ltx_a2v.quantization import parse_blocks
     from ltx_a2v.quantization.modes import format_of_mode
 
+    parse_blocks(settings.keep_bf16_blocks)
     for mode in sweep.modes:
         format_of_mode(mode)
-    given = settings.model_dump(mode="json", exclude=set(BY_CASE))
+    same = settings.model_dump(mode="json", exclude=set(BY_CASE))
     try:
-        progress = measure_all(cases, given, arguments.output, arguments.runs, arguments.time_limit, say)
+        progress = measure_all(cases, same, arguments.output, arguments.runs, arguments.time_limit, say)
     except KeyboardInterrupt:
         say(f"ltx-a2v: stopped; {arguments.output} holds the runs that ended, and the same command continues.")
         return EXIT_CODE
@@ -132,22 +140,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if progress.failed == len(cases) else 0
 
 
-def _model_settings(arguments: argparse.Namespace) -> ModelSettings:
-    """Of the miniature that ships where no model is given."""
-    settings = settings_from(arguments, ModelSettings)
-    given = (settings.model_dir, settings.checkpoint_path, settings.distilled_lora_path)
-    if not any((*given, settings.spatial_upsampler_path, settings.gemma_root)):
-        settings = settings.model_copy(update={"model_dir": puppet_paths().checkpoint.parent})
-    settings.check()
-    return settings
-
-
 def _other_settings(settings: ModelSettings) -> dict[str, Any]:
     """Those that change what is measured and have another value than the default one."""
-    files = ("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root", "device")
     fields = ModelSettings.model_fields
-    values = settings.model_dump(mode="json", exclude={*files, *BY_CASE})
-    return {name: value for name, value in values.items() if getattr(settings, name) != fields[name].default}
+    values = settings.model_dump(mode="json", exclude={*FILES, "device", *BY_CASE})
+    changed = {name: value for name, value in values.items() if getattr(settings, name) != fields[name].default}
+    return changed | {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
