@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ltx_a2v.errors import A2VError
+from ltx_a2v.errors import A2VError, OutOfMemory
 from ltx_a2v.hardware.environment import prepare_libraries
 
 _WARM_UP_STEPS = 2
@@ -63,7 +63,11 @@ class Worker:
             pipeline.keep = "device"
             with TemporaryDirectory() as folder:
                 request = case.request(Path(folder))
-                pipeline.prepare(request)
+                try:
+                    pipeline.prepare(request)
+                except OutOfMemory:  # not everything fits at once; the results say what is kept where
+                    pipeline.keep = "host"
+                    pipeline.prepare(request)
                 few = min(_WARM_UP_STEPS, case.steps)
                 pipeline.run(request.model_copy(update={"num_inference_steps": few}))
             _empty_cache(pipeline.device)
