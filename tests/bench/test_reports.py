@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -155,7 +156,17 @@ def test_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("command", ["table", "plot"])
-@pytest.mark.parametrize("content", [b"mode,seconds\n", b"[]\n", b'{"kind": "run"}\n', b"\xff\xfe", b'{"kind": "run'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"mode,seconds\n",
+        b"[]\n",
+        b'{"kind": "run"}\n',
+        b"\xff\xfe",
+        b'{"kind": "run',
+        json.dumps(run() | {"measured": None}).encode(),
+    ],
+)
 def test_other_files_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: bytes
 ) -> None:
