@@ -34,6 +34,14 @@ def nvmlDeviceGetUUID(handle: str) -> str:
     return handle
 
 
+def nvmlDeviceGetName(handle: str) -> str:
+    return f"Stub {handle}"
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    return "570.1"
+
+
 def nvmlDeviceGetMemoryInfo(handle: str) -> SimpleNamespace:
     gpu = _answers()[handle]
     return SimpleNamespace(total=gpu["total"], free=gpu["free"], used=gpu["total"] - gpu["free"])

@@ -38,13 +38,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(parser, ModelSettings, "model, device and loading")
 
 
-def add_setting_flags(parser: argparse.ArgumentParser, settings: type[Settings], title: str) -> None:
-    """One flag per field that the class adds to its base.
+def add_setting_flags(
+    parser: argparse.ArgumentParser, settings: type[Settings], title: str, without: tuple[str, ...] = ()
+) -> None:
+    """One flag per field that the class adds to its base, except those in `without`.
 
     A flag that is not given is absent from the namespace, so that the environment applies.
     """
     group = parser.add_argument_group(title, ENVIRONMENT)
-    for name in inspect.get_annotations(settings):
+    for name in [name for name in inspect.get_annotations(settings) if name not in without]:
         field = settings.model_fields.get(name)
         if field is not None and _extra(field).get("flag") is not False:
             group.add_argument(settings.flag(name), dest=name, default=argparse.SUPPRESS, **_argument(field))

@@ -28,7 +28,7 @@ MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
 READ_THREADS = 8
-"""Threads that read a checkpoint: never slower than 1, 2 or 4 by the medians in docs/benchmarks.md."""
+"""Threads that read a checkpoint: never slower than 1, 2 or 4 by the medians in docs/benchmarks-appendix.md."""
 READ_CHUNK_BYTES = 16 * 2**20
 """Read by one thread in one call; two per thread are in flight, 256 MiB. A power of two, as torch rounds pinned memory
 up to one."""
