@@ -14,6 +14,7 @@ import torch
 from ltx_a2v.bench.device import device_name
 from ltx_a2v.hardware import driver
 from ltx_a2v.hardware.host_memory import host_memory_total
+from ltx_a2v.kernels.activation import Quantized
 from ltx_a2v.quantization.fp8_scaled_mm import fp8_matmul, takes_row_scales
 from ltx_a2v.residency.host_copies import HostBuffer
 
@@ -71,7 +72,8 @@ def _fp8_tflops(device: torch.device) -> float | None:
     a, b = (torch.randn(_GPU_SIDE, _GPU_SIDE, device=device).to(torch.float8_e4m3fn) for _ in range(2))
     rows = (_GPU_SIDE, 1) if takes_row_scales(device) else ()
     scales = torch.ones(rows, device=device), torch.ones(_GPU_SIDE, device=device)
-    return _rate(lambda: fp8_matmul(a, scales[0], b, scales[1], None, torch.bfloat16), 2 * _GPU_SIDE**3, device)
+    tokens = Quantized(a, scales[0], torch.bfloat16)
+    return _rate(lambda: fp8_matmul(tokens, b, scales[1], None), 2 * _GPU_SIDE**3, device)
 
 
 def _rate(product: Callable[[], object], flops: int, device: torch.device) -> float:
