@@ -102,8 +102,8 @@ class Guidance(_Frozen):
     skip_step: int = _option(
         0,
         "--video-skip-step",
-        "Steps of stage 1 that take over the prediction of the step before them, after each step that computes one: "
-        "faster, and another result.",
+        "How many steps of stage 1 use the prediction of a computed step again before the next one is computed: "
+        "faster, and another result; 0 computes all.",
         ge=0,
         lt=MAX_STEPS,
     )

@@ -146,8 +146,8 @@ class ModelSettings(Settings):
                 raise InvalidRequest(name, str(value), reason)
 
     def check(self) -> None:
-        """Raises `InvalidInput` where a value cannot be read, two exclude each other, or files are missing; nothing heavy
-        is imported."""
+        """Raises `InvalidInput` where a value cannot be read, two exclude each other, or files are missing. Nothing
+        heavy is imported."""
         if self.distilled_checkpoint:
             self._check_no_distilled_lora()
         _ = self.budget, self.host_limit, self.loras, self.model_paths
