@@ -47,7 +47,7 @@ class ModelInUse(Protocol):
     def connectors(self, texts: int) -> AbstractContextManager[Any]:
         """The text connectors, to be called `texts` times."""
 
-    def transformer(self, distilled: bool) -> AbstractContextManager[LoadedTransformer]:
+    def transformer(self, distilled: bool = False) -> AbstractContextManager[LoadedTransformer]:
         """The transformer, for both stages; with the distilled LoRA where both use it, so that it is loaded once."""
 
     def adapted(self, transformer: Any, distilled: bool, sweeps: int) -> AbstractContextManager[Blocks]:

@@ -64,7 +64,7 @@ class PlacedModel:
             yield module
 
     @contextmanager
-    def transformer(self, distilled: bool) -> Iterator[BlockStream]:
+    def transformer(self, distilled: bool = False) -> Iterator[BlockStream]:
         with ExitStack() as stack:
             loaded = stack.enter_context(self._load("transformer"))
             for name in self._model.loras(distilled) if distilled else ():

@@ -52,7 +52,7 @@ class MetaModel:
         return self.use("connectors")
 
     @contextmanager
-    def transformer(self, distilled: bool) -> Iterator[MetaTransformer]:  # noqa: ARG002
+    def transformer(self, distilled: bool = False) -> Iterator[MetaTransformer]:  # noqa: ARG002
         module: Any = self._model.on_meta["transformer"]
         yield MetaTransformer(module, module.transformer_blocks[: self._sampled_blocks])
 
