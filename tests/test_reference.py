@@ -1,7 +1,8 @@
 """Equal to the reference: its recorded outputs for the miniature model, in float32 on a CPU.
 
 The recordings were made with LTX-2 1.2.0's `A2VidPipelineTwoStage` on the same files (working dtype patched from
-bfloat16 to float32). Stage 2 differs by the rounding of the reference's fused LoRA to bfloat16.
+bfloat16 to float32); `fast` with the distilled LoRA and its sigmas given to both stages. A stage with that LoRA differs
+by the rounding of the reference's fused weights to bfloat16.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ def test_stages_and_frames_equal_the_references(name: str, pipeline: A2VPipeline
 
     result = load_file(latents)
     assert result["stage_1"].dtype == torch.float32
-    assert relative(result["stage_1"], expected["stage_1"]) < 1e-5
+    assert relative(result["stage_1"], expected["stage_1"]) < (5e-3 if case.get("quality") == "fast" else 1e-5)
     assert relative(result["stage_2"], expected["stage_2"]) < 5e-3
+    if "frames" not in expected:
+        return
     frames = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in av.open(str(video)).decode(video=0)])
     assert frames.shape[0] == case["num_frames"]
     # H.264, which the recorded frames have not been through, costs up to 0.033 in a frame of this model's mosaic; a

@@ -79,6 +79,8 @@ class GenerationResult:
     phases: dict[str, float]
     """Seconds per phase, in execution order."""
     model_version: str
+    quality: str = "standard"
+    """As in the request: "standard" or "fast"."""
     notices: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 

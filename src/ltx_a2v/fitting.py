@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ltx_a2v.diffusion.guidance import passes_of
+from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
@@ -21,14 +21,14 @@ from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
-from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.request import GenerationRequest, Guidance, Quality, check_quality, fit_num_frames
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 from ltx_a2v.versions import LatentLayout
 
 
 @dataclass(frozen=True)
 class VideoShape:
-    """The properties of a request that its memory and time depend on."""
+    """The properties of a request that its memory and time depend on; in quality fast, `guidance` is `UNGUIDED`."""
 
     width: int
     height: int
@@ -37,6 +37,7 @@ class VideoShape:
     guidance: Guidance
     has_image: bool
     latents: LatentLayout
+    quality: Quality = "standard"
 
     @property
     def seconds(self) -> float:
@@ -86,8 +87,10 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
 
 
 def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
-    """Raises `InvalidRequest` for a perturbed block that the model does not have, or a size it cannot upsample."""
-    config, guidance = files.config, request.guidance
+    """Raises `InvalidRequest` for a perturbed block that the model does not have, a size it cannot upsample, or a
+    quality that its checkpoint cannot give."""
+    config, guidance = files.config, request.guidance if request.quality == "standard" else UNGUIDED
+    check_quality(request, distilled_checkpoint=files.distilled_lora is None)
     check_size(files.upsampler_arguments, config.version.latents, num_frames, request.height, request.width)
     if guidance.stg_blocks is None:
         guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
@@ -103,6 +106,7 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
         guidance,
         has_image=request.image is not None,
         latents=config.version.latents,
+        quality=request.quality,
     )
 
 

@@ -1,7 +1,8 @@
 """Audio-to-video: the method, top to bottom.
 
 It follows the reference's two stages (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the
-latent, refine at full size with the distilled LoRA, decode. The sound conditions every step and is never changed.
+latent, refine at full size with the distilled LoRA, decode. In quality fast, stage 1 takes the distilled LoRA too, and
+one pass. The sound conditions every step and is never changed.
 
 Every function below is a phase or a part of one. It uses the model as `ModelInUse`, so that the planner can run the
 same functions on `meta` and measure their memory. Opening, planning, retrying and reporting are in `session.py`.
@@ -18,10 +19,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
-from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
+from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
 from ltx_a2v.diffusion.latents import start_stage
 from ltx_a2v.diffusion.sampler import denoise
-from ltx_a2v.diffusion.schedule import stage_1_sigmas, stage_2_sigmas
+from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape
@@ -38,7 +39,7 @@ from ltx_a2v.phases import PhaseLog, Work
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.versions import ModelConfig
+from ltx_a2v.versions import ModelConfig, Schedule
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,16 @@ class Stage:
     """The share of noise that the stage starts with."""
     guidance: Guidance
     distilled: bool
-    """With the distilled LoRA."""
+    """With the distilled LoRA, unless the checkpoint itself is distilled."""
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def sweeps(self) -> int:
+        """Steps that run the transformer, each of which visits every block once."""
+        return sum(computes(step, self.guidance) for step in range(self.steps))
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,10 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
     conditions = Conditions(positive, negative, sound, pictures)
 
     with ExitStack() as stack:
-        transformer = yield from log.phase("load_transformer", lambda: stack.enter_context(model.transformer()))
-        sigmas = stage_1_sigmas(request.num_inference_steps, schedule)
-        half = Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=False)
+        half = half_stage(request.num_inference_steps, shape, schedule)
+        transformer = yield from log.phase(
+            "load_transformer", lambda: stack.enter_context(model.transformer(half.distilled))
+        )
         coarse = yield from log.phase(
             half.name,
             lambda: denoise_stage(model, transformer, half, fitted, conditions, None, noise),
@@ -104,6 +111,13 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
 
     latents = {"stage_1": coarse, "stage_2": fine}
     yield from log.phase("decode", lambda: write_video(model, fitted, latents, clip), steps=decode_steps(model, shape))
+
+
+def half_stage(steps: int, shape: VideoShape, schedule: Schedule) -> Stage:
+    """Stage 1: `steps` guided steps, or in quality fast those that distilled weights need, in one pass."""
+    fast = shape.quality == "fast"
+    sigmas = distilled_sigmas(schedule) if fast else stage_1_sigmas(steps, schedule)
+    return Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=fast)
 
 
 def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioClip, Tensor]]:
@@ -178,7 +192,7 @@ def denoise_stage(
         negative_text=conditions.negative.video,
         audio_text=conditions.positive.audio,
     )
-    with model.adapted(transformer, stage.distilled, sweeps=stage.steps) as blocks:
+    with model.adapted(transformer, stage.distilled, sweeps=stage.sweeps) as blocks:
         forward = StageForward(
             transformer.module,
             inputs,

@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.settings.complaints import NOT_AN_INTEGER, reason_of
 from ltx_a2v.settings.defaults import (
     MAX_AUDIO_START,
@@ -24,7 +24,9 @@ from ltx_a2v.settings.defaults import (
 )
 from ltx_a2v.versions import NEWEST
 
+Quality = Literal["standard", "fast"]
 DEFAULTS = NEWEST.defaults
+FAST_STEPS = NEWEST.schedule.distilled_steps
 SIZE_MULTIPLE, TEMPORAL_FACTOR = NEWEST.latents.size_multiple, NEWEST.latents.temporal_factor
 
 
@@ -97,6 +99,15 @@ class Guidance(_Frozen):
         le=1,
     )
 
+    skip_step: int = _option(
+        0,
+        "--video-skip-step",
+        "How many steps of stage 1 use the prediction of a computed step again before the next one is computed: "
+        "faster, and another result; 0 computes all.",
+        ge=0,
+        lt=MAX_STEPS,
+    )
+
     @field_validator("stg_blocks")
     @classmethod
     def _distinct_blocks(cls, blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -149,6 +160,13 @@ class GenerationRequest(_Frozen):
         None, "--save-latents", "Also write the latents of both stages to this safetensors file."
     )
 
+    quality: Quality = _option(
+        "standard",
+        "--quality",
+        f"'standard': guided steps; 'fast': {FAST_STEPS} steps in one pass, by the distilled LoRA in both stages. "
+        "Another result, not the same one sooner.",
+    )
+
     @field_validator("width", "height")
     @classmethod
     def _on_the_grid(cls, size: int) -> int:
@@ -166,6 +184,48 @@ class GenerationRequest(_Frozen):
             return frames
         nearest = " or ".join(str(n) for n in nearest_num_frames(int(frames)))
         raise ValueError(f"must be 8k+1 and at most {MAX_FRAMES}, or 'auto'; use {nearest}")
+
+    @model_validator(mode="after")
+    def _skips_fewer_steps_than_there_are(self) -> GenerationRequest:
+        skip_step = self.guidance.skip_step
+        if skip_step and self.quality == "fast":
+            raise InvalidRequest(
+                "guidance.skip_step",
+                skip_step,
+                f"cannot be used with {named('quality')} fast, which needs all of its {FAST_STEPS} steps: use 0",
+            )
+        if skip_step and skip_step >= self.num_inference_steps:
+            raise InvalidRequest(
+                "guidance.skip_step",
+                skip_step,
+                f"is too large: it must be below {named('num_inference_steps')}, {self.num_inference_steps}",
+            )
+        return self
+
+
+def unused_by_fast(request: GenerationRequest) -> str | None:
+    """A sentence where the request has values that quality fast does not use; None otherwise.
+
+    They are no mistake, so that one set of values can be tried in both qualities.
+    """
+    guidance = request.guidance
+    single_pass = (guidance.cfg, guidance.stg, guidance.modality) == (1.0, 0.0, 1.0)
+    differs = {
+        "the number of steps": request.num_inference_steps not in (DEFAULTS.num_inference_steps, FAST_STEPS),
+        "the guidance": guidance != Guidance() and not single_pass,
+        "the negative prompt": request.negative_prompt not in (DEFAULTS.negative_prompt, ""),
+    }
+    unused = [name for name, given in differs.items() if given]
+    if request.quality != "fast" or not unused:
+        return None
+    return f"Quality fast takes {FAST_STEPS} steps in one pass. Not used: {', '.join(unused)}."
+
+
+def check_quality(request: GenerationRequest, distilled_checkpoint: bool) -> None:
+    """Raises `InvalidRequest` where a distilled checkpoint is asked for guided steps, which it was not trained for."""
+    if distilled_checkpoint and request.quality != "fast":
+        reason = f"needs a checkpoint that is not distilled: use fast, or leave {named('distilled_checkpoint')} out"
+        raise InvalidRequest("quality", request.quality, reason)
 
 
 def nearest_sizes(size: int) -> list[int]:

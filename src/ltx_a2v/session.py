@@ -24,14 +24,14 @@ from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
 from ltx_a2v.phases import GIB, PhaseLog
-from ltx_a2v.pipeline import generate_video
+from ltx_a2v.pipeline import generate_video, half_stage
 from ltx_a2v.planning.plan import Keep, Plan
 from ltx_a2v.planning.planner import Planner
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.quantization import parse_blocks
-from ltx_a2v.request import GenerationRequest
+from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.settings.model import ModelSettings
@@ -104,8 +104,10 @@ class A2VPipeline:
 
     def predict(self, request: GenerationRequest, plan: Plan, speeds: Speeds) -> Prediction:
         """How long the request would take within `plan`, with prompts that are not in the cache."""
-        texts = 1 + (Pass.NEGATIVE in passes_of(self._shape(request).guidance))
-        return self._planner.predict(plan, speeds, request.num_inference_steps, texts)
+        shape = self._shape(request)
+        texts = 1 + (Pass.NEGATIVE in passes_of(shape.guidance))
+        stage = half_stage(request.num_inference_steps, shape, self.model.config.version.schedule)
+        return self._planner.predict(plan, speeds, stage.sweeps, texts)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,8 @@ class A2VPipeline:
 
         Raises `BudgetTooSmall`, and `OutOfMemory` when the device or the host could not hold them.
         """
-        usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES)
+        quality: Quality = "fast" if self.model.files.distilled_lora is None else "standard"
+        usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES, quality=quality)
         plan = self.plan(request) if request else self.plan_for(usual)
         try:
             with _host_memory_errors(), capped(self.device, plan.budget):
@@ -163,6 +166,8 @@ class A2VPipeline:
         shape, paths = fitted.shape, self.model.files.paths
         if unfamiliar := puppet.unfamiliar(paths, shape.width, shape.height, shape.frame_rate):
             yield Notice(unfamiliar)
+        if unused := unused_by_fast(fitted.request):
+            yield Notice(unused)
         if self.device.type == "cuda" and (reason := kernels.problem(self.device)):
             yield Notice(f"Steps take longer without the fused kernels, which cannot be used: {reason}.")
         try:
@@ -253,6 +258,7 @@ class _Report:
             peak_vram_gib=max(phase.allocated_gib for phase in finished.values()),
             phases={name: phase.seconds for name, phase in finished.items()},
             model_version=self._model_version,
+            quality=request.quality,
             notices=tuple(self._notices),
             details={"memory": self._memory()},
         )
@@ -314,6 +320,7 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             text_encoder_quantization=settings.text_encoder_quantization,
             prompt_cache=settings.prompt_cache,
             loras=settings.loras,
+            distilled_lora_strength=settings.distilled_lora_strength,
             exact_passes=settings.exact_passes,
             cuda_graphs=settings.cuda_graphs,
             budget=settings.budget,

@@ -68,6 +68,17 @@ def test_video_contact_sheet_and_one_line_of_sync(
         assert sheet.width == 12 * 128
 
 
+def test_quality_fast(painter: Painter, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["demo", "--quality", "fast", "--output-path", str(tmp_path / "v.mp4")]) == 0
+    assert painter.request is not None
+    assert painter.request.quality == "fast"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--quality", "best"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'best'" in one_line(capsys)
+
+
 def test_the_report_as_json(painter: Painter, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["demo", "--report", "json", "--output-path", str(tmp_path / "v.mp4")]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -73,6 +73,20 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.C
         (["--heigth", "64"], "--heigth"),
         (["--model-dir", "a" * 300], "File name too long"),
         (["--lora", "a" * 300 + ":0.5"], "File name too long"),
+        (["--quality", "best"], "--quality 'best' is none of 'standard' or 'fast'"),
+        (["--video-skip-step", "-1"], "--video-skip-step -1 is too small"),
+        (["--video-skip-step", "2"], "--video-skip-step 2 is too large: it must be below --num-inference-steps, 2"),
+        (["--video-skip-step", "1", "--quality", "fast"], "cannot be used with --quality fast"),
+        (["--distilled-lora-strength", "nan"], "--distilled-lora-strength 'nan' is not a finite number"),
+        (["--distilled-lora-strength", "2.5"], "is too large: it must be at most 2"),
+        (["--distilled-lora-strength", "strong"], "--distilled-lora-strength 'strong' is not a number"),
+        (
+            ["--distilled-checkpoint", "--distilled-lora-path", "x"],
+            "--distilled-lora-path 'x' and --distilled-checkpoint",
+        ),
+        (["--distilled-checkpoint", "--distilled-lora-strength", "0.5"], "--distilled-checkpoint exclude each other"),
+        (["--distilled-checkpoint", "--quality", "standard"], "use fast, or leave --distilled-checkpoint out"),
+        (["--quality", "fast", "--distilled-lora-path", "missing.safetensors"], "missing.safetensors"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -93,6 +107,22 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     message = next(line for line in err.splitlines() if line.startswith("ltx-a2v"))
     assert message.endswith(".")
     assert list(tmp_path.glob("v*")) == []
+
+
+def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--output-path", str(tmp_path / "v.mp4"), "--report", "json"]
+    videos = []
+    for chosen in (["--quality", "fast", "--distilled-lora-strength", "0"], ["--distilled-checkpoint"]):
+        assert main(generate(model, *flags, *chosen)) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["quality"] == "fast"
+        assert "stage_1 8/8" in err
+        videos.append((tmp_path / "v.mp4").read_bytes())
+    assert videos[0] == videos[1]
+    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "v.mp4"))) == 0
+    assert "seed 42, quality fast" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [[], ["--model-dir", ""]])

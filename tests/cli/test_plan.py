@@ -65,6 +65,19 @@ def test_json_has_what_the_table_has(given: list[str], measured: None, capsys: p
         assert seconds["total"] >= seconds["steps"]
 
 
+def test_quality_fast(given: list[str], measured: None, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {}
+    for quality in ("standard", "fast"):
+        flags = ["--vram-budget", "unlimited", "--measure", "--json", "--quality", quality]
+        assert main([*given, *flags]) == 0
+        (rows[quality],) = json.loads(capsys.readouterr().out)
+        assert rows[quality]["quality"] == quality
+    seconds = rows["fast"]["seconds"]
+    assert seconds["steps"] == pytest.approx(8 * seconds["step_1"] + 3 * seconds["step_2"], abs=0.02)
+    assert main([*given, "--vram-budget", "unlimited", "--quality", "fast"]) == 0
+    assert "128x64, 9 frames, quality fast" in capsys.readouterr().out
+
+
 def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
-from ltx_a2v.request import GenerationRequest, fit_num_frames
+from ltx_a2v.request import FAST_STEPS, GenerationRequest, fit_num_frames
 from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
@@ -56,7 +56,7 @@ class FakePipeline:
         began, phases = time.monotonic(), {}
         seconds = _number(request.prompt, "slow", STEP_SECONDS)
         for phase, steps in PHASE_STEPS.items():
-            steps = request.num_inference_steps if steps < 0 else steps
+            steps = stage_1_steps(request) if steps < 0 else steps
             yield PhaseStarted(phase, steps)
             _go_wrong(request, phase)
             time.sleep(0 if steps else _number(request.prompt, "slow-phase", 0))
@@ -82,8 +82,13 @@ class FakePipeline:
                 2.0,
                 phases,
                 "2.3.0",
+                request.quality,
             )
         )
+
+
+def stage_1_steps(request: GenerationRequest) -> int:
+    return FAST_STEPS if request.quality == "fast" else request.num_inference_steps
 
 
 def write_video(request: GenerationRequest, frames: int) -> None:

@@ -166,6 +166,32 @@ def test_the_same_again_after_a_reload(page: Page, tmp_path: Path) -> None:
     assert first["settings"] == second["settings"]
 
 
+def test_quick_takes_one_pass_and_offers_no_guidance(page: Page, tmp_path: Path) -> None:
+    page.fill(tmp_path, "quick please")
+    page.set("negative", "rain")
+    label = page.driver.find_element(By.XPATH, "//*[@id='qualities']//label[contains(., 'quick')]")
+    assert "best" in page.text("#qualities")
+    page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", label)
+    label.click()
+    assert page.driver.execute_script(
+        "return ['steps', 'cfg', 'modality', 'negative'].every((id) => document.getElementById(id).disabled)"
+    )
+    page.photograph("quick")
+    page.click("#submit")
+    page.until("return document.querySelector('.job.completed .prompt')?.textContent === 'quick please'")
+    assert "seed 42, quick" in page.text(".job .facts")
+    (job,) = page.server.client.get("/v1/videos?limit=1").json()["data"]
+    assert (job["settings"]["quality"], job["result"]["quality"]) == ("fast", "fast")
+    assert job["settings"]["negative_prompt"] != "rain"
+    page.open()
+    assert (
+        page.driver.execute_script("return document.querySelector('input[name=quality]:checked').value") == "standard"
+    )
+    page.click(".job .again")
+    page.until("return document.querySelector('input[name=quality]:checked').value === 'fast'")
+    assert page.complaints() == []
+
+
 def test_cancel_and_delete(page: Page, tmp_path: Path) -> None:
     page.fill(tmp_path, "slow=0.3 for the cancel")
     page.click("#submit")

@@ -13,12 +13,13 @@ from ltx_a2v.errors import InvalidModel, named
 
 @dataclass(frozen=True)
 class ModelPaths:
-    """The three files and the text encoder folder that a model consists of."""
+    """The two or three files and the text encoder folder that a model consists of."""
 
     checkpoint: Path
     """Transformer, text connectors and VAEs, e.g. `ltx-2.3-22b-dev.safetensors`."""
-    distilled_lora: Path
-    """LoRA of stage 2, e.g. `ltx-2.3-22b-distilled-lora-384-1.1.safetensors`."""
+    distilled_lora: Path | None
+    """LoRA of stage 2, and of both stages in quality fast, e.g. `ltx-2.3-22b-distilled-lora-384-1.1.safetensors`. None
+    says that the checkpoint itself is distilled, which its file does not tell: only quality fast can be made then."""
     spatial_upsampler: Path
     """Latent x2 upsampler, e.g. `ltx-2.3-spatial-upscaler-x2-1.1.safetensors`."""
     gemma_root: Path
@@ -33,8 +34,10 @@ class ModelPaths:
         distilled_lora: str | Path | None = None,
         spatial_upsampler: str | Path | None = None,
         gemma_root: str | Path | None = None,
+        distilled_checkpoint: bool = False,
     ) -> ModelPaths:
-        """Find the files that are not given by name, in `model_dir` or up to two folders below.
+        """Find the files that are not given by name, in `model_dir` or up to two folders below. With
+        `distilled_checkpoint` no LoRA is looked for.
 
         Raises `InvalidModel` when a file is not found, or when several could be meant.
         """
@@ -50,7 +53,9 @@ class ModelPaths:
 
         return cls(
             given_or_only(checkpoint, "checkpoint (ltx-*.safetensors)", "checkpoint_path", checkpoints),
-            given_or_only(
+            None
+            if distilled_checkpoint
+            else given_or_only(
                 distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "distilled_lora_path", loras
             ),
             given_or_only(
@@ -64,8 +69,9 @@ class ModelPaths:
 
     def described(self) -> list[tuple[str, Path]]:
         """Every file with its name for errors."""
-        files = [(named("checkpoint_path"), self.checkpoint), (named("distilled_lora_path"), self.distilled_lora)]
-        files.append((named("spatial_upsampler_path"), self.spatial_upsampler))
+        files = [(named("checkpoint_path"), self.checkpoint), (named("spatial_upsampler_path"), self.spatial_upsampler)]
+        if self.distilled_lora is not None:
+            files.append((named("distilled_lora_path"), self.distilled_lora))
         return files + [(f"a file of {named('gemma_root')}", path) for path in sorted(self.gemma_root.glob("*"))]
 
 

@@ -6,6 +6,7 @@ import argparse
 import io
 import subprocess
 import sys
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from ltx_a2v.errors import named
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.puppet import NUM_FRAMES, nearest_size, puppet_paths, puppet_size
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
-from ltx_a2v.request import GenerationRequest
+from ltx_a2v.request import GenerationRequest, flag_of
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", type=Path, default=None, help="the speech; default: an example of 5 s")
     parser.add_argument("--image", type=Path, default=FACE, help="an upright face; default: a drawn one")
     parser.add_argument("--prompt", default=PROMPT, help=f"what is to be seen (default: {PROMPT})")
+    quality = GenerationRequest.model_fields["quality"]
+    parser.add_argument(
+        flag_of(GenerationRequest, "quality"),
+        choices=typing.get_args(quality.annotation),
+        default=quality.default,
+        help="'fast': the miniature's distilled LoRA in both stages, a few steps in one pass (default: standard)",
+    )
     parser.add_argument(
         "--output-path",
         type=Path,
@@ -89,6 +97,7 @@ def _request(arguments: argparse.Namespace) -> GenerationRequest:
         width=width,
         height=height,
         num_frames="auto" if arguments.audio else NUM_FRAMES,
+        quality=arguments.quality,
     )
 
 

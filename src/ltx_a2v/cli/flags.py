@@ -82,7 +82,7 @@ def _add_field_flags(
             dest=f"{title}.{name}",
             required=field.is_required(),
             default=argparse.SUPPRESS,
-            metavar="N" if name == "stg_blocks" else name.upper(),
+            metavar="N" if name == "stg_blocks" else "|".join(_choices(field)) or name.upper(),
             nargs="*" if name == "stg_blocks" else None,
             help=f"{field.description}{shown}".replace("%", "%%"),
         )
@@ -103,13 +103,20 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
         return {"action": "store_false" if field.default is True else "store_true", "help": text}
     shown = f" (default: {field.default})" if field.default not in (None, "", ()) else ""
     kinds = _kinds(field.annotation)
-    choices = next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal), None)
+    choices = _choices(field) or None
     return {
         "action": "append" if field.default == () else "store",
         "help": text + shown,
         "choices": choices,
         "metavar": None if choices else _extra(field).get("metavar", _metavar(kinds)),
     }
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    """The texts that a field takes, where it takes nothing else."""
+    literal = next((kind for kind in _kinds(field.annotation) if typing.get_origin(kind) is Literal), None)
+    others = [kind for kind in _kinds(field.annotation) if kind not in (literal, types.NoneType)]
+    return () if literal is None or others else typing.get_args(literal)
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

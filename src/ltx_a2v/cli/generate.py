@@ -20,8 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    request = request_from(arguments)
     settings = settings_from(arguments, ModelSettings)
+    request = request_from(arguments, quality=settings.default_quality)
     settings.check()  # mistakes answer before anything heavy is imported
     prepare_libraries()
 

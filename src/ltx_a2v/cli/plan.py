@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ltx_a2v.session import A2VPipeline
 
 HELP = "what fits in how much memory, before anything is loaded"
-FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps")
+FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps", "quality")
 """What the memory of a request depends on, and how long it takes."""
 NUM_FRAMES = 97
 """Planned for where none are given: four seconds."""
@@ -40,8 +40,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    request = request_from(arguments, prompt="", audio="-", num_frames=NUM_FRAMES)
     settings = settings_from(arguments, ModelSettings)
+    defaults = {"num_frames": NUM_FRAMES, "quality": settings.default_quality}
+    request = request_from(arguments, prompt="", audio="-", **defaults)
     settings.check()
     prepare_libraries()
 
@@ -52,10 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     for mode in _modes(arguments, settings):
         rows += _rows(arguments, settings, mode, request, speeds)
     if arguments.json:
-        write_out(json.dumps([row.as_json() for row in rows]) + "\n")
+        write_out(json.dumps([{**row.as_json(), "quality": request.quality} for row in rows]) + "\n")
     else:
         with stdout():
-            print_table(rows, speeds, f"{request.width}x{request.height}, {request.num_frames} frames")
+            what = f"{request.width}x{request.height}, {request.num_frames} frames, quality {request.quality}"
+            print_table(rows, speeds, what)
         _recommend(arguments, rows)
     return 0 if best(rows) else BudgetTooSmall.exit_code
 

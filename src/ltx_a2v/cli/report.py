@@ -28,6 +28,6 @@ def _as_text(result: GenerationResult) -> str:
     notes = "".join(f"note: {notice}\n" for notice in result.notices)
     return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
-        f"seed {result.seed}\n"
+        f"seed {result.seed}, quality {result.quality}\n"
         f"{result.elapsed_seconds:.1f} s ({phases}); peak VRAM {result.peak_vram_gib:.2f} GiB\n{notes}"
     )

@@ -20,7 +20,7 @@ from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader, Unchanged
 
 DISTILLED_LORA = "distilled"
-"""The name of the network that holds the factors of stage 2's LoRA."""
+"""The name of the network that holds the factors of the distilled LoRA, which a distilled checkpoint lacks."""
 
 
 class Adapter(nn.Module):

@@ -56,11 +56,11 @@ class ModelInUse(Protocol):
     def connectors(self, texts: int) -> AbstractContextManager[Any]:
         """The text connectors, to be called `texts` times."""
 
-    def transformer(self) -> AbstractContextManager[LoadedTransformer]:
-        """The transformer, for both stages."""
+    def transformer(self, distilled: bool = False) -> AbstractContextManager[LoadedTransformer]:
+        """The transformer, for both stages; with the distilled LoRA where both use it, so that it is loaded once."""
 
     def adapted(self, transformer: Any, distilled: bool, sweeps: int) -> AbstractContextManager[Blocks]:
-        """The transformer's blocks with the style LoRAs, and in stage 2 the distilled one, for `sweeps` sweeps."""
+        """The transformer's blocks with the style LoRAs, and the distilled one where wanted, for `sweeps` sweeps."""
 
     def latent_statistics(self) -> ChannelStatistics:
         """Of the video VAE's latents."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -97,6 +97,10 @@ class Model:
     def style_loras(self) -> tuple[str, ...]:
         return tuple(name for name in self.loaders if name.startswith("lora "))
 
+    def loras(self, distilled: bool) -> tuple[str, ...]:
+        """The networks of the LoRAs to apply, in order; none for a distilled checkpoint without style LoRAs."""
+        return self.style_loras + (DISTILLED_LORA,) * (distilled and DISTILLED_LORA in self.loaders)
+
     @cached_property
     def sizes(self) -> Mapping[str, Sizes]:
         return {name: _sizes_of(loader, self.on_meta[name]) for name, loader in self.loaders.items()}
@@ -125,10 +129,12 @@ class Model:
 
 
 def _open_loras(files: ModelFiles, options: LoadOptions) -> dict[str, LoraFile]:
-    """The style LoRAs in the order given, then the distilled one."""
+    """The style LoRAs in the order given, then the distilled one, if the checkpoint needs it."""
     keys = files.config.version.keys.lora
     styles = {f"lora {i}": LoraFile.open(lora.path, keys, lora.strength) for i, lora in enumerate(options.loras)}
-    return {**styles, DISTILLED_LORA: files.distilled_lora}
+    if files.distilled_lora is None:
+        return styles
+    return {**styles, DISTILLED_LORA: replace(files.distilled_lora, strength=options.distilled_lora_strength)}
 
 
 def _make_loaders(

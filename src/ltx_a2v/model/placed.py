@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.diffusion.graphs import BlockGraphs, StageGraphs
-from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
@@ -30,6 +29,8 @@ class PlacedModel:
         self._model = model
         self._placements = placements
         self._graphs = graphs
+        self._held: dict[str, BlockStream] = {}
+        """LoRAs that are loaded as long as the transformer."""
 
     @property
     def device(self) -> torch.device:
@@ -65,15 +66,19 @@ class PlacedModel:
             yield module
 
     @contextmanager
-    def transformer(self) -> Iterator[BlockStream]:
-        with self._load("transformer") as loaded:
+    def transformer(self, distilled: bool = False) -> Iterator[BlockStream]:
+        with ExitStack() as stack:
+            loaded = stack.enter_context(self._load("transformer"))
+            for name in self._model.loras(distilled) if distilled else ():
+                self._held[name] = stack.enter_context(self._load(name))
+            stack.callback(self._held.clear)
             yield loaded
 
     @contextmanager
     def adapted(self, transformer: BlockStream, distilled: bool, sweeps: int) -> Iterator[Blocks]:
-        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
+        names = self._model.loras(distilled)
         with ExitStack() as stack:
-            adapters = [stack.enter_context(self._load(name)) for name in names]
+            adapters = [self._held.get(name) or stack.enter_context(self._load(name)) for name in names]
             for adapter in adapters:
                 stack.enter_context(adapter.module.attached(transformer.module))
             for loaded in (transformer, *adapters):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ltx_a2v.diffusion.graphs import BlockGraphs, Work
-from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
@@ -90,18 +89,19 @@ class MetaModel:
         return self.use("connectors")
 
     @contextmanager
-    def transformer(self) -> Iterator[MetaTransformer]:
+    def transformer(self, distilled: bool = False) -> Iterator[MetaTransformer]:  # noqa: ARG002
         module: Any = self._model.on_meta["transformer"]
         yield MetaTransformer(module, module.transformer_blocks[: self._sampled_blocks])
 
     @contextmanager
     def adapted(self, transformer: MetaTransformer, distilled: bool, sweeps: int) -> Iterator[Blocks]:  # noqa: ARG002
-        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
         with ExitStack() as stack:
-            for name in names:
+            for name in self._model.loras(distilled):
                 adapters: Any = self._model.on_meta[name]
                 stack.enter_context(adapters.attached(transformer.module))
-            graphs = self._graphs.stage(tuple(names), lambda _: (ANY_SLOT,)) if self._graphs else None
+            graphs = (
+                self._graphs.stage(tuple(self._model.loras(distilled)), lambda _: (ANY_SLOT,)) if self._graphs else None
+            )
             yield Blocks(lambda: transformer.sample, graphs)
 
     def latent_statistics(self) -> ChannelStatistics:

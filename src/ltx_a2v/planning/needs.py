@@ -51,6 +51,8 @@ def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
     phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS), shape)
     common = _kept_between_phases(model, shape) + FEW_NUMBERS + (WORKSPACES if on_gpu else 0)
     styles = model.style_loras
+    distilled = tuple(name for name in (DISTILLED_LORA,) if name in model.loaders)
+    both_stages = (*distilled, *styles) if shape.quality == "fast" else ()
 
     def need(name: str, networks: tuple[str, ...], run: Callable[[], object], more: int = 0) -> PhaseNeed:
         return PhaseNeed(name, networks, _peak_of(run) + common + more)
@@ -66,9 +68,9 @@ def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
         need("connectors", ("connectors",), phases.connect),
         need("encode_audio", ("audio_encoder",), phases.encode_sound),
         need("encode_image", ("video_encoder",), phases.encode_pictures),
-        stage("stage_1", ("transformer", *styles), phases.stage_1),
-        need("upsample", ("transformer", "upsampler"), phases.upsample),
-        stage("stage_2", ("transformer", DISTILLED_LORA, *styles), phases.stage_2),
+        stage("stage_1", ("transformer", *(both_stages or styles)), phases.stage_1),
+        need("upsample", ("transformer", *both_stages, "upsampler"), phases.upsample),
+        stage("stage_2", ("transformer", *distilled, *styles), phases.stage_2),
         need("decode", ("video_decoder",), phases.decode, CONVOLUTION_WORKSPACE if on_gpu else 0),
     ]
 
@@ -143,8 +145,8 @@ class _MetaPhases:
 
     def stage_1(self) -> object:
         perturbed = (1,) if self._shape.guidance.stg_blocks else ()
-        guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed})
-        return self._denoise(Stage("stage_1", 2, TWO_STEPS, 1.0, guidance, distilled=False), None)
+        guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed, "skip_step": 0})
+        return self._denoise(Stage("stage_1", 2, TWO_STEPS, 1.0, guidance, self._shape.quality == "fast"), None)
 
     def upsample(self) -> object:
         return method.upsample_latent(self._model, self._half)
@@ -158,7 +160,7 @@ class _MetaPhases:
 
     def _denoise(self, stage: Stage, initial: Tensor | None) -> Work[Tensor]:
         fitted = FittedRequest(self._request, self._shape)
-        with self._model.transformer() as transformer:
+        with self._model.transformer(stage.distilled) as transformer:
             return method.denoise_stage(self._model, transformer, stage, fitted, self._conditions, initial, None)
 
     def _empty(self, *shape: int) -> Tensor:

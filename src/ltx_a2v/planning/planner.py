@@ -41,5 +41,5 @@ class Planner:
         return probe(model.loaders, model.config, shape, model.device, model.dtype, model.graphs)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        """For `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
+        """For `steps` steps of stage 1 that run the transformer and `texts` prompts that are not in the cache."""
         return predict(plan, self._model.sizes, self._model.loaders, speeds, self._model.config.version, steps, texts)

@@ -45,7 +45,7 @@ def predict(
     steps: int,
     texts: int,
 ) -> Prediction:
-    """For `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
+    """For `steps` steps of stage 1 that run the transformer and `texts` prompts that are not in the cache."""
     bytes_in_file = {name: sum(entry.nbytes for entry in _read(loader)) for name, loader in loaders.items()}
 
     def streamed_share(name: str) -> float:

@@ -25,6 +25,7 @@ from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
 from ltx_a2v.networks.video_vae import decode_frames
 from ltx_a2v.request import Guidance
@@ -102,9 +103,17 @@ def probe(
         ]
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
+
+        def attach_distilled() -> None:
+            if DISTILLED_LORA in loaders:
+                distilled = stack.enter_context(_Sample(loaders[DISTILLED_LORA], device))
+                stack.enter_context(distilled.module.attached(denoiser.module))
+
+        if shape.quality == "fast":
+            attach_distilled()
         stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype, graphs)
-        distilled = stack.enter_context(_Sample(loaders["distilled"], device))
-        stack.enter_context(distilled.module.attached(denoiser.module))
+        if shape.quality == "standard":
+            attach_distilled()
         stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype, graphs)
         read, copy = denoiser.read, denoiser.copy_speed()
         block_parameters = denoiser.block_parameters

@@ -18,6 +18,8 @@ MAX_AUTO_FRAMES = 257
 MAX_AUDIO_START = 7 * 24 * 3600
 """Seconds into the audio: a week of it."""
 MAX_STEPS = 1000
+MAX_DISTILLED_LORA_STRENGTH = 2.0
+"""1 is what the LoRA was trained for; far above it, latents leave the range that the decoder knows."""
 PROMPT_CACHE_BYTES = 2 * 2**30
 """Encoded prompts kept on disk; one takes 12 MB in bfloat16."""
 MAX_IMAGE_PIXELS = 40_000_000

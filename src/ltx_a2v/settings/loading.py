@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH
 
 if TYPE_CHECKING:
     from ltx_a2v.planning.plan import Keep
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StyleLora:
-    """A LoRA for both stages, in addition to the distilled one of stage 2."""
+    """A LoRA for both stages, in addition to the distilled one."""
 
     path: Path
     strength: float = 1.0
@@ -56,6 +57,8 @@ class LoadOptions:
     prompt_cache: bool = True
     """Cache encoded prompts on disk; a cached prompt needs no text encoder."""
     loras: tuple[StyleLora, ...] = ()
+    distilled_lora_strength: float = 1.0
+    """What the distilled LoRA's product is multiplied with, in either stage that applies it; from 0 to 2."""
     exact_passes: bool = False
     """One GEMM per pass: equal to separate forwards, bit for bit."""
     cuda_graphs: bool = True
@@ -65,3 +68,8 @@ class LoadOptions:
     """Most bytes of weights that are copied to host memory; None: what is available, less a share for others."""
     keep: Keep = "nothing"
     """Where weights may stay between requests."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distilled_lora_strength <= MAX_DISTILLED_LORA_STRENGTH:
+            reason = f"is not a strength: it must be from 0 to {MAX_DISTILLED_LORA_STRENGTH:g}"
+            raise InvalidRequest("distilled_lora_strength", self.distilled_lora_strength, reason)

@@ -41,13 +41,20 @@ class GenerationDefaults:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The sigmas of both stages (reference: `LTX2Scheduler`, `STAGE_2_DISTILLED_SIGMAS`)."""
+    """The sigmas of both stages (reference: `LTX2Scheduler`, `DISTILLED_SIGMAS`, `STAGE_2_DISTILLED_SIGMAS`)."""
 
     shift: float
     terminal_sigma: float
     """The last sigma of stage 1 before 0."""
+    distilled: tuple[float, ...]
+    """All sigmas of stage 1 in quality fast, from 1 to 0: those that distilled weights were trained for."""
     stage_2: tuple[float, ...]
     """All sigmas of stage 2, from the one it starts with to 0."""
+
+    @property
+    def distilled_steps(self) -> int:
+        """Steps of stage 1 in quality fast."""
+        return len(self.distilled) - 1
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ _SHARED = {
         "num_frames",
         "num_inference_steps",
         "seed",
+        "quality",
     ),
     "guidance": (GuidanceOptions | None, Field(None, description="Strengths of the guided passes.")),
     "keep_alive": (KeepAlive, None),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_a2v.errors import InvalidRequest, TooLarge
-from ltx_a2v.request import GenerationRequest, nearest_num_frames
+from ltx_a2v.request import GenerationRequest, check_quality, nearest_num_frames
 from ltx_a2v.serving.http.bodies import FILE_FIELDS
 from ltx_a2v.settings.server import ServerSettings
 
@@ -23,11 +23,13 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
         fields["width"], fields["height"] = (int(side) for side in body["size"].split("x"))
     if "fps" in body:
         fields["frame_rate"] = body["fps"]
+    fields.setdefault("quality", settings.default_quality)
     fields["guidance"] = body.get("guidance") or {}
     if body.get("seconds") is not None:
         fields["num_frames"] = _frames_for(body)
     try:
         request = GenerationRequest(**fields, audio=Path("-"))
+        check_quality(request, settings.distilled_checkpoint)
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
     _check_limits(request, settings)

@@ -79,6 +79,7 @@ class Generated(BaseModel):
     video_url: str
     phases: dict[str, float]
     model_version: str
+    quality: str
     notices: list[str]
 
 

@@ -1,9 +1,9 @@
-"""The sizes and step counts that the page offers, by the model that is served."""
+"""The sizes, step counts and qualities that the page offers, by the model that is served."""
 
 from __future__ import annotations
 
 from ltx_a2v.puppet import SIZES
-from ltx_a2v.request import GenerationRequest
+from ltx_a2v.request import FAST_STEPS, GenerationRequest
 
 STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
 
@@ -26,3 +26,15 @@ PUPPET_PRESETS: dict[str, dict[str, int]] = {
 
 def presets(demo: bool) -> dict[str, dict[str, int]]:
     return PUPPET_PRESETS if demo else PRESETS
+
+
+QUALITIES: dict[str, dict[str, str]] = {
+    "standard": {"name": "best", "hint": "guided by text and voice"},
+    "fast": {"name": "quick", "hint": f"{FAST_STEPS} steps, another result"},
+}
+"""What the page calls the values of a request's `quality`; the first one is chosen at first."""
+
+
+def qualities(distilled_checkpoint: bool) -> dict[str, dict[str, str]]:
+    """Those that the served checkpoint can give."""
+    return {name: words for name, words in QUALITIES.items() if name == "fast" or not distilled_checkpoint}

@@ -18,6 +18,7 @@ const PHASES = {
 };
 
 const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, takes longer" };
+const GUIDED_ONLY = ["steps", "cfg", "modality", "negative"];
 const WHEN = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
 const TITLE = document.title;
 
@@ -120,26 +121,22 @@ function acceptDrops(zone, take) {
 }
 
 function applyDefaults() {
-  const { defaults, presets, model, demo } = state.options;
+  const { defaults, presets, qualities, model, demo } = state.options;
   $("model").textContent = model;
   $("demo").hidden = !demo;
   $("demo").textContent = `This is the demo: a ${demo} miniature that animates drawn faces, not the 22B model.`;
-  for (const name of Object.keys(presets)) {
-    const label = document.createElement("label");
-    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "preset", value: name });
+  for (const [name, { long_side: long, short_side: short, num_inference_steps: steps }] of Object.entries(presets)) {
+    const radio = addChoice("presets", "preset", name, name, `${long} × ${short}, ${PRESET_HINTS[name] ?? ""}`);
     radio.checked = name === "standard";
     radio.addEventListener("change", () => {
-      $("steps").value = presets[name].num_inference_steps;
+      $("steps").value = steps;
       fit();
     });
-    const { long_side: long, short_side: short } = presets[name];
-    const words = document.createElement("span");
-    const hint = document.createElement("small");
-    hint.textContent = `${long} × ${short}, ${PRESET_HINTS[name] ?? ""}`;
-    words.append(name, hint);
-    label.append(radio, words);
-    $("presets").append(label);
   }
+  for (const [value, { name, hint }] of Object.entries(qualities)) {
+    addChoice("qualities", "quality", value, name, hint).addEventListener("change", offerGuidance);
+  }
+  chooseQuality(Object.keys(qualities)[0]);
   $("steps").value = defaults.num_inference_steps;
   $("seed").value = defaults.seed;
   $("fps").value = defaults.frame_rate;
@@ -148,19 +145,45 @@ function applyDefaults() {
   $("negative").value = defaults.negative_prompt;
 }
 
+function addChoice(group, field, value, name, hintText) {
+  const label = document.createElement("label");
+  const radio = Object.assign(document.createElement("input"), { type: "radio", name: field, value });
+  const words = document.createElement("span");
+  const hint = document.createElement("small");
+  hint.textContent = hintText;
+  words.append(name, hint);
+  label.append(radio, words);
+  $(group).append(label);
+  return radio;
+}
+
+function chooseQuality(value) {
+  const radio = document.querySelector(`input[name=quality][value=${value}]`);
+  if (radio) radio.checked = true;
+  offerGuidance();
+}
+
+// One pass of fixed steps has nothing to guide.
+function offerGuidance() {
+  for (const id of GUIDED_ONLY) $(id).disabled = chosen("quality") === "fast";
+}
+
 function formData() {
   const form = new FormData();
   const { guidance = {}, ...carried } = state.carried.settings ?? {};
   for (const name of ["image_strength", "image_crf"]) if (name in carried) form.append(name, carried[name]);
   form.append("prompt", $("prompt").value);
-  form.append("negative_prompt", $("negative").value);
+  form.append("quality", chosen("quality"));
   form.append("size", state.fitted.size);
   form.append("num_frames", state.fitted.num_frames);
   form.append("fps", $("fps").value);
   form.append("audio_start_time", sound.start);
-  form.append("num_inference_steps", $("steps").value);
   form.append("seed", $("seed").value);
-  form.append("guidance", JSON.stringify({ ...guidance, cfg: +$("cfg").value, modality: +$("modality").value }));
+  if (chosen("quality") !== "fast") {
+    form.append("negative_prompt", $("negative").value);
+    form.append("num_inference_steps", $("steps").value);
+    form.append("guidance", JSON.stringify({ ...guidance, cfg: +$("cfg").value, modality: +$("modality").value }));
+  }
   form.append("audio", sound.file, "speech");
   if (state.image) form.append("input_reference", state.image, "picture");
   return form;
@@ -190,6 +213,7 @@ async function again(job) {
   $("fps").value = settings.frame_rate;
   $("cfg").value = settings.guidance.cfg;
   $("modality").value = settings.guidance.modality;
+  chooseQuality(settings.quality ?? "standard");
   setImage(job.has_image ? await input(job, "image") : null);
   const frames = job.result?.num_frames ?? settings.num_frames;
   await sound.take(await input(job, "audio"));
@@ -270,7 +294,8 @@ function facts(job) {
   const length = job.seconds === "auto" ? "as long as the voice" : `${job.seconds} s`;
   const made = job.result ? `, made in ${span(job.result.elapsed_seconds)}` : "";
   const when = new Date(1000 * job.created_at).toLocaleString([], WHEN);
-  return `${job.size.replace("x", " × ")}, ${length}, seed ${job.seed}${made} · ${when}`;
+  const quality = job.settings.quality === "fast" ? ", quick" : "";
+  return `${job.size.replace("x", " × ")}, ${length}, seed ${job.seed}${quality}${made} · ${when}`;
 }
 
 function inWords(job) {

@@ -13,7 +13,7 @@ from typing import Any
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
 from ltx_a2v.serving.jobs.folders import VIDEO, Folders
-from ltx_a2v.serving.jobs.progress import Estimates, Progress
+from ltx_a2v.serving.jobs.progress import Estimates, Progress, stage_1_passes
 from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.jobs.storage import storage_failed
 from ltx_a2v.serving.logs import say
@@ -214,7 +214,7 @@ class Consumer:
     def _begin(self, job: Job) -> Running:
         loads_first = not self.supervisor.is_loaded and self.keep_alive.seconds(job.keep_alive) > 0
         estimates = self._shared.estimates
-        expected = estimates.for_job(job.request["num_inference_steps"], loads_first)
+        expected = estimates.for_job(stage_1_passes(job.request), loads_first)
         self.keep_alive.hold()
         self._shared.changes.publish_all()  # queue positions moved
         say("job", "started", id=job.id, attempt=job.attempts)
@@ -273,7 +273,7 @@ class Consumer:
         await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
-        shared.estimates.learn(result["phases"], job.request["num_inference_steps"])
+        shared.estimates.learn(result["phases"], stage_1_passes(job.request))
         shared.metrics.completed(result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 

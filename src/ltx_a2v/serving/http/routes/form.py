@@ -11,7 +11,7 @@ from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.generation import fit_seconds
-from ltx_a2v.serving.http.presets import presets
+from ltx_a2v.serving.http.presets import presets, qualities
 from ltx_a2v.serving.http.routes import page
 from ltx_a2v.serving.http.routes.common import Serving
 
@@ -28,12 +28,14 @@ def _defaults() -> dict[str, Any]:
 
 @routes.get("/options")
 def options(service: Serving) -> dict[str, Any]:
-    """Defaults, presets, limits and an example for a form; `demo` is the size of the miniature where that is served."""
+    """Defaults, presets, qualities, limits and an example for a form; `demo` is the size of the miniature where that is
+    served."""
     return {
         "model": service.settings.model_id,
         "demo": puppet_size() if service.settings.demo else None,
         "example": page.EXAMPLE,
         "presets": presets(service.settings.demo),
+        "qualities": qualities(service.settings.distilled_checkpoint),
         "defaults": _defaults(),
         "limits": service.settings.model_dump(mode="json", include=LIMITS),
     }
