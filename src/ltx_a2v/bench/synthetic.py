@@ -136,6 +136,7 @@ def _full_size_files(paths: ModelPaths) -> Iterator[tuple[Path, Shapes, Mapping[
     yield paths.checkpoint, _shapes(*networks), metadata
     small = upsampler.build_upsampler(miniature.upsampler_arguments(UPSAMPLER))
     yield paths.spatial_upsampler, _shapes((keys.upsampler, small, "")), {"config": json.dumps(UPSAMPLER)}
+    assert paths.distilled_lora is not None, "a model with random weights has one"
     yield paths.distilled_lora, _lora_shapes(transformer.linear_shapes(denoiser)), {}
 
 

@@ -96,12 +96,11 @@ class MetaModel:
     @contextmanager
     def adapted(self, transformer: MetaTransformer, distilled: bool, sweeps: int) -> Iterator[Blocks]:  # noqa: ARG002
         with ExitStack() as stack:
-            for name in self._model.loras(distilled):
+            names = self._model.loras(distilled)
+            for name in names:
                 adapters: Any = self._model.on_meta[name]
                 stack.enter_context(adapters.attached(transformer.module))
-            graphs = (
-                self._graphs.stage(tuple(self._model.loras(distilled)), lambda _: (ANY_SLOT,)) if self._graphs else None
-            )
+            graphs = self._graphs.stage(tuple(names), lambda _: (ANY_SLOT,)) if self._graphs else None
             yield Blocks(lambda: transformer.sample, graphs)
 
     def latent_statistics(self) -> ChannelStatistics:
