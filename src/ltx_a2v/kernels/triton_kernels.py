@@ -1,4 +1,4 @@
-"""The functions of `pointwise` as Triton kernels: one program per token, or per row of a weight.
+"""The functions of `pointwise` as Triton kernels: one program per token, per row of a weight, or per few pixels.
 
 All of them read bfloat16 (or 8 bits), compute in float32 and write once. Triton takes annotations for code, so the
 kernels' arguments have none.
@@ -21,6 +21,8 @@ COLUMNS = 2048
 """Of a weight's row that one program converts."""
 LONGEST_ROW = 2**14
 """One program holds a row that it quantizes: the longest is the input of a feed-forward's second layer."""
+PIXEL_VALUES = 4096
+"""Values of neighbouring pixels that one program normalises: its loads fill the GPU's widest ones."""
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: adding and subtracting it rounds a float32 to an integer, halves to even."""
 
@@ -87,6 +89,20 @@ def quantize_rows(tokens: Tensor, largest: float, dtype: torch.dtype) -> tuple[T
     arguments = (out, scale, columns, largest, 1 / largest)
     _launch(_quantize_rows, (count,), tokens, *arguments, **constants, num_warps=8)
     return out, scale
+
+
+def norm_silu_and_pad(x: Tensor, eps: float, before: int, after: int) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    batch, channels, frames, height, width = x.shape
+    padded = before + frames + after
+    shape = batch, channels, padded, height, width
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    block = triton.next_power_of_2(channels)
+    rows = max(PIXEL_VALUES // block, 1)
+    grid = triton.cdiv(height * width, rows), batch * padded
+    arguments = out, frames, padded, before, height * width, channels, eps
+    _launch(_norm_silu_and_pad, grid, x, *arguments, ROWS=rows, BLOCK=block, num_warps=8)
+    return out
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Any, **constants: Any) -> None:
@@ -250,3 +266,30 @@ def _quantize_rows(
     value = tl.minimum(tl.maximum(value, -largest), largest)
     tl.store(out + row * columns + column, value.to(out.dtype.element_ty), mask=inside)
     tl.store(scale + row, by)
+
+
+@triton.jit(do_not_specialize=["frames", "padded", "before", "pixels"])
+def _norm_silu_and_pad(
+    x,
+    out,
+    frames,
+    padded,
+    before,
+    pixels,
+    channels,
+    eps,
+    ROWS: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    batch, place = tl.program_id(1) // padded, tl.program_id(1) % padded
+    frame = tl.minimum(tl.maximum(place - before, 0), frames - 1)  # the first and the last are repeated
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (pixel < pixels)[:, None] & (column < channels)[None, :]
+    offset = pixel.to(tl.int64)[:, None] * channels + column[None, :]
+    source = (batch * frames + frame).to(tl.int64) * pixels * channels
+    target = (batch * padded + place).to(tl.int64) * pixels * channels
+    value = tl.load(x + source + offset, mask=inside, other=0.0).to(tl.float32)
+    norm = tl.rsqrt(tl.sum(value * value, axis=1) / channels + eps)
+    value = value * norm[:, None]
+    tl.store(out + target + offset, (value / (1.0 + tl.exp(-value))).to(tl.bfloat16), mask=inside)

@@ -1,7 +1,7 @@
 """The tensors of a network that are loaded, copied and bound as one unit: one block, or everything outside the blocks.
 
-On the device and in host memory a piece is one flat buffer with its tensors back to back. Their offsets, dtypes and
-shapes follow from the module on `meta`.
+On the device and in host memory a piece is one flat buffer with its tensors back to back. Their offsets, dtypes, shapes
+and memory layouts follow from the module on `meta`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ class Piece:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The tensors by name, as views of `flat` (uint8 [at least nbytes])."""
-        return {
-            name: flat[place.offset : place.offset + place.nbytes].view(place.dtype).view(place.shape)
-            for name, place in self._tensors.items()
-        }
+        return {name: place.view(flat) for name, place in self._tensors.items()}
 
     def bind(self, flat: Tensor) -> None:
         """Make the module compute with the tensors in `flat`, whose memory must stay valid until `unbind`."""
@@ -73,9 +70,10 @@ class _Place(NamedTuple):
     def dtype(self) -> torch.dtype:
         return self.empty.dtype
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.empty.shape)
+    def view(self, flat: Tensor) -> Tensor:
+        """In the memory layout of the tensor on `meta`: channels last for the convolutions of some networks."""
+        own = flat[self.offset : self.offset + self.nbytes].view(self.dtype)
+        return own.as_strided(self.empty.shape, self.empty.stride())
 
     @property
     def nbytes(self) -> int:
