@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor
 
@@ -58,6 +59,20 @@ def test_heads_in_either_memory_layout() -> None:
     for heads in (drawn(ROWS, TOKENS, HEADS, SIZE), drawn(ROWS, HEADS, TOKENS, SIZE).transpose(1, 2)):
         gated = triton_kernels.gate_heads(heads, logits)
         assert error(gated, pointwise.gate_heads(heads.float(), logits.float())) < 0.006
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(("channels", "side"), [(48, 3), (triton_kernels.PIXEL_VALUES // 32, 6)])
+def test_norm_and_silu_of_videos(before: int, after: int, channels: int, side: int) -> None:
+    norm = PerChannelRMSNorm()
+    whole = drawn(1, channels, 4, side, side).to(memory_format=torch.channels_last_3d)
+    for video in (whole, whole[:, :, 1:], whole.contiguous()):
+        made = triton_kernels.norm_silu_and_pad(video, norm.eps, before, after)
+        expected = pointwise.norm_silu_and_pad(norm, video.float(), before, after)
+        assert made.shape == expected.shape
+        assert made.is_contiguous(memory_format=torch.channels_last_3d)
+        assert error(made, expected) < 0.006
+        assert torch.equal(made[:, :, 0], made[:, :, before])
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])

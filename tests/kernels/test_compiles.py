@@ -41,6 +41,12 @@ KERNELS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
         | {"largest": "fp32", "per_largest": "fp32"},
         {"ROUNDED": False, "BLOCK": 4096},
     ),
+    "_norm_silu_and_pad": (
+        dict.fromkeys(("x", "out"), "*bf16")
+        | dict.fromkeys(("frames", "padded", "before", "pixels", "channels"), "i32")
+        | {"eps": "fp32"},
+        {"ROWS": triton_kernels.PIXEL_VALUES // 128, "BLOCK": 128},
+    ),
 }
 
 
