@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from safetensors.torch import load_file
 
@@ -86,6 +87,7 @@ def kernels_agree() -> str:
         torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA).requires_grad_(False),
     )
     rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
+    clip = draw(1, 128, 9, 128, 192).to(memory_format=torch.channels_last_3d)
     split = draw(rows, heads, tokens, size).transpose(1, 2)
     weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
     by_row = torch.rand(4096, device=CUDA)
@@ -95,6 +97,7 @@ def kernels_agree() -> str:
         "add_gated": (kernels.add_gated, (x, x.flip(0), scale)),
         "norm_and_rotate": (lambda y: kernels.norm_and_rotate(weighted.to(y.dtype), y, rope), (x,)),
         "gate_heads": (kernels.gate_heads, (split, logits)),
+        "norm_silu_and_pad": (lambda y: kernels.norm_silu_and_pad(PerChannelRMSNorm(), y, 1, 1), (clip,)),
         "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
         "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
         "quantize int8": (lambda y: dequantized(*kernels.quantize_rows(y[0], 127, torch.int8)), (x,)),
