@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from safetensors.torch import load_file
 
@@ -88,6 +89,7 @@ def kernels_agree() -> str:
         torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA).requires_grad_(False),
     )
     rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
+    clip = draw(1, 128, 9, 128, 192).to(memory_format=torch.channels_last_3d)
     split = draw(rows, heads, tokens, size).transpose(1, 2)
     weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
     by_row = torch.rand(4096, device=CUDA)
@@ -99,6 +101,7 @@ def kernels_agree() -> str:
         "gate_heads": (lambda y, z: kernels.gate_heads([y[:1], y[1:]], z).tensor, (split, logits)),
         "modulate to e4m3": (lambda *g: dequantized(kernels.modulate(*g, kernels.Form.E4M3)), (x, scale, shift)),
         "gelu to e4m3": (lambda y: dequantized(kernels.gelu_(y.clone(), kernels.Form.E4M3)), (x,)),
+        "norm_silu_and_pad": (lambda y: kernels.norm_silu_and_pad(PerChannelRMSNorm(), y, 1, 1), (clip,)),
         "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
         "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
         "quantize to e4m3": (lambda y: dequantized(kernels.Activation(None, kernels.quantize_rows(y[0]))), (x,)),

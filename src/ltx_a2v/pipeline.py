@@ -26,6 +26,7 @@ from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.media.frames import HostFrames, to_host
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
@@ -226,16 +227,19 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
         request.output_path, width=request.width, height=request.height, frame_rate=request.frame_rate, audio=clip
     ) as writer:
         for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
-            writer.write(frames)
+            writer.write(*frames)
             yield StepFinished("decode", step, decode_steps(model, fitted.shape))
         if request.save_latents:
             write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
 
 
-def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:
-    """[1, C, F, H, W] -> 8-bit frames [n, 32H, 32W, 3] in host memory, first to last."""
+def decode(model: ModelInUse, latent: Tensor) -> Iterator[HostFrames]:
+    """[1, C, F, H, W] -> 8-bit frames of 32H x 32W pixels, first to last. On a GPU they may still be computing."""
     with model.use("video_decoder") as decoder:
-        yield from video_vae.decode_frames(decoder, latent, model.config.version.tiling)
+        for piece in video_vae.decode_pieces(decoder, latent, model.config.version.tiling):
+            frames = to_host(piece)
+            del piece  # before the next is made
+            yield frames
 
 
 def decode_steps(model: ModelInUse, shape: VideoShape) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor
 
@@ -77,6 +78,20 @@ def test_gelu() -> None:
     made = triton_kernels.gelu_(x, Form.VALUES)
     assert made.tensor is x
     assert error(x, expected) < 0.006
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(("channels", "side"), [(48, 3), (triton_kernels.PIXEL_VALUES // 32, 6)])
+def test_norm_and_silu_of_videos(before: int, after: int, channels: int, side: int) -> None:
+    norm = PerChannelRMSNorm()
+    whole = drawn(1, channels, 4, side, side).to(memory_format=torch.channels_last_3d)
+    for video in (whole, whole[:, :, 1:], whole.contiguous()):
+        made = triton_kernels.norm_silu_and_pad(video, norm.eps, before, after)
+        expected = pointwise.norm_silu_and_pad(norm, video.float(), before, after)
+        assert made.shape == expected.shape
+        assert made.is_contiguous(memory_format=torch.channels_last_3d)
+        assert error(made, expected) < 0.006
+        assert torch.equal(made[:, :, 0], made[:, :, before])
 
 
 @pytest.mark.parametrize("columns", [50, triton_kernels.COLUMNS + 30])

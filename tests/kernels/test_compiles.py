@@ -51,6 +51,12 @@ KERNELS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
         {"tokens": "*bf16", "out": "*bf16", "columns": "i32"} | QUANTIZED,
         {"VALUES": False, "E4M3": True, "BLOCK": 4096},
     ),
+    "_norm_silu_and_pad": (
+        dict.fromkeys(("x", "out"), "*bf16")
+        | dict.fromkeys(("frames", "padded", "before", "pixels", "channels"), "i32")
+        | {"eps": "fp32"},
+        {"ROWS": triton_kernels.PIXEL_VALUES // 128, "BLOCK": 128},
+    ),
 }
 
 

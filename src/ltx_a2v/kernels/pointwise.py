@@ -1,7 +1,7 @@
 """The functions in their plain form, which dispatch to Triton.
 
 Shapes: video and audio tokens are [rows, tokens, dim]. A modulation is [1, t, 1, dim] and holds for tokens / t tokens
-each: t is the number of latent frames, or 1.
+each: t is the number of latent frames, or 1. A video inside the VAE is [batch, channels, frames, height, width].
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltx_a2v.kernels.activation import Activation, Form, Quantized, allocate
 from ltx_a2v.kernels.dispatch import fused, fused_on, triton_kernels
@@ -106,6 +107,39 @@ def quantize_rows(tokens: Tensor) -> Quantized:
     # Divided in float32, kept in the tokens' dtype: bf16 is much finer than 8 bits and half of float32.
     scaled = torch.div(tokens, scale, out=torch.empty_like(tokens))
     return Quantized(scaled.clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale, tokens.dtype)
+
+
+def norm_silu_and_pad(norm: Any, video: Tensor, before: int, after: int) -> Tensor:
+    """SiLU of `norm(video)`, a per-pixel RMS norm without weights, with its ends repeated as `pad_frames` does."""
+    if fused_on(video):
+        if video.is_meta:
+            return _padded(video, before, after)
+        return triton_kernels().norm_silu_and_pad(video, norm.eps, before, after)
+    return pad_frames(F.silu(norm(video), inplace=True), before, after)
+
+
+def pad_frames(video: Tensor, before: int, after: int) -> Tensor:
+    """The first frame `before` times more and the last one `after` times, in the memory layout of `video`."""
+    if not before and not after:
+        return video
+    out = _padded(video, before, after)
+    out[:, :, :before] = video[:, :, :1]
+    out[:, :, before : before + video.shape[2]] = video
+    out[:, :, before + video.shape[2] :] = video[:, :, -1:]
+    return out
+
+
+def _padded(video: Tensor, before: int, after: int) -> Tensor:
+    """Not filled."""
+    batch, channels, frames, height, width = video.shape
+    shape = batch, channels, before + frames + after, height, width
+    return torch.empty(shape, dtype=video.dtype, device=video.device, memory_format=layout_of(video))
+
+
+def layout_of(video: Tensor) -> torch.memory_format:
+    """Of its memory: channels last only where it is not contiguous as well."""
+    last = not video.is_contiguous() and video.is_contiguous(memory_format=torch.channels_last_3d)
+    return torch.channels_last_3d if last else torch.contiguous_format
 
 
 def _fused_rows(x: Tensor, form: Form) -> bool:

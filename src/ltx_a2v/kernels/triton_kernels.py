@@ -1,4 +1,4 @@
-"""The functions of `pointwise` as Triton kernels: one program per token, or per row of a weight.
+"""The functions of `pointwise` as Triton kernels: one program per token, per row of a weight, or per few pixels.
 
 All of them read bfloat16 (or 8 bits), compute in float32 and write once. What makes an activation writes it through
 `_store`, as bfloat16, as e4m3 with the row's scale, or as both. Triton takes annotations for code, so the kernels'
@@ -27,6 +27,8 @@ COLUMNS = 2048
 _LARGEST = tl.constexpr(E4M3_MAX)
 _PER_LARGEST = tl.constexpr(1 / E4M3_MAX)
 _TINY = tl.constexpr(TINY)
+PIXEL_VALUES = 4096
+"""Values of neighbouring pixels that one program normalises: its loads fill the GPU's widest ones."""
 
 
 _COUNTS = ["rows", "tokens", "frame_tokens"]
@@ -127,6 +129,20 @@ def _tensors(out: Activation, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if out.quantized is None:
         return values, unused, unused
     return values, out.quantized.values, out.quantized.scale
+
+
+def norm_silu_and_pad(x: Tensor, eps: float, before: int, after: int) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    batch, channels, frames, height, width = x.shape
+    padded = before + frames + after
+    shape = batch, channels, padded, height, width
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    block = triton.next_power_of_2(channels)
+    rows = max(PIXEL_VALUES // block, 1)
+    grid = triton.cdiv(height * width, rows), batch * padded
+    arguments = out, frames, padded, before, height * width, channels, eps
+    _launch(_norm_silu_and_pad, grid, x, *arguments, ROWS=rows, BLOCK=block, num_warps=8)
+    return out
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *others: Any, **constants: Any) -> None:
@@ -331,3 +347,30 @@ def _quantize_rows(
     inside = column < columns
     value = tl.load(tokens + row * columns + column, mask=inside, other=0.0).to(tl.float32)
     _store(value, out, quantized, scales, row, columns, column, inside, VALUES, E4M3)
+
+
+@triton.jit(do_not_specialize=["frames", "padded", "before", "pixels"])
+def _norm_silu_and_pad(
+    x,
+    out,
+    frames,
+    padded,
+    before,
+    pixels,
+    channels,
+    eps,
+    ROWS: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    batch, place = tl.program_id(1) // padded, tl.program_id(1) % padded
+    frame = tl.minimum(tl.maximum(place - before, 0), frames - 1)  # the first and the last are repeated
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (pixel < pixels)[:, None] & (column < channels)[None, :]
+    offset = pixel.to(tl.int64)[:, None] * channels + column[None, :]
+    source = (batch * frames + frame).to(tl.int64) * pixels * channels
+    target = (batch * padded + place).to(tl.int64) * pixels * channels
+    value = tl.load(x + source + offset, mask=inside, other=0.0).to(tl.float32)
+    norm = tl.rsqrt(tl.sum(value * value, axis=1) / channels + eps)
+    value = value * norm[:, None]
+    tl.store(out + target + offset, (value / (1.0 + tl.exp(-value))).to(tl.bfloat16), mask=inside)

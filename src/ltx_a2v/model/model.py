@@ -72,7 +72,7 @@ class Model:
         for policy in (transformer_policy, text_policy):
             policy.check_device(device)
         loras = _open_loras(files, options)
-        loaders = _make_loaders(files, dtype, transformer_policy, connectors_policy, text_policy, loras)
+        loaders = _make_loaders(files, device, dtype, transformer_policy, connectors_policy, text_policy, loras)
         on_meta = _checked_modules(files, loaders, loras)
         networks = {name: Network(loader, device) for name, loader in loaders.items()}
         return cls(
@@ -139,6 +139,7 @@ def _open_loras(files: ModelFiles, options: LoadOptions) -> dict[str, LoraFile]:
 
 def _make_loaders(
     files: ModelFiles,
+    device: torch.device,
     dtype: torch.dtype,
     transformer_policy: QuantizationPolicy,
     connectors_policy: QuantizationPolicy,
@@ -150,6 +151,7 @@ def _make_loaders(
     encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
     connectors = text.connectors_blueprint(config, text.hidden_state_count(files.gemma), files.connectors)
     denoiser = transformer.transformer_blueprint(config, files.transformer)
+    decoder_layout = video_vae.best_layout(device)
 
     def plain(name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap) -> TensorLoader:
         return TensorLoader(Blueprint(name, make, entries, key_map), dtype)
@@ -171,7 +173,9 @@ def _make_loaders(
             files.upsampler,
             keys.upsampler,
         ),
-        "video_decoder": plain("video decoder", lambda: video_vae.build_video_decoder(config), decoder, vae_keys),
+        "video_decoder": plain(
+            "video decoder", lambda: video_vae.build_video_decoder(config, decoder_layout), decoder, vae_keys
+        ),
         **{name: adapters_loader(file, config.num_layers, dtype) for name, file in loras.items()},
     }
 

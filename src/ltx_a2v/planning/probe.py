@@ -25,9 +25,10 @@ from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.media.frames import to_host
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
-from ltx_a2v.networks.video_vae import decode_frames
+from ltx_a2v.networks.video_vae import decode_pieces
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.host_copies import HostBuffer
 from ltx_a2v.residency.loader import TensorLoader
@@ -295,8 +296,8 @@ def _time_decode(
         latent = torch.randn(1, channels, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:
-            for _ in decode_frames(decoder.module, latent, tiling):
-                pass
+            for piece in decode_pieces(decoder.module, latent, tiling):
+                to_host(piece)
 
         decode()
         seconds = _seconds(decode, device)
