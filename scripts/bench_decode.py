@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from full_size_model import TRANSFORMER, VIDEO_VAE
-
 from ltx_a2v import kernels, miniature
+from ltx_a2v.bench.synthetic import TRANSFORMER, VIDEO_VAE
 from ltx_a2v.media import video
 from ltx_a2v.media.frames import to_host, to_rgb
 from ltx_a2v.media.video import VideoWriter
