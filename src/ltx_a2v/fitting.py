@@ -6,7 +6,7 @@ Every mistake that can be found without weights is found here.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -35,7 +35,8 @@ class VideoShape:
     num_frames: int
     frame_rate: float
     guidance: Guidance
-    has_image: bool
+    pictures: tuple[int, ...]
+    """The frame of each picture."""
     latents: LatentLayout
     quality: Quality = "standard"
 
@@ -53,17 +54,27 @@ class VideoShape:
 
     @property
     def computed(self) -> Hashable:
-        """What the kernels of a step depend on: neither the scales of guidance, nor whether there is a picture."""
-        return self.grid(1), self.audio_tokens, passes_of(self.guidance), self.guidance.stg_blocks
+        """What the kernels of a step depend on: neither the scales of guidance, nor what the pictures show and when."""
+        appended = sum(frame > 0 for frame in self.pictures)
+        return self.grid(1), appended, self.audio_tokens, passes_of(self.guidance), self.guidance.stg_blocks
+
+
+@dataclass(frozen=True)
+class FittedPicture:
+    """A picture's pixels [1, 3, 1, H, W] at size / 2 and size / 1, by scale, and the frame that shows it."""
+
+    frame: int
+    strength: float
+    pixels: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
 class FittedRequest:
-    """A request with its shape and its picture: [1, 3, 1, H, W] at size / 2 and size / 1, nothing without one."""
+    """A request with its shape and its pictures."""
 
     request: GenerationRequest
     shape: VideoShape
-    pictures: Mapping[int, Tensor] = field(default_factory=dict)
+    pictures: tuple[FittedPicture, ...] = ()
 
 
 def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
@@ -74,7 +85,8 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
         {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [(named("image"), request.image), (named("audio"), request.audio), *files.paths.described()]
+        [(named("image"), picture.file) for picture in request.pictures]
+        + [(named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
     num_frames = request.num_frames
@@ -83,7 +95,7 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
         num_frames = fit_num_frames(covered, request.frame_rate)
     shape = shape_of(request, num_frames, files)
-    return FittedRequest(request, shape, _fit_pictures(request))
+    return FittedRequest(request, shape, _fit_pictures(request, shape))
 
 
 def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
@@ -104,14 +116,30 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
         num_frames,
         request.frame_rate,
         guidance,
-        has_image=request.image is not None,
+        pictures=_frames_of_pictures(request, num_frames),
         latents=config.version.latents,
         quality=request.quality,
     )
 
 
-def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:
-    if request.image is None:
-        return {}
-    pixels = decode_image(request.image, request.image_crf)
-    return {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}
+def _frames_of_pictures(request: GenerationRequest, num_frames: int) -> tuple[int, ...]:
+    """Raises `InvalidRequest` for a frame that the video does not have, and for two pictures at one frame."""
+    frames: list[int] = []
+    for picture in request.pictures:
+        frame = num_frames - 1 if picture.frame == "last" else picture.frame
+        if frame >= num_frames:
+            raise InvalidRequest("images", frame, f"is beyond the video's last frame, {num_frames - 1}")
+        if frame in frames:
+            raise InvalidRequest("images", frame, "is the frame of two pictures; give each its own")
+        frames.append(frame)
+    return tuple(frames)
+
+
+def _fit_pictures(request: GenerationRequest, shape: VideoShape) -> tuple[FittedPicture, ...]:
+    fitted = []
+    for picture, frame in zip(request.pictures, shape.pictures, strict=True):
+        pixels = decode_image(picture.file, request.image_crf)
+        by_scale = {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}
+        strength = request.image_strength if picture.strength is None else picture.strength
+        fitted.append(FittedPicture(frame, strength, by_scale))
+    return tuple(fitted)

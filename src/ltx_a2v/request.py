@@ -19,6 +19,7 @@ from ltx_a2v.settings.defaults import (
     MAX_AUDIO_START,
     MAX_AUTO_FRAMES,
     MAX_FRAMES,
+    MAX_PICTURES,
     MAX_SIZE,
     MAX_STEPS,
 )
@@ -118,6 +119,25 @@ class Guidance(_Frozen):
         return tuple(sorted(set(blocks)))
 
 
+class Picture(_Frozen):
+    """A picture, and the frame of the video that shows it."""
+
+    prefix: ClassVar[str] = "images."
+
+    file: Path = Field(description="The picture.")
+    frame: int | Literal["last"] = Field(0, description="The frame that shows it: 0 is the first, or 'last'.")
+    strength: float | None = Field(
+        None, description="1 keeps the picture as it is, 0 ignores it; default: that of `image_strength`.", ge=0, le=1
+    )
+
+    @field_validator("frame")
+    @classmethod
+    def _in_a_video(cls, frame: int | str) -> int | str:
+        if isinstance(frame, int) and not 0 <= frame < MAX_FRAMES:
+            raise ValueError(f"must be 0 to {MAX_FRAMES - 1}, or 'last'")
+        return frame
+
+
 class GenerationRequest(_Frozen):
     """One video to make.
 
@@ -130,6 +150,11 @@ class GenerationRequest(_Frozen):
         json_schema_extra={"flag": "--audio"},
     )
     image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
+    images: tuple[Picture, ...] = Field(
+        (),
+        description=f"More pictures, each at its frame; at most {MAX_PICTURES} in all.",
+        max_length=MAX_PICTURES,
+    )
     output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
     negative_prompt: str = _option(DEFAULTS.negative_prompt, "--negative-prompt", "What to steer away from.")
     audio_start_time: float = _option(
@@ -166,6 +191,12 @@ class GenerationRequest(_Frozen):
         f"'standard': guided steps; 'fast': {FAST_STEPS} steps in one pass, by the distilled LoRA in both stages. "
         "Another result, not the same one sooner.",
     )
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """`image` at frame 0, and `images`."""
+        first = () if self.image is None else (Picture(file=self.image),)
+        return (*first, *self.images)
 
     @field_validator("width", "height")
     @classmethod

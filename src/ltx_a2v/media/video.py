@@ -31,8 +31,8 @@ from ltx_a2v.media.sound.prepare import AudioClip, resample
 X264 = {"crf": "17", "preset": "veryfast"}
 """The reference's preset, two steps finer than its crf 19; slower presets took twice the time for no visible gain."""
 X264_THREADS = 8
-"""Fixed, because x264's result depends on it. With 16 cores a frame of 768x512 took 15.5 ms with 4, 10.0 with 8 and 9.2 with 16
-(noise; half of that for smooth pictures)."""
+"""Fixed, because x264's result depends on it. With 16 cores a frame of 768x512 took 15.5 ms with 4, 10.0 with 8
+and 9.2 with 16 (noise; half of that for smooth pictures)."""
 QUEUED = 2
 """Calls of `write` whose frames may wait for the encoder. A third waits, which bounds host memory."""
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)

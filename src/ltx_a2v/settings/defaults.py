@@ -14,6 +14,7 @@ VRAM_HEADROOM = 2**30
 
 MAX_SIZE = 4096
 MAX_FRAMES = 1025
+MAX_PICTURES = 8
 MAX_AUTO_FRAMES = 257
 MAX_AUDIO_START = 7 * 24 * 3600
 """Seconds into the audio: a week of it."""
