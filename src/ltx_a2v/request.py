@@ -125,9 +125,12 @@ class Picture(_Frozen):
     prefix: ClassVar[str] = "images."
 
     file: Path = Field(description="The picture.")
-    frame: int | Literal["last"] = Field(0, description="The frame that shows it: 0 is the first, or 'last'.")
+    frame: int | Literal["last"] = Field(default=0, description="The frame that shows it: 0 is the first, or 'last'.")
     strength: float | None = Field(
-        None, description="1 keeps the picture as it is, 0 ignores it; default: that of `image_strength`.", ge=0, le=1
+        default=None,
+        description="1 keeps the picture as it is, 0 ignores it; default: that of `image_strength`.",
+        ge=0,
+        le=1,
     )
 
     @field_validator("frame")
@@ -151,7 +154,7 @@ class GenerationRequest(_Frozen):
     )
     image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
     images: tuple[Picture, ...] = Field(
-        (),
+        default=(),
         description=f"More pictures, each at its frame; at most {MAX_PICTURES} in all.",
         max_length=MAX_PICTURES,
     )
