@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ltx_a2v import puppet
+from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
@@ -20,9 +22,14 @@ from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
-from ltx_a2v.request import GenerationRequest, Guidance, fit_num_frames
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, fit_num_frames, frame_size
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 from ltx_a2v.versions import LatentLayout
+
+TOLERATED_SECONDS = 0.05
+"""Sound after the longest video that is not worth a notice: a frame."""
+TOLERATED_CROP = 0.02
+"""Share of a picture's side that may be cropped without a notice."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,11 @@ class FittedRequest:
     """A request with its shape and its picture: [1, 3, 1, H, W] at size / 2 and size / 1, nothing without one."""
 
     request: GenerationRequest
+    """With width, height and number of frames as numbers."""
     shape: VideoShape
     pictures: Mapping[int, Tensor] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    """What fitting changed: a cropped picture, a sound that goes on after the video."""
 
 
 def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
@@ -70,19 +80,57 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         [(named("image"), request.image), (named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
-    num_frames = request.num_frames
-    if num_frames == "auto":
-        longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
-        covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
-        num_frames = fit_num_frames(covered, request.frame_rate)
+    num_frames, cut = _fit_length(request)
+    pixels = None if request.image is None else decode_image(request.image, request.image_crf)
+    request = with_size(request, files.paths, None if pixels is None else (pixels.shape[1], pixels.shape[0]))
     shape = shape_of(request, num_frames, files)
-    return FittedRequest(request, shape, _fit_pictures(request))
+    if pixels is None:
+        return FittedRequest(request, shape, notices=cut)
+    pictures = {scale: fit_image(pixels, shape.width // scale, shape.height // scale) for scale in (2, 1)}
+    return FittedRequest(request, shape, pictures, (*cut, *_cropped(pixels, shape)))
+
+
+def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int, int] | None) -> GenerationRequest:
+    """With width and height as numbers, by the width and height of its picture where they are "auto"."""
+    sizes = puppet.SIZES if puppet.is_puppet(paths) else DEFAULTS.sizes
+    width, height = frame_size(request, picture, sizes)
+    return request.model_copy(update={"width": width, "height": height})
+
+
+def _fit_length(request: GenerationRequest) -> tuple[int, tuple[str, ...]]:
+    """Frames, and a notice where the sound goes on after them although nobody asked for that."""
+    if request.num_frames != "auto":
+        return request.num_frames, ()
+    longest = MAX_AUTO_FRAMES / request.frame_rate
+    covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest + TOLERATED_SECONDS)
+    num_frames = fit_num_frames(covered, request.frame_rate)
+    if covered < longest + TOLERATED_SECONDS:
+        return num_frames, ()
+    return num_frames, (
+        f"The sound is longer than {longest:.1f} s, the longest video: the video ends there. Make another one for the "
+        f"rest, which starts at {request.audio_start_time + longest:.1f} s.",
+    )
+
+
+def _cropped(pixels: Tensor, shape: VideoShape) -> tuple[str, ...]:
+    """A notice where the frame shows notably less than the picture."""
+    height, width, _ = pixels.shape
+    across, down = width * shape.height, height * shape.width
+    kept = min(across, down) / max(across, down)
+    if kept > 1 - TOLERATED_CROP:
+        return ()
+    side = "width" if across > down else "height"
+    return (
+        f"The picture, {width}x{height}, is cropped to the shape of the video, {shape.width}x{shape.height}: the "
+        f"middle {kept:.0%} of its {side} are seen.",
+    )
 
 
 def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
     """Raises `InvalidRequest` for a perturbed block that the model does not have, or a size it cannot upsample."""
     config, guidance = files.config, request.guidance
-    check_size(files.upsampler_arguments, config.version.latents, num_frames, request.height, request.width)
+    width, height = frame_size(request, None, config.version.defaults.sizes)
+    check_size(files.upsampler_arguments, config.version.latents, num_frames, height, width)
     if guidance.stg_blocks is None:
         guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
@@ -90,18 +138,11 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
         reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
         raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
     return VideoShape(
-        request.width,
-        request.height,
+        width,
+        height,
         num_frames,
         request.frame_rate,
         guidance,
         has_image=request.image is not None,
         latents=config.version.latents,
     )
-
-
-def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:
-    if request.image is None:
-        return {}
-    pixels = decode_image(request.image, request.image_crf)
-    return {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}

@@ -347,4 +347,4 @@ def test_models_and_options(server: Server) -> None:
     options = server.client.get("/api/options").json()
     assert options["presets"]["standard"] == {"long_side": 768, "short_side": 512, "num_inference_steps": 30}
     fitted = server.client.get("/api/fit?width=1280&height=720&seconds=4").json()
-    assert fitted == {"width": 1280, "height": 704, "size": "1280x704", "num_frames": 97, "seconds": 4.042}
+    assert fitted == {"width": 1280, "height": 768, "size": "1280x768", "num_frames": 97, "seconds": 4.042}

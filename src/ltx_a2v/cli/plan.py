@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltx_a2v.cli.flags import add_model_flags, add_request_flags, request_from, settings_from
 from ltx_a2v.cli.output import stdout, write_out
+from ltx_a2v.cli.parser import Parser
 from ltx_a2v.errors import BudgetTooSmall
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.request import GenerationRequest
@@ -20,13 +21,20 @@ if TYPE_CHECKING:
     from ltx_a2v.session import A2VPipeline
 
 HELP = "what fits in how much memory, before anything is loaded"
+EXAMPLES = (
+    ("what this machine can do", "plan --model-dir ~/models/LTX-2.3"),
+    (
+        "compare two modes in portrait, with predicted times",
+        "plan --model-dir ~/models --size portrait --modes int8,none --measure",
+    ),
+)
 FIELDS = ("width", "height", "num_frames", "frame_rate", "num_inference_steps")
 """What the memory of a request depends on, and how long it takes."""
 NUM_FRAMES = 97
 """Planned for where none are given: four seconds."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     add_request_flags(parser, only=FIELDS)
     add_model_flags(parser)
     parser.add_argument("--modes", default="", metavar="MODES", help="compare several modes, as int8,fp8-cast")
