@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import demo, generate, plan, quantize, serve
+from ltx_a2v.cli import demo, doctor, generate, get, plan, quantize, serve
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser, ShowVersion
@@ -17,7 +17,15 @@ from ltx_a2v.cli.stopping import EXIT_CODE, STOPPED, interrupt, on_stop
 from ltx_a2v.errors import A2VError
 from ltx_a2v.versions import NEWEST
 
-COMMANDS = {"generate": generate, "quantize": quantize, "serve": serve, "plan": plan, "demo": demo}
+COMMANDS = {
+    "generate": generate,
+    "quantize": quantize,
+    "serve": serve,
+    "plan": plan,
+    "demo": demo,
+    "get": get,
+    "doctor": doctor,
+}
 """Each a module with `HELP`, `EXAMPLES` (what for, command), `add_flags(parser)` and `run(arguments)`, which returns
 the exit code."""
 

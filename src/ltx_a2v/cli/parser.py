@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{**options, **shared})
         self.everyday = self.add_argument_group(EVERYDAY)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Unknown flags are reported by the command that got them, which knows what is near."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
