@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         if not given.startswith("-"):
             return f"{given!r} is not expected here: values follow their flag, in quotes where they hold spaces"
         flag = given.partition("=")[0]
-        hint = did_you_mean(flag, self._option_string_actions)
+        hint = did_you_mean(flag, self._option_string_actions).replace("'", "")
         return f"there is no flag {flag}{f'; {hint}' * bool(hint)}"
 
 
