@@ -97,9 +97,8 @@ def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
-    assert re.fullmatch(
-        r"ltx-a2v \d\S+, Python 3\S+, torch \S+, diffusers \S+, transformers \S+\n", capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert re.fullmatch(r"ltx-a2v \d\S+, Python 3\S+, torch \S+, diffusers \S+, transformers \S+\n", shown)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

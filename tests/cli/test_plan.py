@@ -68,7 +68,8 @@ def test_json_has_what_the_table_has(given: list[str], measured: None, capsys: p
 def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(
-        r"With 1GiB for others: --vram-budget [\d.]+GiB --transformer-quantization int8\n", capsys.readouterr().out
+        r"With 1GiB for others:\n  ltx-a2v generate .* --vram-budget [\d.]+GiB --transformer-quantization int8\n",
+        capsys.readouterr().out,
     )
     assert main([*given, "--coexist", "9000GiB"]) == 2
     error = capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ltx_a2v import A2VPipeline, Budget, GenerationRequest, LoadOptions, ModelPaths, Planned
+from ltx_a2v.errors import BudgetTooSmall
 from ltx_a2v.planning import auto_mode
 
 REQUEST = GenerationRequest(prompt="p", audio="-", width=128, height=64, num_frames=9)
@@ -20,10 +21,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_mode, "DEVICES", ("cpu",))
 
 
-def just_too_small(model: ModelPaths) -> Budget:
-    """Less than what holds every block of the file's own format."""
-    plan = opened(model).plan_for(REQUEST, Budget("unlimited"))
-    return Budget(f"{max(plan.peak - 2**10, plan.smallest)}B")
+@pytest.fixture
+def streaming(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature's text encoder needs more memory than its transformer: plans never copy blocks of that one."""
+    monkeypatch.setattr(auto_mode, "copied_per_step", lambda plan: "14.40 GiB")
 
 
 def test_the_files_own_format_where_everything_stays_resident(model: ModelPaths, gpu: None) -> None:
@@ -33,31 +34,46 @@ def test_the_files_own_format_where_everything_stays_resident(model: ModelPaths,
         assert pipeline.model.transformer_policy.mode == "none"
 
 
-def test_int8_where_blocks_would_be_copied(model: ModelPaths, gpu: None) -> None:
-    pipeline = opened(model, budget=just_too_small(model))
+def test_int8_where_blocks_would_be_copied(model: ModelPaths, streaming: None) -> None:
+    pipeline = opened(model, budget=Budget("20GiB"))
     pipeline.plan_for(REQUEST)
     assert pipeline.model.transformer_policy.mode == "int8"
     pipeline.plan_for(REQUEST, Budget("unlimited"))  # what was chosen stays
     assert pipeline.model.transformer_policy.mode == "int8"
 
 
-def test_a_cpu_and_a_chosen_format_are_left_alone(model: ModelPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = just_too_small(model)
-    pipeline = opened(model, budget=budget)
-    pipeline.plan_for(REQUEST)
-    assert pipeline.model.transformer_policy.mode == "none"
-    monkeypatch.setattr(auto_mode, "DEVICES", ("cpu",))
+def test_int8_where_the_weights_alone_are_too_large(model: ModelPaths, gpu: None) -> None:
+    pipeline = opened(model, budget=Budget("2MiB"))
+    with pytest.raises(BudgetTooSmall):
+        pipeline.plan_for(REQUEST)
+    assert pipeline.model.transformer_policy.mode == "int8"
+
+
+def test_a_cpu_and_a_chosen_format_are_left_alone(
+    model: ModelPaths, streaming: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for wanted in ("file", "none", None):
-        pipeline = opened(model, budget=budget, transformer_quantization=wanted)
+        pipeline = opened(model, budget=Budget("20GiB"), transformer_quantization=wanted)
         pipeline.plan_for(REQUEST)
         assert pipeline.model.transformer_policy.mode == "none"
+    monkeypatch.setattr(auto_mode, "DEVICES", ("cuda",))
+    pipeline = opened(model, budget=Budget("20GiB"))
+    pipeline.plan_for(REQUEST)
+    assert pipeline.model.transformer_policy.mode == "none"
 
 
-def test_the_choice_and_the_plan_are_said_first(model: ModelPaths, gpu: None, small_request: GenerationRequest) -> None:
-    pipeline = opened(model, budget=just_too_small(model))
+def test_the_choice_and_the_plan_are_said_first(
+    model: ModelPaths, streaming: None, small_request: GenerationRequest
+) -> None:
+    pipeline = opened(model, budget=Budget("20GiB"))
     events = list(pipeline.generate(small_request))
     assert isinstance(events[0], Planned)
-    assert events[0].message.startswith("transformer int8 (auto: ")
+    said = (
+        "transformer int8 (auto: in the file's own format 14.40 GiB would be copied at each step), all blocks resident"
+    )
+    assert events[0].message.startswith(said)
+    assert "; peak " in events[0].message
+    assert events[0].message.endswith("of 20.00 GiB, on cpu.")
     report = events[-1].result.as_json()  # type: ignore[union-attr]
     assert report["plan"] == events[0].message
     assert report["transformer_quantization"] == "int8"

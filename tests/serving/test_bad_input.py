@@ -6,6 +6,7 @@ The same mistake is made on the command line (`generate`), over HTTP (`POST /gen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,11 +110,9 @@ def check(message: str, name: str, mistake: Mistake) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES, ids=str)
 def test_in_python(mistake: Mistake) -> None:
     outer, _, inner = mistake.field.rpartition(".")
+    made = Guidance if outer else partial(GenerationRequest, prompt="p", audio="a.wav")
     with pytest.raises(InvalidRequest) as error:
-        if outer:
-            Guidance(**{inner: mistake.value})
-        else:
-            GenerationRequest(prompt="p", audio="a.wav", **{inner: mistake.value})
+        made(**{inner: mistake.value})
     check(str(error.value), mistake.field, mistake)
     assert "--" not in str(error.value)
     assert error.value.field == mistake.field

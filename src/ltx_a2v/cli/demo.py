@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         files=lambda video: (video, video.with_suffix(".png")),
     )
     _check(arguments)
-    say(f"ltx-a2v demo: {arguments.output_path}, with the {puppet_size()} miniature model; loading libraries ...")
     paths = puppet_paths()
+    say(f"ltx-a2v demo: {arguments.output_path}, with the {puppet_size()} miniature model; loading libraries ...")
     prepare_libraries()
 
     with importing():

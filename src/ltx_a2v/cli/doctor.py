@@ -179,8 +179,9 @@ def _files(settings: ModelSettings) -> Iterator[Finding]:
         return
     for _, path in paths.described():
         if path.is_file() and path.suffix == ".safetensors":
-            yield Finding("ok", "file", f"{path}, {path.stat().st_size / 1e9:.2f} GB")
-    yield from _disk(paths.checkpoint if paths.checkpoint.is_file() else None)
+            yield Finding("ok", "file", f"{path}, {gib(path.stat().st_size)}")
+    large = paths.checkpoint.is_file() and paths.checkpoint.stat().st_size >= READ_BYTES
+    yield from _disk(paths.checkpoint if large else None)
 
 
 def _disk(path: Path | None) -> Iterator[Finding]:
@@ -197,7 +198,7 @@ def _disk(path: Path | None) -> Iterator[Finding]:
             speed, where = _read_speed(Path(file.name)), f"a new file in {folder}"
     slow = speed < SLOW_DISK
     cure = (
-        "put the model files on an NVMe disk; with RAM for copies of weights only the first run is slow" if slow else ""
+        "put the model files on an NVMe disk, or have RAM for copies: then only the first run is slow" if slow else ""
     )
     yield Finding("note" if slow else "ok", "disk", f"{speed / 1e9:.2f} GB/s, reading {where}", cure)
 

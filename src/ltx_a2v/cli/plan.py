@@ -157,7 +157,7 @@ def _recommended(arguments: argparse.Namespace, settings: ModelSettings, rows: l
     chosen = best(rows) if arguments.coexist or _modes(arguments) else rows[0]
     automatic = settings.vram_budget == AUTO and not arguments.coexist
     if automatic and read_memory(settings.device, None) is None:
-        return "Without a GPU the 22B model takes hours. The table says what GPUs of each size can do.\n\n"
+        return "Without a GPU everything runs on the CPU, slowly. The table says what GPUs of each size can do.\n\n"
     if chosen is None or chosen.plan is None:
         return "Nothing fits: see the smallest budget below, or choose a smaller --size or fewer --num-frames.\n\n"
     what = f"With {arguments.coexist} for others" if arguments.coexist else "Recommended"
