@@ -47,8 +47,14 @@ def test_each_problem_has_its_cure(
 
 
 def test_a_gpu_whose_memory_is_taken(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a driver that answers as the file says; torch sees no GPU here, which is a problem of its own."""
-    said = json.loads(answers.read_text())
-    assert said
+    """By a driver that answers as the file says. torch sees no such GPU here, which is a problem of its own."""
+    gpus = json.loads(answers.read_text())
+    gpus["GPU-1111-aaaa"]["free"] = 2**30
+    answers.write_text(json.dumps(gpus))
     assert main(["doctor"]) == doctor.PROBLEM
-    assert "PROBLEM  CUDA: the driver reports a GPU, but PyTorch cannot use it" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "ok       driver: 580.1\n" in page
+    assert "ok       GPU: Stand-in GPU-1111-aaaa, compute capability 12.0\n" in page
+    assert "PROBLEM  VRAM: 1.00 GiB free of 96.00 GiB" in page
+    assert "pid 42: 30.00 GiB" in page
+    assert "PROBLEM  CUDA: the driver reports a GPU, but PyTorch cannot use it" in page

@@ -117,7 +117,7 @@ def test_report_as_text(model: ModelPaths, tmp_path: Path, capsys: pytest.Captur
     output = tmp_path / "q.safetensors"
     assert main(quantize(model, output)) == 0
     brief = capsys.readouterr().out
-    assert main(quantize(model, output, "int8", "--report")) == 0
+    assert main(quantize(model, output, "int8", "--report", "--overwrite")) == 0
     full = capsys.readouterr().out
 
     assert brief.startswith(f"{output}: int8, ")

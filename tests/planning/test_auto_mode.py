@@ -24,7 +24,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def streaming(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The miniature's text encoder needs more memory than its transformer: plans never copy blocks of that one."""
-    monkeypatch.setattr(auto_mode, "copied_per_step", lambda plan: "14.40 GiB")
+    monkeypatch.setattr(auto_mode, "copied", lambda plan: "14.40 GiB at each step")
 
 
 def test_the_files_own_format_where_everything_stays_resident(model: ModelPaths, gpu: None) -> None:

@@ -97,11 +97,11 @@ class _Plans:
     def _row_of(self, mode: str, budget: str) -> Row:
         if mode != AUTO:
             return self._row(mode, budget)
-        from ltx_a2v.planning.auto_mode import SMALLER, copied_per_step
+        from ltx_a2v.planning.auto_mode import SMALLER, copied
 
         own = self._row("file", budget)
         is_quantized = self._pipeline("file").model.transformer_policy.mode != "none"
-        if is_quantized or (own.plan is not None and not copied_per_step(own.plan)):
+        if is_quantized or (own.plan is not None and not copied(own.plan)):
             return own
         return self._row(SMALLER, budget)
 

@@ -35,16 +35,18 @@ def reason_for_smaller(model: Model, planner: Planner, shape: VideoShape, budget
         plan = planner.plan(shape, budget, keep)
     except BudgetTooSmall:
         return "the file's own format does not fit"
-    streamed = copied_per_step(plan)
-    return f"in the file's own format {streamed} would be copied at each step" if streamed else None
+    streamed = copied(plan)
+    return f"the file's own format would copy {streamed}" if streamed else None
 
 
-def copied_per_step(plan: Plan) -> str:
-    """The bytes that steps copy to the device, as `14.40 GiB`; empty where every block is resident."""
+def copied(plan: Plan) -> str:
+    """What steps copy to the device, as `14.40 GiB at each step`; empty where every block is resident."""
     swept = [plan.placements[name] for name in DENOISING if name in plan.placements]
     if all(placement.resident_blocks is None for placement in swept):
         return ""
-    return gib(plan.bus_bytes_per_step)
+    if not plan.bus_bytes_per_step:
+        return "blocks of the distilled LoRA in stage 2"
+    return f"{gib(plan.bus_bytes_per_step)} at each step"
 
 
 def plan_in_one_line(plan: Plan, model: Model, reason: str | None) -> str:
@@ -52,9 +54,9 @@ def plan_in_one_line(plan: Plan, model: Model, reason: str | None) -> str:
     mode = model.transformer_policy.mode
     why = "" if reason is None else f" (auto: {reason})"
     resident = plan.placements["transformer"].resident_blocks
-    copies = copied_per_step(plan)
+    copies = copied(plan)
     where = "all blocks resident" if resident is None else f"{resident} of {model.config.num_layers} blocks resident"
-    where += f", {copies} copied at each step" if copies else ""
+    where += f", copies {copies}" if copies else ""
     limit = "no limit" if plan.budget is None else f"of {gib(plan.budget)}"
     name = "unquantized" if mode == "none" else mode
     return f"transformer {name}{why}, {where}; peak {gib(plan.peak)}, {limit}, on {model.device}."
