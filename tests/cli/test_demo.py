@@ -123,7 +123,7 @@ def test_mistakes_are_one_sentence(
         (["--image", str(tmp_path / "none.png")], "There is no image"),
         (["--audio", str(face)], "no audio stream"),
         (
-            ["--image", str(face), "--output-path", str(tmp_path / "face.mp4"), "--overwrite"],
+            ["--image", str(face), "--output-path", str(tmp_path / "face.mp4")],
             "is the same file as --image",
         ),
         (["--output-path", str(tmp_path / "v.avi")], "must end in .mp4"),

@@ -68,9 +68,7 @@ def test_the_choice_and_the_plan_are_said_first(
     pipeline = opened(model, budget=Budget("20GiB"))
     events = list(pipeline.generate(small_request))
     assert isinstance(events[0], Planned)
-    said = (
-        "transformer int8 (auto: in the file's own format 14.40 GiB would be copied at each step), all blocks resident"
-    )
+    said = "transformer int8 (auto: the file's own format would copy 14.40 GiB at each step), all blocks resident"
     assert events[0].message.startswith(said)
     assert "; peak " in events[0].message
     assert events[0].message.endswith("of 20.00 GiB, on cpu.")

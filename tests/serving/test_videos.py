@@ -37,7 +37,7 @@ def test_a_job_from_upload_to_download(server: Server) -> None:
 def test_seconds_are_auto_until_the_audio_is_known(server: Server) -> None:
     job = server.create("slow=0.02")
     assert job["seconds"] == "auto"
-    assert server.wait(job["id"])["seconds"] == "1.71"  # 41 frames of 2 s at 24/s
+    assert server.wait(job["id"])["seconds"] == "2.04"  # 49 frames for 2 s at 24/s
 
 
 def test_content_understands_ranges(server: Server) -> None:

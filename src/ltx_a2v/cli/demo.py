@@ -53,13 +53,15 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    given = arguments.output_path is not None
+    arguments.output_path = arguments.output_path or DEFAULT_OUTPUT
+    _check(arguments)
     arguments.output_path = free_output(
-        arguments.output_path or DEFAULT_OUTPUT,
-        given=arguments.output_path is not None,
+        arguments.output_path,
+        given=given,
         overwrite=arguments.overwrite,
         files=lambda video: (video, video.with_suffix(".png")),
     )
-    _check(arguments)
     paths = puppet_paths()
     say(f"ltx-a2v demo: {arguments.output_path}, with the {puppet_size()} miniature model; loading libraries ...")
     prepare_libraries()

@@ -40,6 +40,8 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     request = request_from(arguments)
     settings = settings_from(arguments, ModelSettings)
+    settings.check()  # mistakes answer before anything heavy is imported
+    check_files(request)
     request = request.model_copy(
         update={
             "output_path": free_output(
@@ -50,8 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     check_free("save_latents", request.save_latents, arguments.overwrite)
-    settings.check()  # mistakes answer before anything heavy is imported
-    check_files(request)
     say(f"ltx-a2v {version('ltx-a2v')}: {request.audio.name} becomes {request.output_path}; loading libraries ...")
     prepare_libraries()
 

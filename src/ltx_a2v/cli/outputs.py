@@ -46,6 +46,13 @@ def check_free(field: str, path: Path | None, overwrite: bool) -> None:
         )
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
 def _numbered(path: Path) -> Iterator[Path]:
     return (path.with_stem(f"{path.stem}-{number}") for number in count(2))
 

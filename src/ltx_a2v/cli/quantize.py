@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ltx_a2v.cli.output import stdout, write_out
-from ltx_a2v.cli.outputs import add_overwrite_flag, check_free
+from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, is_same_file
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.settings.defaults import QUANTIZATIONS
@@ -50,7 +50,10 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     check_name("quantization mode", arguments.transformer_quantization, QUANTIZATIONS)
     parse_blocks(arguments.keep_bf16_blocks)
-    check_free("output_path", arguments.output_path, arguments.overwrite)
+    itself = arguments.output_path.exists() and arguments.output_path.samefile(arguments.checkpoint_path)
+    check_free(
+        "output_path", arguments.output_path, arguments.overwrite or itself
+    )  # that is refused by another sentence
     prepare_libraries()
 
     from ltx_a2v.cli.progress import show
