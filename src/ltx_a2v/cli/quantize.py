@@ -50,10 +50,8 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     check_name("quantization mode", arguments.transformer_quantization, QUANTIZATIONS)
     parse_blocks(arguments.keep_bf16_blocks)
-    itself = arguments.output_path.exists() and arguments.output_path.samefile(arguments.checkpoint_path)
-    check_free(
-        "output_path", arguments.output_path, arguments.overwrite or itself
-    )  # that is refused by another sentence
+    if not is_same_file(arguments.output_path, arguments.checkpoint_path):  # which is refused later
+        check_free("output_path", arguments.output_path, arguments.overwrite)
     prepare_libraries()
 
     from ltx_a2v.cli.progress import show
