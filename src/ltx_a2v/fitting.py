@@ -5,12 +5,14 @@ Every mistake that can be found without weights is found here.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from ltx_a2v import puppet
+from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
@@ -21,9 +23,14 @@ from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
-from ltx_a2v.request import GenerationRequest, Guidance, Quality, check_quality, fit_num_frames
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Quality, check_quality, fit_num_frames, frame_size
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 from ltx_a2v.versions import LatentLayout
+
+TOLERATED_SECONDS = 0.05
+"""Sound after the longest video that is not worth a notice: a frame."""
+TOLERATED_CROP = 0.02
+"""Share of a picture's side that may be cropped without a notice."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,11 @@ class FittedRequest:
     """A request with its shape and its pictures."""
 
     request: GenerationRequest
+    """With width, height and number of frames as numbers."""
     shape: VideoShape
     pictures: tuple[FittedPicture, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What fitting changed: a cropped picture, a sound that goes on after the video."""
 
 
 def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
@@ -89,13 +99,49 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         + [(named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
-    num_frames = request.num_frames
-    if num_frames == "auto":
-        longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
-        covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
-        num_frames = fit_num_frames(covered, request.frame_rate)
+    num_frames, cut = _fit_length(request)
+    decoded = [decode_image(picture.file, request.image_crf) for picture in request.pictures]
+    request = with_size(request, files.paths, (decoded[0].shape[1], decoded[0].shape[0]) if decoded else None)
     shape = shape_of(request, num_frames, files)
-    return FittedRequest(request, shape, _fit_pictures(request, shape))
+    return FittedRequest(request, shape, _fit_pictures(decoded, request, shape), (*cut, *_cropped(decoded, shape)))
+
+
+def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int, int] | None) -> GenerationRequest:
+    """With width and height as numbers, by the width and height of its picture where they are "auto"."""
+    sizes = puppet.SIZES if puppet.is_puppet(paths) else DEFAULTS.sizes
+    width, height = frame_size(request, picture, sizes)
+    return request.model_copy(update={"width": width, "height": height})
+
+
+def _fit_length(request: GenerationRequest) -> tuple[int, tuple[str, ...]]:
+    """Frames, and a notice where the sound goes on after them although nobody asked for that."""
+    if request.num_frames != "auto":
+        return request.num_frames, ()
+    longest = MAX_AUTO_FRAMES / request.frame_rate
+    covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest + TOLERATED_SECONDS)
+    num_frames = fit_num_frames(covered, request.frame_rate)
+    if covered < longest + TOLERATED_SECONDS:
+        return num_frames, ()
+    return num_frames, (
+        f"The sound is longer than {longest:.1f} s, the longest video: the video ends there. Make another one for the "
+        f"rest, which starts at {request.audio_start_time + longest:.1f} s.",
+    )
+
+
+def _cropped(pictures: Sequence[Tensor], shape: VideoShape) -> tuple[str, ...]:
+    """A notice where the frame shows notably less than a picture."""
+    notices = []
+    for pixels in pictures:
+        height, width, _ = pixels.shape
+        across, down = width * shape.height, height * shape.width
+        kept = min(across, down) / max(across, down)
+        side = "width" if across > down else "height"
+        if kept <= 1 - TOLERATED_CROP:
+            notices.append(
+                f"The picture, {width}x{height}, is cropped to the shape of the video, {shape.width}x{shape.height}: "
+                f"the middle {kept:.0%} of its {side} are seen."
+            )
+    return tuple(dict.fromkeys(notices))
 
 
 def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
@@ -103,7 +149,8 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
     quality that its checkpoint cannot give."""
     config, guidance = files.config, request.guidance if request.quality == "standard" else UNGUIDED
     check_quality(request, distilled_checkpoint=files.distilled_lora is None)
-    check_size(files.upsampler_arguments, config.version.latents, num_frames, request.height, request.width)
+    width, height = frame_size(request, None, config.version.defaults.sizes)
+    check_size(files.upsampler_arguments, config.version.latents, num_frames, height, width)
     if guidance.stg_blocks is None:
         guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
@@ -111,8 +158,8 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
         reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
         raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
     return VideoShape(
-        request.width,
-        request.height,
+        width,
+        height,
         num_frames,
         request.frame_rate,
         guidance,
@@ -135,11 +182,12 @@ def _frames_of_pictures(request: GenerationRequest, num_frames: int) -> tuple[in
     return tuple(frames)
 
 
-def _fit_pictures(request: GenerationRequest, shape: VideoShape) -> tuple[FittedPicture, ...]:
+def _fit_pictures(
+    decoded: Sequence[Tensor], request: GenerationRequest, shape: VideoShape
+) -> tuple[FittedPicture, ...]:
     fitted = []
-    for picture, frame in zip(request.pictures, shape.pictures, strict=True):
-        pixels = decode_image(picture.file, request.image_crf)
-        by_scale = {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}
+    for pixels, picture, frame in zip(decoded, request.pictures, shape.pictures, strict=True):
+        by_scale = {scale: fit_image(pixels, shape.width // scale, shape.height // scale) for scale in (2, 1)}
         strength = request.image_strength if picture.strength is None else picture.strength
         fitted.append(FittedPicture(frame, strength, by_scale))
     return tuple(fitted)

@@ -228,9 +228,9 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
-    request = fitted.request
+    request, shape = fitted.request, fitted.shape
     with VideoWriter(
-        request.output_path, width=request.width, height=request.height, frame_rate=request.frame_rate, audio=clip
+        request.output_path, width=shape.width, height=shape.height, frame_rate=shape.frame_rate, audio=clip
     ) as writer:
         for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
             writer.write(*frames)

@@ -28,7 +28,7 @@ class Video(BaseModel):
     expires_at: int | None = Field(description="When the files are removed.")
     expired: bool
     prompt: str
-    size: str
+    size: str = Field(description="'auto' until the picture's shape is known.")
     seconds: str = Field(description="'auto' until the audio's length is known.")
     seed: int
     error: JobError | None
@@ -181,7 +181,7 @@ class ModelList(BaseModel):
 
 
 class Fitted(BaseModel):
-    """The nearest size in pixels, and length in frames and seconds, that the model can make."""
+    """Size in pixels and length in frames and seconds, rounded up to what the model can make."""
 
     width: int
     height: int
