@@ -7,6 +7,7 @@ line's name, the description is the help text), so there is one place to add or 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -149,6 +150,18 @@ class Picture(_Frozen):
         le=1,
     )
 
+    @classmethod
+    def parse(cls, given: str) -> Picture:
+        """From `PATH`, `PATH:FRAME` or `PATH:FRAME:STRENGTH`; an existing file of the whole name is that file.
+
+        Raises `InvalidRequest`.
+        """
+        found = re.fullmatch(r"(.+?):(last|-?\d+)(?::([^:]*))?", given)
+        if found is None or Path(given).exists():
+            return cls(file=Path(given))
+        names = ("file", "frame", "strength")
+        return cls(**dict(zip(names, found.groups(), strict=True)))
+
     @field_validator("frame")
     @classmethod
     def _in_a_video(cls, frame: int | str) -> int | str:
@@ -168,7 +181,12 @@ class GenerationRequest(_Frozen):
         description="The speech: any audio file, or a video whose sound is used.",
         json_schema_extra={"flag": "--audio"},
     )
-    image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
+    image: Path | None = _option(
+        None,
+        "--image",
+        "The picture that becomes the first frame. As PATH:FRAME or PATH:FRAME:STRENGTH that of another frame, a "
+        "number or 'last'; may be given several times.",
+    )
     images: tuple[Picture, ...] = Field(
         default=(),
         description=f"More pictures, each at its frame; at most {MAX_PICTURES} in all.",

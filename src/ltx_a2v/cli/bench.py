@@ -204,7 +204,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+_COMMANDS: dict[str, tuple[str, Callable[[Parser], None], Callable[[argparse.Namespace], int]]] = {
     "synthetic": ("write a model with random weights", _add_synthetic, _synthetic),
     "run": ("measure generations; without a model, of the miniature that ships", _add_run, _run),
     "table": ("results as Markdown", _add_table, _table),

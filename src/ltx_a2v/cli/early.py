@@ -17,8 +17,8 @@ def check_files(request: GenerationRequest) -> None:
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
         {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [(named("image"), request.image), (named("audio"), request.audio)],
+        [*((named("image"), picture.file) for picture in request.pictures), (named("audio"), request.audio)],
     )
-    if request.image is not None:
-        picture_size(request.image)
+    for picture in request.pictures:
+        picture_size(picture.file)
     audio_seconds(request.audio, request.audio_start_time, at_most=0.1)

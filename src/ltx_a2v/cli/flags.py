@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.errors import InvalidRequest, named
-from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, flag_of
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Picture, flag_of
 from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.server import ServerSettings
@@ -44,8 +44,16 @@ def add_request_flags(parser: Parser, only: tuple[str, ...] = ()) -> None:
 def request_from(arguments: argparse.Namespace, **defaults: object) -> GenerationRequest:
     """`defaults` are of this command, where no flag was given. Raises `InvalidRequest`."""
     guidance = Guidance(**_fields(arguments, "guidance"))
-    given = {**_size(arguments), **_fields(arguments, "request")}
+    given = {**_size(arguments), **_pictures(_fields(arguments, "request"))}
     return GenerationRequest(**{**defaults, **given, "guidance": guidance})
+
+
+def _pictures(given: dict[str, Any]) -> dict[str, Any]:
+    """One `--image PATH` is the request's `image`; several, or one at a frame, are its `images`."""
+    pictures = [Picture.parse(text) for text in given.pop("image", ())]
+    if len(pictures) == 1 and pictures[0] == Picture(file=pictures[0].file):
+        return {**given, "image": pictures[0].file}
+    return {**given, "images": tuple(pictures)} if pictures else given
 
 
 def _size(arguments: argparse.Namespace) -> dict[str, int | str]:
@@ -83,6 +91,8 @@ def add_setting_flags(parser: Parser, settings: type[Settings], title: str, with
 
 def flag_name(field: str) -> str:
     """What the command line calls a field of a request or a setting: `guidance.cfg` -> its flag."""
+    if field == "images" or field.startswith(Picture.prefix):
+        return flag_of(GenerationRequest, "image")
     if field.startswith(Guidance.prefix):
         return flag_of(Guidance, field.removeprefix(Guidance.prefix))
     if field in GenerationRequest.model_fields and field != "guidance":
@@ -112,10 +122,19 @@ def _add_field_flags(parser: Parser, model: type[BaseModel], title: str, only: t
             dest=f"{title}.{name}",
             required=field.is_required(),
             default=argparse.SUPPRESS,
-            metavar="N" if name == "stg_blocks" else "|".join(_choices(field)) or name.upper(),
-            nargs="*" if name == "stg_blocks" else None,
+            metavar=_METAVARS.get(name) or "|".join(_choices(field)) or name.upper(),
             help=f"{field.description}{shown}".replace("%", "%%"),
+            **_ways(name),
         )
+
+
+_METAVARS = {"stg_blocks": "N", "image": "PATH[:FRAME[:STRENGTH]]"}
+
+
+def _ways(name: str) -> dict[str, Any]:
+    """How a flag is given more than once, or with several values."""
+    ways: dict[str, dict[str, Any]] = {"stg_blocks": {"nargs": "*"}, "image": {"action": "append"}}
+    return ways.get(name, {})
 
 
 def _shown(default: Any) -> str:
