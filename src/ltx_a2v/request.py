@@ -159,8 +159,8 @@ class Picture(_Frozen):
         found = re.fullmatch(r"(.+?):(last|-?\d+)(?::([^:]*))?", given)
         if found is None or Path(given).exists():
             return cls(file=Path(given))
-        names = ("file", "frame", "strength")
-        return cls(**dict(zip(names, found.groups(), strict=True)))
+        fields: dict[str, Any] = dict(zip(("file", "frame", "strength"), found.groups(), strict=True))
+        return cls(**fields)
 
     @field_validator("frame")
     @classmethod

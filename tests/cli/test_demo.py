@@ -75,7 +75,7 @@ def test_quality_fast(painter: Painter, capsys: pytest.CaptureFixture[str], tmp_
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "--quality", "best"])
     assert stopped.value.code == 2
-    assert "invalid choice: 'best'" in one_line(capsys)
+    assert "--quality 'best' does not exist" in one_line(capsys)
 
 
 def test_the_report_as_json(painter: Painter, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
 def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
     model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--output-path", str(tmp_path / "v.mp4"), "--report", "json"]
+    flags = ["--output-path", str(tmp_path / "v.mp4"), "--overwrite", "--report", "json"]
     videos = []
     for chosen in (["--quality", "fast", "--distilled-lora-strength", "0"], ["--distilled-checkpoint"]):
         assert main(generate(model, *flags, *chosen)) == 0
@@ -121,7 +121,7 @@ def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
         assert "stage_1 8/8" in err
         videos.append((tmp_path / "v.mp4").read_bytes())
     assert videos[0] == videos[1]
-    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "v.mp4"))) == 0
+    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "w.mp4"))) == 0
     assert "seed 42, quality fast" in capsys.readouterr().out
 
 
