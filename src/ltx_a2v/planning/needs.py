@@ -39,8 +39,8 @@ FEW_NUMBERS = 2**14
 WORKSPACES = 128 * 2**20
 """Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
-"""Bytes allowed for cuDNN while decoding, in addition: in contiguous memory an H100 took 0.78 GiB more than predicted at
-768x512. cuDNN says what it takes only by computing, which a plan does not: `scripts/bench_decode.py` measures it."""
+"""Bytes allowed for cuDNN while decoding, in addition: in contiguous memory an H100 took 0.78 GiB more than predicted
+at 768x512. Only computing shows what cuDNN takes, and a plan computes nothing; `scripts/bench_decode.py` does."""
 
 
 @torch.inference_mode()
