@@ -6,12 +6,14 @@ runs in the worker: sound is decoded until its end or the limit, since its heade
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ltx_a2v.errors import InvalidAudio, InvalidImage, TooLarge
-from ltx_a2v.media.picture import check_image, picture_size
+from ltx_a2v.media.picture import check_image
 from ltx_a2v.media.sound.decode import audio_seconds, check_audio_length
 from ltx_a2v.request import GenerationRequest
 
@@ -49,8 +51,18 @@ def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], 
 
 
 def _check_image(path: Path, most_pixels: int) -> None:
-    """From the header."""
-    width, height = picture_size(path)
+    """From the header; a file whose header cannot be read is left to the decoder, which says why."""
+    from PIL import Image
+
+    width, height = 0, 0
+    with contextlib.suppress(OSError, ValueError, SyntaxError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is ours
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+        except Image.DecompressionBombError:
+            message = "The picture has far more pixels than this server allows."
+            raise TooLarge(message, "image_too_many_pixels") from None
     if width * height > most_pixels:
         message = f"The picture has {width}x{height} pixels; this server allows {most_pixels} in all."
         raise TooLarge(message, "image_too_many_pixels")

@@ -18,6 +18,7 @@ async function start() {
     trying(() => submit(form, jobs));
   };
   await Promise.all([form.fit(), jobs.history()]);
+  watchMachine(() => form.estimate());
   document.body.dataset.ready = "yes";
 }
 
@@ -35,4 +36,3 @@ async function submit(form, jobs) {
 
 $("unload").onclick = () => trying(unload);
 trying(start);
-watchMachine();

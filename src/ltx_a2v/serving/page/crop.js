@@ -67,6 +67,7 @@ export class Picture {
     kept.height = `${100 * y}%`;
     kept.left = `${50 - 50 * x}%`;
     kept.top = `${50 - 50 * y}%`;
+    this.$("kept").hidden = Math.min(x, y) > 1 - LITTLE;
     const [lost, where] = x < y ? [1 - x, "left and right"] : [1 - y, "top and bottom"];
     this.$("cut").hidden = false;
     this.$("cut").textContent = lost < LITTLE ? "All of the picture is used." : `${Math.round(100 * lost)} % is cut off, ${where}.`;

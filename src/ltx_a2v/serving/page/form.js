@@ -107,15 +107,20 @@ export class Form {
     }
     const { width: w, height: h } = this.fitted;
     this.picture.frame(w, h);
-    const length = this.sound.file ? `${this.fitted.seconds.toFixed(2)} s` : "as long as the voice";
+    const length = this.sound.file ? `${this.fitted.seconds.toFixed(1)} s` : "as long as the voice";
     $("fitted").textContent = `${w} × ${h} pixels, ${length}.`;
     this.warnOfLength();
-    await showEstimate($("estimate"), this.toEstimate());
+    await this.estimate();
+  }
+
+  async estimate() {
+    if (this.fitted) await showEstimate($("estimate"), this.toEstimate());
   }
 
   warnOfLength() {
-    const lost = this.sound.file ? this.sound.seconds - this.fitted.seconds : 0;
     const longest = this.fitted.seconds.toFixed(1);
+    const isLongest = this.fitted.num_frames + 8 > this.options.limits.max_frames;
+    const lost = this.sound.file && isLongest ? this.sound.seconds - this.fitted.seconds : 0;
     mark("audio", lost > 0.05 ? `${lost.toFixed(1)} s of the voice are not used: ${longest} s is the longest video that this server makes.` : "");
     this.sound.usable = this.fitted.seconds;
     this.sound.draw();

@@ -5,14 +5,20 @@ import { showProblem } from "./messages.js";
 const $ = (id) => document.getElementById(id);
 const STATES = { starting: "Starts", loading: "Model loads", busy: "At work", broken: "The model cannot be opened" };
 
-export async function watchMachine() {
+let before = null;
+
+// Calls `changed` when the worker's state is another one.
+export async function watchMachine(changed) {
   try {
-    draw(await call("GET", "/api/status"));
+    const status = await call("GET", "/api/status");
+    draw(status);
+    if (status.worker !== before) changed();
+    before = status.worker;
   } catch (error) {
     say(error.message);
     $("meter").hidden = $("unload").hidden = true;
   }
-  setTimeout(watchMachine, document.hidden ? 15000 : 2500);
+  setTimeout(() => watchMachine(changed), document.hidden ? 15000 : 2500);
 }
 
 export async function unload() {

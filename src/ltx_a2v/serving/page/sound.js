@@ -17,6 +17,7 @@ export class Sound {
     $("wave").onpointerdown = (event) => this.drag(event);
     $("listen").onplay = () => this.playSelection();
     new ResizeObserver(() => this.draw()).observe($("wave"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
   get start() {
@@ -34,7 +35,7 @@ export class Sound {
     this.samples = samples.getChannelData(0);
     this.$("sound").hidden = false;
     this.$("audio-drop").classList.add("filled");
-    this.$("audio-hint").textContent = `${file.name}, ${this.duration.toFixed(2)} s: drop or choose another.`;
+    this.$("audio-hint").textContent = `${file.name}, ${this.duration.toFixed(1)} s: drop or choose another.`;
     URL.revokeObjectURL(this.$("listen").src);
     this.$("listen").src = URL.createObjectURL(file);
     this.select(0, this.duration);
@@ -52,8 +53,8 @@ export class Sound {
   moved() {
     const { $ } = this;
     $("length").max = Math.max(SHORTEST, this.duration - this.start).toFixed(2);
-    $("start-out").textContent = `${this.start.toFixed(2)} s`;
-    $("length-out").textContent = `${this.seconds.toFixed(2)} s`;
+    $("start-out").textContent = `${this.start.toFixed(1)} s`;
+    $("length-out").textContent = `${this.seconds.toFixed(1)} s`;
     this.draw();
     clearTimeout(this.pending);
     this.pending = setTimeout(this.changed, 150);
@@ -130,7 +131,7 @@ export class Sound {
   tick(began) {
     const on = Boolean(this.recorder);
     this.$("record").classList.toggle("on", on);
-    this.$("record-label").textContent = on ? "Stop" : "Record your voice";
+    this.$("record-label").textContent = on ? "Stop" : "Record";
     this.$("record-time").textContent = on ? `${((Date.now() - began) / 1000).toFixed(1)} s` : "";
     if (on) setTimeout(() => this.tick(began), 100);
   }

@@ -30,7 +30,7 @@ class FileChecker:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
     async def check(self, which: str, path: str, start: float) -> None:
@@ -52,7 +52,7 @@ class FileChecker:
             raise from_json(problem)
 
     async def stop(self) -> None:
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -86,10 +86,10 @@ class FileChecker:
         return code == 0
 
     async def _started(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._process.returncode is None:
-            return self._process
+        if self.process is not None and self.process.returncode is None:
+            return self.process
         limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
-        self._process = await asyncio.create_subprocess_exec(
+        self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "ltx_a2v.serving.work.checker",
@@ -99,7 +99,7 @@ class FileChecker:
             start_new_session=True,
             env=environment_without_key(self._settings),
         )
-        return self._process
+        return self.process
 
 
 def _unreadable(which: str) -> InvalidInput:
