@@ -57,7 +57,7 @@ export class Form {
       if (!chosen("preset")) document.querySelector("input[name=preset][value=standard]").checked = true;
       this.fit();
     };
-    for (const id of NUMBERS) $(id).onchange = () => (mark(id, ""), this.fit());
+    for (const id of NUMBERS) $(id).onchange = () => this.numberChanged($(id));
     $("prompt").oninput = () => mark("prompt", "");
     $("seeds").onchange = seedingChanged;
     $("example").onclick = () => trying(() => this.fillExample());
@@ -83,6 +83,11 @@ export class Form {
     this.fit();
   }
 
+  numberChanged(input) {
+    mark(input.id, input.validity.valid ? "" : whatIsWrong(input));
+    this.fit();
+  }
+
   // -- what fits --
 
   wantedSize() {
@@ -94,17 +99,10 @@ export class Form {
   }
 
   async fit() {
+    if (this.wrongNumber()) return;
     const [width, height] = this.wantedSize();
     const seconds = this.sound.seconds || USUAL_SECONDS;
-    const query = new URLSearchParams({ width, height, seconds, fps: $("fps").value || this.options.defaults.frame_rate });
-    try {
-      this.fitted = await call("GET", `/api/fit?${query}`);
-    } catch (error) {
-      this.fitted = null;
-      $("fitted").textContent = "";
-      mark("fps", "Frames per second must be a number from 1 to 120.");
-      return;
-    }
+    this.fitted = await call("GET", `/api/fit?${new URLSearchParams({ width, height, seconds, fps: $("fps").value })}`);
     const { width: w, height: h } = this.fitted;
     this.picture.frame(w, h);
     const length = this.sound.file ? `${this.fitted.seconds.toFixed(1)} s` : "as long as the voice";
@@ -114,7 +112,7 @@ export class Form {
   }
 
   async estimate() {
-    if (this.fitted) await showEstimate($("estimate"), this.toEstimate());
+    if (this.fitted && !this.wrongNumber()) await showEstimate($("estimate"), this.toEstimate());
   }
 
   warnOfLength() {
@@ -139,10 +137,14 @@ export class Form {
   async request() {
     if (!this.sound.file) throw new Mistake("audio", "There is no voice yet: choose a file or record one.");
     if (!$("prompt").value.trim()) throw new Mistake("prompt", "Describe the video: who speaks, where, and how.");
-    for (const id of NUMBERS) if (!$(id).disabled && !$(id).validity.valid) throw new Mistake(id, whatIsWrong($(id)));
+    const wrong = this.wrongNumber();
+    if (wrong) throw new Mistake(wrong, whatIsWrong($(wrong)));
     await this.fit();
-    if (!this.fitted) throw new Mistake("fps", "Frames per second must be a number from 1 to 120.");
     return this.data();
+  }
+
+  wrongNumber() {
+    return NUMBERS.find((id) => !$(id).disabled && !$(id).validity.valid);
   }
 
   data() {
