@@ -72,6 +72,8 @@ class A2VError(Exception):
     code = "internal_error"
     exit_code = 1
     http_status = 500
+    field = ""
+    """The field that the error is about, by the name of whoever raised it; empty where it is about none."""
 
     def __init__(self, template: str = "") -> None:
         """`template` is the message, with the marks of `named` in it."""

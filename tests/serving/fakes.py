@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -40,6 +41,12 @@ class FakePipeline:
         if "no-room" in request.prompt and not _exists(request.prompt):
             raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
         return None
+
+    def plan_for(self, request: GenerationRequest) -> SimpleNamespace:
+        """A byte per pixel and frame; 4096 pixels a side are too many."""
+        if 4096 in (request.width, request.height):
+            raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
+        return SimpleNamespace(peak=request.width * request.height * int(request.num_frames))
 
     def prepare(self, request: GenerationRequest | None = None) -> None:
         time.sleep(_number(request.prompt if request else "", "slow-phase", STEP_SECONDS))

@@ -171,7 +171,8 @@ def test_uploads_beyond_their_limits(start: Any) -> None:
 def test_what_fails_in_the_worker_is_told(server: Server) -> None:
     job = server.make("fail-at=load_audio")
     assert job["status"] == "failed"
-    assert job["error"] == {"code": "invalid_audio", "message": "The audio cannot be decoded: it holds no sound."}
+    message = "The audio cannot be decoded: it holds no sound."
+    assert job["error"] == {"code": "invalid_audio", "message": message, "param": "audio"}
     assert server.client.get(f"/v1/videos/{job['id']}/content").status_code == 409
 
 

@@ -73,6 +73,11 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (image.height, image.width) if sideways else (image.width, image.height)
 
 
+def check_image(path: Path) -> None:
+    """Decode the file and keep nothing. Raises `InvalidImage`, as `decode_image` would."""
+    _decode(path)
+
+
 def _decode(path: Path) -> npt.NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():

@@ -30,6 +30,12 @@ def _valid_duration(value: str | float | None) -> str | float | None:
     return value
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: say who speaks, where, and how")
+    return text
+
+
 KeepAlive = Annotated[
     Annotated[str, Field(max_length=32)] | float | None,
     AfterValidator(_valid_duration),
@@ -50,8 +56,12 @@ def _fields_of(model: type[BaseModel], *names: str, **renamed: str) -> dict[str,
 def _prompt(name: str) -> Any:
     """A text of `GenerationRequest`, with the bound that others' texts need."""
     info = GenerationRequest.model_fields[name]
-    default = ... if info.is_required() else info.default
-    return str, Field(default, max_length=MAX_PROMPT, description=info.description)
+    if not info.is_required():
+        return str, Field(info.default, max_length=MAX_PROMPT, description=info.description)
+    return (
+        Annotated[str, AfterValidator(_not_blank)],
+        Field(max_length=MAX_PROMPT, min_length=1, pattern=r"\S", description=info.description),
+    )
 
 
 def _body(name: str, example: dict[str, Any], fields: dict[str, Any]) -> type[BaseModel]:

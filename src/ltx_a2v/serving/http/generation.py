@@ -33,7 +33,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
         check_quality(request, settings.distilled_checkpoint)
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
-    _check_limits(request, settings)
+    _check_limits(request, settings, body)
     return request.model_dump(mode="json", exclude={"audio", "image", "output_path", "save_latents"})
 
 
@@ -68,7 +68,7 @@ def _of_the_body(error: InvalidRequest, body: dict[str, Any]) -> InvalidRequest:
     return error
 
 
-def _check_limits(request: GenerationRequest, settings: ServerSettings) -> None:
+def _check_limits(request: GenerationRequest, settings: ServerSettings, body: dict[str, Any]) -> None:
     width, height = frame_size(request, None, DEFAULTS.sizes)
     pixels = width * height
     if pixels > settings.max_pixels:
@@ -76,4 +76,6 @@ def _check_limits(request: GenerationRequest, settings: ServerSettings) -> None:
         raise TooLarge(message, "size_too_large")
     if request.num_frames != "auto" and request.num_frames > settings.max_frames:
         message = f"{request.num_frames} frames are more than this server's {settings.max_frames}."
-        raise TooLarge(message, "too_many_frames")
+        error = TooLarge(message, "too_many_frames")
+        error.field = "seconds" if body.get("seconds") is not None else "num_frames"
+        raise error

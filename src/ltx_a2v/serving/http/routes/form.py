@@ -1,16 +1,17 @@
-"""`/api/options` and `/api/fit`: what a form for a video needs to know."""
+"""`/api/options`, `/api/fit` and `/api/estimate`: what a form for a video needs to know."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
+import ltx_a2v
 from ltx_a2v.puppet import puppet_size
 from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
-from ltx_a2v.serving.http.generation import fit_seconds
+from ltx_a2v.serving.http.generation import fit_seconds, generation_of
 from ltx_a2v.serving.http.presets import presets, qualities
 from ltx_a2v.serving.http.routes import page
 from ltx_a2v.serving.http.routes.common import Serving
@@ -29,10 +30,11 @@ def _defaults() -> dict[str, Any]:
 
 @routes.get("/options")
 def options(service: Serving) -> dict[str, Any]:
-    """Defaults, presets, qualities, limits and an example for a form; `demo` is the size of the miniature where that is
-    served."""
+    """Version, defaults, presets, qualities, limits and an example for a form; `demo` is the miniature's size where
+    that is served."""
     return {
         "model": service.settings.model_id,
+        "version": ltx_a2v.__version__,
         "demo": puppet_size() if service.settings.demo else None,
         "example": page.EXAMPLE,
         "presets": presets(service.settings.demo),
@@ -54,3 +56,30 @@ def fit(
     w, h = (nearest_sizes(side)[-1] for side in (width, height))
     frames = min(fit_seconds(seconds, fps), (service.settings.max_frames - 1) // 8 * 8 + 1)
     return api.Fitted(width=w, height=h, size=f"{w}x{h}", num_frames=frames, seconds=round(frames / fps, 3))
+
+
+@routes.get("/estimate", responses=openapi.errors(413, 422))
+async def estimate(
+    service: Serving,
+    width: Annotated[int, Query(ge=1, le=99_999, description="As `GET /api/fit` replies it.")],
+    height: Annotated[int, Query(ge=1, le=99_999, description="As `GET /api/fit` replies it.")],
+    num_frames: Annotated[int, Query(description="As `GET /api/fit` replies it.")],
+    fps: Annotated[float, Query(allow_inf_nan=False, description="Frames per second.")] = _defaults()["frame_rate"],
+    quality: Annotated[Literal["standard", "fast"] | None, Query(description="Default: the server's.")] = None,
+    num_inference_steps: Annotated[int | None, Query(description="Denoising steps of stage 1.")] = None,
+    cfg: Annotated[float | None, Query(allow_inf_nan=False, description="`guidance.cfg`.")] = None,
+    modality: Annotated[float | None, Query(allow_inf_nan=False, description="`guidance.modality`.")] = None,
+    image: Annotated[bool, Query(description="Whether a picture is given.")] = True,
+) -> api.Estimate:
+    """What a video would take, from the plan for it and from the videos that this server has made. Loads nothing."""
+    given = {"quality": quality, "num_inference_steps": num_inference_steps}
+    guidance = {"cfg": cfg, "modality": modality}
+    body = {
+        "prompt": "-",
+        "size": f"{width}x{height}",
+        "num_frames": num_frames,
+        "fps": fps,
+        "guidance": {name: value for name, value in guidance.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    return await service.estimate(generation_of(body, service.settings), has_image=image)
