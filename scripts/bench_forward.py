@@ -1,4 +1,4 @@
-"""Seconds per transformer step on this GPU, by mode and stage, with and without the fused kernels.
+"""What `ltx-a2v bench` does not measure: the error of a step against float32, with and without the fused kernels.
 
     uv run python scripts/bench_forward.py [--modes none,int8] [--blocks 4]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ltx_a2v.cli.main import build_parser
@@ -13,10 +14,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
 
 
 def render() -> str:
-    parser = build_parser()
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
-    sections = [f"## {name}\n\n```\n{command.format_help()}```\n" for name, command in commands.items()]
-    return "# Command line\n\nMade by `make docs` from the program itself.\n\n" + "\n".join(sections)
+    return "# Command line\n\nMade by `make docs` from the program itself.\n\n" + "\n".join(_sections(build_parser()))
+
+
+def _sections(parser: argparse.ArgumentParser, above: str = "") -> Iterator[str]:
+    """The help of each command, and of the commands below it."""
+    for name, command in _commands(parser).items():
+        yield f"## {above}{name}\n\n```\n{command.format_help()}```\n"
+        yield from _sections(command, f"{above}{name} ")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
 
 
 def main() -> int:

@@ -15,9 +15,11 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from safetensors.torch import load_file
 
@@ -26,6 +28,7 @@ from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidMode, MissingExtra, OutOfMemory
 from ltx_a2v.miniature import ensure_miniature
+from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.quantization import MODES, QuantizationPolicy
 from ltx_a2v.residency.host_copies import PREPARING_THREADS, HostBuffer
 from ltx_a2v.residency.network import Placement
@@ -86,30 +89,34 @@ def kernels_agree() -> str:
         torch.nn.RMSNorm(heads * size, eps=1e-6, device=CUDA).requires_grad_(False),
     )
     rope = torch.randn(2, 1, heads, tokens, size // 2, device=CUDA).unbind(0)
+    clip = draw(1, 128, 9, 128, 192).to(memory_format=torch.channels_last_3d)
     split = draw(rows, heads, tokens, size).transpose(1, 2)
     weight = torch.randint(-127, 128, (4096, 2048), dtype=torch.int8, device=CUDA)
     by_row = torch.rand(4096, device=CUDA)
     calls: dict[str, tuple[Callable[..., torch.Tensor], tuple[object, ...]]] = {
-        "modulate": (kernels.modulate, (x, scale, shift)),
-        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given), (x, scale, shift)),
+        "modulate": (lambda *given: kernels.modulate(*given).tensor, (x, scale, shift)),
+        "norm_and_modulate": (lambda *given: kernels.norm_and_modulate(norm, *given).tensor, (x, scale, shift)),
         "add_gated": (kernels.add_gated, (x, x.flip(0), scale)),
         "norm_and_rotate": (lambda y: kernels.norm_and_rotate(weighted.to(y.dtype), y, rope), (x,)),
-        "gate_heads": (kernels.gate_heads, (split, logits)),
+        "gate_heads": (lambda y, z: kernels.gate_heads([y[:1], y[1:]], z).tensor, (split, logits)),
+        "modulate to e4m3": (lambda *g: dequantized(kernels.modulate(*g, kernels.Form.E4M3)), (x, scale, shift)),
+        "gelu to e4m3": (lambda y: dequantized(kernels.gelu_(y.clone(), kernels.Form.E4M3)), (x,)),
+        "norm_silu_and_pad": (lambda y: kernels.norm_silu_and_pad(PerChannelRMSNorm(), y, 1, 1), (clip,)),
         "upcast int8": (lambda y: kernels.upcast_rows(weight, by_row, y.dtype), (x,)),
         "upcast e4m3": (lambda y: kernels.upcast_rows(x[0].to(torch.float8_e4m3fn), by_row[:1], y.dtype), (x,)),
-        "quantize int8": (lambda y: dequantized(*kernels.quantize_rows(y[0], 127, torch.int8)), (x,)),
-        "quantize e4m3": (lambda y: dequantized(*kernels.quantize_rows(y[0], 448.0, torch.float8_e4m3fn)), (x,)),
+        "quantize to e4m3": (lambda y: dequantized(kernels.Activation(None, kernels.quantize_rows(y[0]))), (x,)),
     }
     said = []
     for name, (call, given) in calls.items():
         error = relative(call(*given), call(*(t.float() for t in given)))
-        assert error < (0.01 if "quantize" in name else 0.003), (name, error)
+        assert error < (0.02 if "to e4m3" in name else 0.003), (name, error)
         said.append(f"{name} {error:.4f} in {timed(lambda c=call, g=given: c(*g)) * 1e6:.0f} us")
     return f"{', '.join(said)}; {time.perf_counter() - started:.1f} s with compiling"
 
 
-def dequantized(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return values.float() * scale
+def dequantized(activation: kernels.Activation) -> torch.Tensor:
+    assert activation.quantized is not None
+    return activation.quantized.values.float() * activation.quantized.scale
 
 
 def multiplies(policy: QuantizationPolicy) -> str:
@@ -173,25 +180,22 @@ def placements_agree(folder: Path, mode: str) -> str:
     result = pipeline.run(request(folder, "first"))
     first = load_file(folder / "first.safetensors")
     video = (folder / "first.mp4").read_bytes()
-    networks = pipeline.model
+    usual = pipeline.plan(request(folder, "first"))
     for home, resident in (("host", 0), ("file", 0), ("host", 2), ("file", 3), ("device", None)):
-        fixed = {name: Placement(home, resident) for name in networks._loaders}  # type: ignore[arg-type]
-        networks.plan = lambda *_, p=fixed, plan=networks.plan: _with(plan(*_), p)  # type: ignore[method-assign]
+        plan = replace(usual, placements={name: Placement(home, resident) for name in usual.placements})  # type: ignore[arg-type]
         for _ in range(2):
-            pipeline.run(request(folder, "again"))
+            for _ in pipeline.generate(request(folder, "again"), plan):
+                pass
             again = load_file(folder / "again.safetensors")
             assert torch.equal(first["stage_1"], again["stage_1"]), (home, resident, "stage_1")
             assert torch.equal(first["stage_2"], again["stage_2"]), (home, resident, "stage_2")
             assert (folder / "again.mp4").read_bytes() == video, (home, resident)
         pipeline.release()
-        del networks.plan
     torch.cuda.empty_cache()
     left = torch.cuda.memory_allocated()
-    cpu = A2VPipeline.open(ensure_miniature(folder), device="cpu", options=LoadOptions(mode))
     memory = {
         k: f"{v['predicted'] * 1024:.0f}/{v['allocated'] * 1024:.0f}" for k, v in result.details["memory"].items()
     }
-    del cpu
     return f"same bits in 5 placements; left {left} bytes; predicted/allocated MiB {memory}"
 
 
@@ -205,10 +209,17 @@ def text_encoder(folder: Path, mode: str) -> str:
     return f"stage 1 differs by {relative(latents[1], latents[0]):.4f} from a bf16 text encoder's"
 
 
-def _with(plan: object, placements: dict[str, Placement]) -> object:
-    from dataclasses import replace
-
-    return replace(plan, placements=placements)  # type: ignore[type-var]
+def near_float32(folder: Path, mode: str) -> str:
+    """The talking miniature in bfloat16 with the kernels, from float32 with torch's own operations; an error in one
+    guided pass shows. Both on the GPU, whose noise differs from the CPU's."""
+    latents = []
+    for dtype in (torch.float32, torch.bfloat16):
+        spoken = request(folder, "near").model_copy(update={"guidance": Guidance(), "width": 128, "height": 128})
+        A2VPipeline.open(puppet_paths(), device="cuda", dtype=dtype, options=LoadOptions(mode)).run(spoken)
+        latents.append(load_file(folder / "near.safetensors"))
+    errors = [relative(latents[1][stage], latents[0][stage]) for stage in ("stage_1", "stage_2")]
+    assert max(errors) < 0.1, errors
+    return f"stage 1 differs by {errors[0]:.4f}, stage 2 by {errors[1]:.4f}"
 
 
 def reader(folder: Path) -> str:
@@ -296,11 +307,11 @@ def crowded_out(folder: Path) -> str:
     try:
         for event in pipeline.generate(request(folder, "crowded")):
             if hog is None and getattr(event, "step", 0) and event.phase == "stage_1":
+                torch.cuda.empty_cache()
                 command = [sys.executable, "-c", HOG, str(4 * 2**20)]
                 hog = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 assert hog.stdout is not None
                 assert hog.stdout.readline() == b"held\n"
-                torch.cuda.empty_cache()
         said = "nothing went wrong: no more memory was needed"
     except OutOfMemory as error:
         said = str(error)
@@ -336,6 +347,7 @@ def main() -> int:
         check("streaming", streaming)
         check("crowded out", lambda: crowded_out(folder))
         for mode in arguments.modes:
+            check(f"near float32 {mode}", lambda mode=mode: near_float32(folder, mode))
             check(f"pipeline {mode}", lambda mode=mode: placements_agree(folder, mode))
         for mode in ("int4", "bnb-nf4"):
             check(f"text encoder {mode}", lambda mode=mode: text_encoder(folder, mode))

@@ -1,7 +1,8 @@
 """Equal to the reference: its recorded outputs for the miniature model, in float32 on a CPU.
 
 The recordings were made with LTX-2 1.2.0's `A2VidPipelineTwoStage` on the same files (working dtype patched from
-bfloat16 to float32). Stage 2 differs by the rounding of the reference's fused LoRA to bfloat16.
+bfloat16 to float32); `fast` with the distilled LoRA and its sigmas given to both stages. A stage with that LoRA differs
+by the rounding of the reference's fused weights to bfloat16.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ def test_stages_and_frames_equal_the_references(name: str, pipeline: A2VPipeline
     case, expected = dict(CASES[name]), load_file(RECORDED / f"{name}.safetensors")
     case["guidance"] = Guidance(**case["guidance"])
     for file in ("audio", "image"):
-        case[file] = case[file] and ROOT / "examples" / case[file]
+        case[file] = ROOT / "examples" / case[file] if case.get(file) else None
+    case["images"] = [
+        {"file": ROOT / "examples" / file, "frame": frame, "strength": strength}
+        for file, frame, strength in case.get("images", ())
+    ]
     latents, video = tmp_path / "latents.safetensors", tmp_path / "video.mp4"
     pipeline.run(GenerationRequest(**case, output_path=video, save_latents=latents))
 
     result = load_file(latents)
     assert result["stage_1"].dtype == torch.float32
-    assert relative(result["stage_1"], expected["stage_1"]) < 1e-5
+    assert relative(result["stage_1"], expected["stage_1"]) < (5e-3 if case.get("quality") == "fast" else 1e-5)
     assert relative(result["stage_2"], expected["stage_2"]) < 5e-3
+    if "frames" not in expected:
+        return
     frames = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in av.open(str(video)).decode(video=0)])
     assert frames.shape[0] == case["num_frames"]
     # H.264, which the recorded frames have not been through, costs up to 0.033 in a frame of this model's mosaic; a
@@ -53,7 +60,8 @@ BF16 = {"plain": (0.00807, 0.00655), "guided": (0.02553, 0.00660)}
 
 @pytest.mark.parametrize("name", BF16)
 def test_bf16_is_as_close_as_the_references_bf16(name: str, model: ModelPaths, tmp_path: Path) -> None:
-    """In stage 2 both float32 and bfloat16 of the reference round the fused LoRA to bfloat16, which we do not."""
+    """In stage 2 both float32 and bfloat16 of the reference round the fused LoRA to bfloat16. Here only bfloat16 does,
+    where the LoRA is merged."""
     case, expected = dict(CASES[name]), load_file(RECORDED / f"{name}.safetensors")
     case |= {file: ROOT / "examples" / case[file] for file in ("audio", "image")}
     case["guidance"] = Guidance(**case["guidance"])

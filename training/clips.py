@@ -23,6 +23,18 @@ class Clips:
         return render(self.faces[rows], self.motion[rows, frames], height, width)
 
 
+OPENED, CLOSING = 0.3, 5
+"""Share of the clips whose first picture may show an open mouth, and the frames until it has closed: a user's picture
+need not fit the sound's beginning."""
+
+
+def opened_at_first(opening: Tensor, generator: torch.Generator) -> Tensor:
+    """[B, frames]: where the sound begins softly, the mouth of some clips is open all the same and closes."""
+    count, frames = opening.shape
+    widest = torch.rand(count, 1, generator=generator) * (torch.rand(count, 1, generator=generator) < OPENED)
+    return torch.maximum(opening, widest * (1 - torch.arange(frames) / CLOSING).clamp(min=0))
+
+
 def draw_clips(
     sounds: Sounds, count: int, frames: int, seed: int, only_speech: bool = False, attributes: Tensor | None = None
 ) -> Clips:
@@ -32,6 +44,8 @@ def draw_clips(
         attributes = torch.stack([torch.randint(n, (count,), generator=here) for n in (len(BACKGROUNDS), 3, 3)], dim=1)
     sound = sounds.draw(count, frames / FRAME_RATE, there, only_speech)
     opening, width, loudness = (curve.cpu() for curve in mouth_curves(sound, frames))
+    if not only_speech:
+        opening = opened_at_first(opening, here)
     mood = torch.tensor([0.0, 1.0, -1.0])[attributes[:, 1]]
     gaze = torch.tensor([0.0, -1.0, 1.0])[attributes[:, 2]]
     faces = make_faces(attributes[:, 0], here)

@@ -10,19 +10,22 @@ import json
 import math
 import time
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from clips import Clips, draw_clips
 from common import CHECKPOINTS, sheet, to_rgb
-from faces import BACKGROUNDS, FRAME_RATE, MOUTH_BOX, box_mask
+from faces import BACKGROUNDS, FRAME_RATE, MOUTH_BOX, box_mask, render
 from PIL import Image
-from sounds import RATE, Sounds
+from sounds import RATE, Sounds, mouth_curves
 from torch import Tensor
 
 from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, ModelPaths
+from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.media.sync import Sync, loudness, measure_sync, mouth_opening
+from ltx_a2v.settings.loading import LoadOptions
 
 SEED = 555_555
 
@@ -55,7 +58,11 @@ class Studio:
     def __init__(self, options) -> None:
         self.options, self.folder = options, options.output
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.pipeline = A2VPipeline.open(ModelPaths.discover(options.model), device=options.device)
+        self.pipeline = A2VPipeline.open(
+            ModelPaths.discover(options.model),
+            device=options.device,
+            options=LoadOptions(transformer_quantization=options.mode, budget=Budget(options.budget)),
+        )
 
     def film(self, name: str, clips: Clips, i: int, sound: Tensor, guidance: Guidance | None, prompt: str) -> Tensor:
         size = self.options.size
@@ -73,6 +80,7 @@ class Studio:
             num_frames=self.options.frames,
             seed=i,
             num_inference_steps=self.options.steps,
+            quality=self.options.quality,
             **extra,
         )
         self.pipeline.run(request)
@@ -84,6 +92,14 @@ def identity_psnr(frames: Tensor) -> float:
     height, width = frames.shape[1:3]
     outside = ~box_mask(height, width, MOUTH_BOX, "cpu")
     error = (frames[-1].float() - frames[0].float())[outside].square().mean()
+    return float(10 * math.log10(255**2 / max(float(error), 1e-3)))
+
+
+def same_face_psnr(one: Tensor, other: Tensor) -> float:
+    """Between two films of one face with different sounds, frame by frame, outside the mouth."""
+    height, width = one.shape[1:3]
+    outside = ~box_mask(height, width, MOUTH_BOX, "cpu")
+    error = (one.float() - other.float())[:, outside].square().mean()
     return float(10 * math.log10(255**2 / max(float(error), 1e-3)))
 
 
@@ -102,6 +118,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quality", choices=("standard", "fast"), default="standard")
+    parser.add_argument("--mode", default="none", help="of quantization")
+    parser.add_argument("--budget", default="auto", help="VRAM budget, such as 30MiB")
     parser.add_argument("--unguided", action="store_true")
     parser.add_argument("--others", type=int, default=4, help="clips for swapped sound and for silence")
     options = parser.parse_args()
@@ -152,14 +171,23 @@ def summed(syncs: list[Sync]) -> dict[str, float]:
     }
 
 
+def drawn_with(clips: Clips, i: int, sound: Tensor, size: int) -> Tensor:
+    """uint8 [F, H, W, 3]: clip i with a mouth that follows `sound`; the head moves as it did."""
+    opening, width, _ = mouth_curves(sound[None], clips.motion.opening.shape[1])
+    motion = replace(clips.motion[slice(i, i + 1)], opening=opening, width=width)
+    return torch.from_numpy(to_rgb(render(clips.faces[slice(i, i + 1)], motion, size, size)[0]))
+
+
 def swapped_and_silent(
     studio: Studio, clips: Clips, films: list[Tensor], guidance: Guidance | None, count: int
 ) -> dict:
     """Another clip's sound to the same face: the mouth follows that one. Silence: the mouth stays closed."""
-    own, other, closed = [], [], []
+    own, other, closed, faces, drawn = [], [], [], [], []
     for i in range(count):
         j = (i + 1) % len(films)
         frames = studio.film(f"swap_{i:02d}", clips, i, clips.sound[j], guidance, said(clips.attributes[i]))
+        faces.append(same_face_psnr(frames, films[i]))
+        drawn.append(same_face_psnr(*(drawn_with(clips, i, clips.sound[k], studio.options.size) for k in (i, j))))
         mouth = mouth_opening(frames)
         for heard, kept in ((clips.sound[i], own), (clips.sound[j], other)):
             level = loudness(heard, RATE, len(mouth), FRAME_RATE)
@@ -173,7 +201,10 @@ def swapped_and_silent(
     return {
         "swapped: correlation with the sound given": float(np.mean(other)),
         "swapped: correlation with the sound before": float(np.mean(own)),
+        "swapped: same face, dB": float(np.mean(faces)),
+        "swapped: same face in the drawn truth, dB": float(np.mean(drawn)),
         "silence: closed": float(np.mean(closed)),
+        "silence: closed, each": closed,
     }
 
 

@@ -71,7 +71,7 @@ def main() -> None:
             Course(wide, 16, 10, 16, 0, model),
             Course(small, 16, 16, 16, 0, model),
         ]
-    order = [0, 0, 1, 0, 2, 0, 3, 4] if len(courses) > 1 else [0]
+    order = [0, 4, 1, 0, 2, 4, 3, 4] if len(courses) > 1 else [0]
     sigmas = torch.tensor([s for i, s in enumerate(DISTILLED) for _ in range(STAGE_2 if i >= 5 else 1)])
 
     pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None

@@ -117,9 +117,9 @@ class Sounds:
             sound = sound * (1 - pauses * _window(time, start, length))
         kind = uniform(0, 1)
         if not only_speech:
-            sound = torch.where(kind < 0.14, _tones(time, uniform), sound)
-            sound = torch.where(kind < 0.08, _bursts(time, uniform, generator), sound)
-            sound = torch.where(kind < 0.05, torch.zeros_like(sound), sound)
+            sound = torch.where(kind < 0.18, _tones(time, uniform), sound)
+            sound = torch.where(kind < 0.13, _bursts(time, uniform, generator), sound)
+            sound = torch.where(kind < 0.10, torch.zeros_like(sound), sound)
         sound = sound * 10 ** (uniform(-9, 1) / 20)
         floor = 10 ** (uniform(-80, -52) / 20) * (uniform(0, 1) < 0.6)
         noise = torch.randn(count, n, generator=generator, device=self.device)

@@ -239,14 +239,15 @@ def make_miniature(folder: Path) -> None:
     )
     _write_tensors(
         folder / "ltx-2.3-miniature-spatial-upscaler-x2.safetensors",
-        _random_tensors(random, shapes_of(upsampler.build_upsampler(_upsampler_arguments())), keys.upsampler),
+        _random_tensors(random, shapes_of(upsampler.build_upsampler(upsampler_arguments(UPSAMPLER))), keys.upsampler),
         {"config": json.dumps(UPSAMPLER)},
     )
 
 
-def _upsampler_arguments() -> dict[str, Any]:
+def upsampler_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the module that an upsampler's config describes."""
     names = ("in_channels", "mid_channels", "num_blocks_per_stage", "dims", "spatial_upsample", "temporal_upsample")
-    return {**{name: UPSAMPLER[name] for name in names}, "use_rational_resampler": False}
+    return {**{name: config[name] for name in names}, "use_rational_resampler": False}
 
 
 def _random_tensors(

@@ -1,7 +1,8 @@
 """Audio-to-video: the method, top to bottom.
 
 It follows the reference's two stages (`A2VidPipelineTwoStage`): denoise at half size with guidance, upsample the
-latent, refine at full size with the distilled LoRA, decode. The sound conditions every step and is never changed.
+latent, refine at full size with the distilled LoRA, decode. In quality fast, stage 1 takes the distilled LoRA too, and
+one pass. The sound conditions every step and is never changed.
 
 Every function below is a phase or a part of one. It uses the model as `ModelInUse`, so that the planner can run the
 same functions on `meta` and measure their memory. Opening, planning, retrying and reporting are in `session.py`.
@@ -9,7 +10,7 @@ same functions on `meta` and measure their memory. Opening, planning, retrying a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,13 +19,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
-from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
-from ltx_a2v.diffusion.latents import start_stage
+from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
+from ltx_a2v.diffusion.latents import HeldPicture, start_stage
 from ltx_a2v.diffusion.sampler import denoise
-from ltx_a2v.diffusion.schedule import stage_1_sigmas, stage_2_sigmas
+from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
-from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
+from ltx_a2v.media.frames import HostFrames, to_host
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
@@ -38,7 +40,7 @@ from ltx_a2v.phases import PhaseLog, Work
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import on_host
-from ltx_a2v.versions import ModelConfig
+from ltx_a2v.versions import ModelConfig, Schedule
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,16 @@ class Stage:
     """The share of noise that the stage starts with."""
     guidance: Guidance
     distilled: bool
-    """With the distilled LoRA."""
+    """With the distilled LoRA, unless the checkpoint itself is distilled."""
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def sweeps(self) -> int:
+        """Steps that run the transformer, each of which visits every block once."""
+        return sum(computes(step, self.guidance) for step in range(self.steps))
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class Conditions:
     """The positive one where no pass asks for it."""
     sound: Tensor
     """Packed latent, [1, T, audio channels]."""
-    pictures: Mapping[int, Tensor]
-    """The picture's latent [1, C, 1, H, W] by scale; empty without a picture."""
+    pictures: Mapping[int, Sequence[HeldPicture]]
+    """By scale."""
 
 
 def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog) -> Work[None]:
@@ -86,9 +93,10 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
     conditions = Conditions(positive, negative, sound, pictures)
 
     with ExitStack() as stack:
-        transformer = yield from log.phase("load_transformer", lambda: stack.enter_context(model.transformer()))
-        sigmas = stage_1_sigmas(request.num_inference_steps, schedule)
-        half = Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=False)
+        half = half_stage(request.num_inference_steps, shape, schedule)
+        transformer = yield from log.phase(
+            "load_transformer", lambda: stack.enter_context(model.transformer(half.distilled))
+        )
         coarse = yield from log.phase(
             half.name,
             lambda: denoise_stage(model, transformer, half, fitted, conditions, None, noise),
@@ -104,6 +112,13 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
 
     latents = {"stage_1": coarse, "stage_2": fine}
     yield from log.phase("decode", lambda: write_video(model, fitted, latents, clip), steps=decode_steps(model, shape))
+
+
+def half_stage(steps: int, shape: VideoShape, schedule: Schedule) -> Stage:
+    """Stage 1: `steps` guided steps, or in quality fast those that distilled weights need, in one pass."""
+    fast = shape.quality == "fast"
+    sigmas = distilled_sigmas(schedule) if fast else stage_1_sigmas(steps, schedule)
+    return Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=fast)
 
 
 def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioClip, Tensor]]:
@@ -140,12 +155,18 @@ def encode_sound(model: ModelInUse, mel: Tensor, tokens: int) -> Tensor:
     return audio_vae.pack_audio(audio_vae.fit_length(latent, tokens))
 
 
-def encode_pictures(model: ModelInUse, pictures: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """[1, 3, 1, H, W] -> [1, C, 1, H/32, W/32], by scale."""
+def encode_pictures(model: ModelInUse, pictures: Sequence[FittedPicture]) -> dict[int, list[HeldPicture]]:
+    """[1, 3, 1, H, W] -> [1, C, 1, H/32, W/32] of every picture, by scale."""
     if not pictures:
         return {}
     with model.use("video_encoder") as encoder:
-        return {scale: encoder(picture.to(model.device, model.dtype)) for scale, picture in pictures.items()}
+        return {
+            scale: [
+                HeldPicture(encoder(p.pixels[scale].to(model.device, model.dtype)), p.frame, p.strength)
+                for p in pictures
+            ]
+            for scale in pictures[0].pixels
+        }
 
 
 def denoise_stage(
@@ -163,8 +184,7 @@ def denoise_stage(
     start = start_stage(
         grid,
         initial if initial is not None else _zeros(model, grid.frames, grid.height, grid.width),
-        conditions.pictures.get(stage.scale),
-        fitted.request.image_strength,
+        conditions.pictures.get(stage.scale, ()),
         stage.noise_scale,
         noise,
         conditions.sound,
@@ -177,21 +197,24 @@ def denoise_stage(
         positive_text=conditions.positive.video,
         negative_text=conditions.negative.video,
         audio_text=conditions.positive.audio,
+        appended=tuple(frame for frame in shape.pictures if frame),
     )
-    with model.adapted(transformer, stage.distilled, sweeps=stage.steps) as blocks:
+    with model.adapted(transformer, stage.distilled, sweeps=stage.sweeps) as blocks:
         forward = StageForward(
             transformer.module,
             inputs,
             passes_of(guidance),
             frozenset(guidance.stg_blocks or ()),
-            blocks,
+            blocks.sweep,
             model.exact_passes,
+            blocks.graphs,
         )
         latent = start.noisy
         for step, latent in enumerate(denoise(forward, start, stage.sigmas, guidance), start=1):  # noqa: B007  the last
+            yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
             yield StepFinished(stage.name, step, stage.steps)
     check_finite(latent, stage.name)
-    return grid.unpack(latent)
+    return grid.unpack(latent[:, : grid.tokens])
 
 
 def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
@@ -205,21 +228,24 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
-    request = fitted.request
+    request, shape = fitted.request, fitted.shape
     with VideoWriter(
-        request.output_path, width=request.width, height=request.height, frame_rate=request.frame_rate, audio=clip
+        request.output_path, width=shape.width, height=shape.height, frame_rate=shape.frame_rate, audio=clip
     ) as writer:
         for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
-            writer.write(frames)
+            writer.write(*frames)
             yield StepFinished("decode", step, decode_steps(model, fitted.shape))
         if request.save_latents:
             write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
 
 
-def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:
-    """[1, C, F, H, W] -> 8-bit frames [n, 32H, 32W, 3] in host memory, first to last."""
+def decode(model: ModelInUse, latent: Tensor) -> Iterator[HostFrames]:
+    """[1, C, F, H, W] -> 8-bit frames of 32H x 32W pixels, first to last. On a GPU they may still be computing."""
     with model.use("video_decoder") as decoder:
-        yield from video_vae.decode_frames(decoder, latent, model.config.version.tiling)
+        for piece in video_vae.decode_pieces(decoder, latent, model.config.version.tiling):
+            frames = to_host(piece)
+            del piece  # before the next is made
+            yield frames
 
 
 def decode_steps(model: ModelInUse, shape: VideoShape) -> int:

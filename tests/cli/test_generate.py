@@ -73,6 +73,20 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.C
         (["--heigth", "64"], "--heigth"),
         (["--model-dir", "a" * 300], "File name too long"),
         (["--lora", "a" * 300 + ":0.5"], "File name too long"),
+        (["--quality", "best"], "--quality 'best' is none of 'standard' or 'fast'"),
+        (["--video-skip-step", "-1"], "--video-skip-step -1 is too small"),
+        (["--video-skip-step", "2"], "--video-skip-step 2 is too large: it must be below --num-inference-steps, 2"),
+        (["--video-skip-step", "1", "--quality", "fast"], "cannot be used with --quality fast"),
+        (["--distilled-lora-strength", "nan"], "--distilled-lora-strength 'nan' is not a finite number"),
+        (["--distilled-lora-strength", "2.5"], "is too large: it must be at most 2"),
+        (["--distilled-lora-strength", "strong"], "--distilled-lora-strength 'strong' is not a number"),
+        (
+            ["--distilled-checkpoint", "--distilled-lora-path", "x"],
+            "--distilled-lora-path 'x' and --distilled-checkpoint",
+        ),
+        (["--distilled-checkpoint", "--distilled-lora-strength", "0.5"], "--distilled-checkpoint exclude each other"),
+        (["--distilled-checkpoint", "--quality", "standard"], "use fast, or leave --distilled-checkpoint out"),
+        (["--quality", "fast", "--distilled-lora-path", "missing.safetensors"], "missing.safetensors"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -93,6 +107,22 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
     message = next(line for line in err.splitlines() if line.startswith("ltx-a2v"))
     assert message.endswith(".")
     assert list(tmp_path.glob("v*")) == []
+
+
+def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--output-path", str(tmp_path / "v.mp4"), "--overwrite", "--report", "json"]
+    videos = []
+    for chosen in (["--quality", "fast", "--distilled-lora-strength", "0"], ["--distilled-checkpoint"]):
+        assert main(generate(model, *flags, *chosen)) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["quality"] == "fast"
+        assert "stage_1 8/8" in err
+        videos.append((tmp_path / "v.mp4").read_bytes())
+    assert videos[0] == videos[1]
+    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "w.mp4"))) == 0
+    assert "seed 42, quality fast" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [[], ["--model-dir", ""]])
@@ -154,3 +184,35 @@ def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -
     assert "stopped" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_silently(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is given is refused where a file is; the default name gets a number instead."""
+    monkeypatch.chdir(tmp_path)
+    video, latents = tmp_path / "v.mp4", tmp_path / "l.safetensors"
+    video.write_bytes(b"mine")
+    assert main(generate(model, "--output-path", str(video))) == 2
+    assert f"--output-path {video} exists already; add --overwrite" in capsys.readouterr().err
+    latents.write_bytes(b"mine")
+    assert main(generate(model, "--save-latents", str(latents))) == 2
+    assert f"--save-latents {latents} exists already" in capsys.readouterr().err
+    assert (video.read_bytes(), latents.read_bytes()) == (b"mine", b"mine")
+    Path("output.mp4").write_bytes(b"mine")
+    assert main(generate(model, "--num-frames", "9")) == 0
+    assert Path("output.mp4").read_bytes() == b"mine"
+    said = capsys.readouterr()
+    assert said.out.startswith("output-2.mp4: 128x64, 9 frames")
+    assert said.err.startswith("ltx-a2v 0")  # the first line, before libraries are loaded
+    assert "\nplan: transformer unquantized" in said.err
+    assert main(generate(model, "--num-frames", "9", "--output-path", str(video), "--overwrite")) == 0
+    assert video.read_bytes() != b"mine"
+
+
+def test_a_checkpoint_is_not_overwritten_silently(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    existing = tmp_path / "q.safetensors"
+    existing.write_bytes(b"mine")
+    flags = ["--checkpoint-path", "c.safetensors", "--transformer-quantization", "int8"]
+    assert main(["quantize", *flags, "--output-path", str(existing)]) == 2
+    assert "exists already; add --overwrite" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,18 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltx_a2v import A2VPipeline, ModelPaths
+from ltx_a2v import A2VPipeline, ModelPaths, kernels
 from ltx_a2v.diffusion import attention as attention_module
+from ltx_a2v.diffusion.block_plan import plan_stage
+from ltx_a2v.diffusion.block_step import audio_text_of, block_step
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
+from ltx_a2v.kernels import dispatch
 from ltx_a2v.miniature import AUDIO_VAE, REAL_TRANSFORMER, VIDEO_VAE
 from ltx_a2v.networks.transformer import build_transformer
-from ltx_a2v.quantization import MODES
+from ltx_a2v.quantization import MODES, QuantizationPolicy
 from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.versions import NEWEST
 
 ALL = frozenset(Pass)
+SECTIONS = {"transformer": REAL_TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
 
 
 @pytest.fixture
@@ -56,8 +61,7 @@ def inputs(grid: LatentGrid, audio: int, text: int, widths: tuple[int, int], dev
 @torch.inference_mode()
 def test_a_guided_step_takes_at_most_83_percent_of_four_full_passes(flops: list[int]) -> None:
     """768x512, 97 frames, stage 1. The single pass counted here is already a little less than the reference's."""
-    sections = {"transformer": REAL_TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": AUDIO_VAE}
-    transformer = build_transformer(NEWEST.config_of("", sections))
+    transformer = build_transformer(NEWEST.config_of("", SECTIONS))
     grid = LatentGrid.of_video(97, 256, 384, NEWEST.latents)
     given = inputs(grid, 101, 1024, (4096, 2048), "meta")
     latent = torch.empty(1, grid.tokens, 128, device="meta")
@@ -119,6 +123,31 @@ def test_a_step_makes_the_cpu_wait_for_the_gpu_nowhere(model: ModelPaths, mode: 
             forward.velocities(latent, sigma)
     counts = [operations.names.count(name) for name in waits]
     assert counts == [0, 0, 0, 1]  # sigma's value, which is on the CPU
+
+
+@pytest.mark.parametrize("mode", ["none", "int8", "fp8-scaled-mm"])
+@torch.inference_mode()
+def test_a_block_where_no_rows_part_copies_nothing_on_a_gpu(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "problem", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    transformer = build_transformer(NEWEST.config_of("", SECTIONS)).to(torch.bfloat16)
+    grid = LatentGrid(2, 2, 2)
+    given = inputs(grid, 9, 20, (4096, 2048), "meta")
+    given = replace(
+        given, **{name: t.bfloat16() for name, t in vars(given).items() if name.endswith(("text", "tokens"))}
+    )
+    QuantizationPolicy.from_mode(mode).apply(transformer)
+    forward = StageForward(transformer, given, ALL, frozenset({28}))
+    state = forward._start(torch.empty(1, grid.tokens, 128, dtype=torch.bfloat16, device="meta"), torch.tensor(0.7))
+    plans = plan_stage(ALL, frozenset({28}), 48).blocks
+    with kernels.planned_for(torch.device("cuda")):
+        for index, plan in enumerate(plans[:3]):
+            block = transformer.transformer_blocks[index]
+            state.audio_text = audio_text_of(block, given.audio_text, state.modulation)
+            with Operations() as operations:
+                block_step(block, state, plan)
+    copying = ("aten.cat.default", "aten.clone.default", "aten._to_copy.default", "aten.gelu.default")
+    assert [operations.names.count(name) for name in copying] == [0] * 4
 
 
 @pytest.mark.slow

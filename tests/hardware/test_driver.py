@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ltx_a2v.hardware.driver import GpuMemory, compute_capability, memory_holders, read_memory
+from ltx_a2v.hardware.driver import (
+    GpuMemory,
+    compute_capability,
+    driver_version,
+    gpu_name,
+    memory_holders,
+    read_memory,
+)
 from tests.nvml import GIB
 
 
@@ -56,6 +63,13 @@ def test_who_holds_it_and_what_it_can(answers: Path, monkeypatch: pytest.MonkeyP
     assert memory_holders("cuda:1") == []
 
 
+def test_its_name(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_name(None) == gpu_name("cuda:0") == "Stand-in GPU-1111-aaaa"
+    assert gpu_name("cuda:1") == "Stand-in GPU-2222-bbbb"
+    assert gpu_name("cuda:9") is gpu_name("cpu") is None
+    assert driver_version() == "580.1"
+
+
 def test_no_driver(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml
 
@@ -64,3 +78,4 @@ def test_no_driver(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     assert read_memory("cuda", None) is None
+    assert gpu_name("cuda") is driver_version() is None

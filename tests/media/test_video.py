@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio
-from ltx_a2v.media.video import VideoWriter, check_output
+from ltx_a2v.media.video import QUEUED, VideoWriter, _Encoder, check_output
 
 
 def moving(frames: int, width: int = 64, height: int = 64) -> torch.Tensor:
@@ -222,6 +223,121 @@ def test_an_encoder_error_surfaces(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         writer.write(moving(9))
     assert list(tmp_path.iterdir()) == []
+    assert encoder_threads() == []
+
+
+# --- the encoder's thread --------------------------------------------------------------------------------------------
+
+
+def encoder_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("video-encoder")]
+
+
+class SlowEncoder:
+    """Encodes each frame only when allowed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.frames = 0
+        self.error: Exception | None = None
+
+        def slowly(encoder: _Encoder, pixels: torch.Tensor) -> None:
+            self.allowed.acquire(timeout=10)
+            self.frames += 1
+            if self.error is not None:
+                raise self.error
+            encode(encoder, pixels)
+
+        encode = _Encoder.encode
+        monkeypatch.setattr(_Encoder, "encode", slowly)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> SlowEncoder:
+    return SlowEncoder(monkeypatch)
+
+
+def test_frames_wait_for_the_encoder_in_a_bounded_queue(tmp_path: Path, slow: SlowEncoder) -> None:
+    """The caller goes on with the next two pieces; a third waits until one is encoded."""
+    with VideoWriter(tmp_path / "a.mp4", width=64, height=64, frame_rate=24, audio=None) as writer:
+        for _ in range(QUEUED):
+            writer.write(moving(1))
+        assert slow.frames == 0
+        third = threading.Thread(target=writer.write, args=(moving(1),), daemon=True)
+        third.start()
+        third.join(0.2)
+        assert third.is_alive()
+        slow.allowed.release()
+        third.join(10)
+        assert not third.is_alive()
+        slow.allowed.release(QUEUED)
+    assert slow.frames == QUEUED + 1
+    assert encoder_threads() == []
+
+
+def test_after_an_error_nothing_more_is_encoded(tmp_path: Path, slow: SlowEncoder) -> None:
+    slow.error = OSError(28, "No space left on device")
+
+    def write_more() -> None:
+        with VideoWriter(tmp_path / "a.mp4", width=64, height=64, frame_rate=24, audio=None) as writer:
+            for _ in range(QUEUED):
+                writer.write(moving(3))
+            slow.allowed.release(100)
+
+    with pytest.raises(InvalidOutput, match="No space left"):
+        write_more()
+    assert slow.frames == 1
+    assert list(tmp_path.iterdir()) == []
+    assert encoder_threads() == []
+
+
+def test_an_interruption_does_not_wait_for_frames_in_the_queue(tmp_path: Path, slow: SlowEncoder) -> None:
+    def interrupted() -> None:
+        with VideoWriter(tmp_path / "a.mp4", width=64, height=64, frame_rate=24, audio=None) as writer:
+            for _ in range(QUEUED):
+                writer.write(moving(50))
+            slow.allowed.release(1)
+            raise KeyboardInterrupt
+
+    threading.Timer(0.5, slow.allowed.release).start()  # the frame in progress
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert slow.frames <= 2
+    assert list(tmp_path.iterdir()) == []
+    assert encoder_threads() == []
+
+
+class Copying:
+    """In the place of a CUDA event: the pixels arrive when it is waited for."""
+
+    def __init__(self, target: torch.Tensor, pixels: torch.Tensor) -> None:
+        self.target, self.pixels = target, pixels
+
+    def synchronize(self) -> None:
+        self.target.copy_(self.pixels)
+
+
+def test_frames_that_are_being_copied_are_waited_for(tmp_path: Path) -> None:
+    frames = moving(5)
+    expected = write(tmp_path / "a.mp4", frames, None).read_bytes()
+    arriving = torch.zeros_like(frames)
+    with VideoWriter(tmp_path / "b.mp4", width=64, height=64, frame_rate=24, audio=None) as writer:
+        writer.write(arriving, Copying(arriving, frames))
+    assert (tmp_path / "b.mp4").read_bytes() == expected
+
+
+def test_a_failed_copy_surfaces(tmp_path: Path) -> None:
+    class Failing:
+        def synchronize(self) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with (
+        pytest.raises(RuntimeError, match="illegal memory access"),
+        VideoWriter(tmp_path / "a.mp4", width=64, height=64, frame_rate=24, audio=None) as writer,
+    ):
+        writer.write(moving(5), Failing())
+    assert list(tmp_path.iterdir()) == []
+    assert encoder_threads() == []
 
 
 def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
@@ -259,3 +375,18 @@ def test_check_output(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InvalidOutput, match=reason):
             check_output(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(192, 128), (320, 192)])
+def test_the_same_frames_give_the_same_bytes(width: int, height: int, tmp_path: Path) -> None:
+    """At widths that are no multiple of 128 too, where x264's AVX-512 code reads what lies after a line."""
+    coarse = torch.rand(1, 3, 4, height // 16, width // 16, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(17, height, width), mode="trilinear")[0]
+    frames = (smooth * 255).byte().permute(1, 2, 3, 0).contiguous()
+    files = []
+    for index in range(6):
+        path = tmp_path / f"{index}.mp4"
+        with VideoWriter(path, width=width, height=height, frame_rate=24.0, audio=None) as writer:
+            writer.write(frames)
+        files.append(path.read_bytes())
+    assert all(content == files[0] for content in files)

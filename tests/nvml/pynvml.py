@@ -39,6 +39,14 @@ def nvmlDeviceGetMemoryInfo(handle: str) -> SimpleNamespace:
     return SimpleNamespace(total=gpu["total"], free=gpu["free"], used=gpu["total"] - gpu["free"])
 
 
+def nvmlDeviceGetName(handle: str) -> str:
+    return f"Stand-in {handle}"
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    return "580.1"
+
+
 def nvmlDeviceGetCudaComputeCapability(handle: str) -> list[int]:
     try:
         return _answers()[handle]["capability"]

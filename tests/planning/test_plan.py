@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidRequest
 from ltx_a2v.hardware.budget import Budget, at_least, parse_bytes
-from ltx_a2v.planning.plan import PhaseNeed, Sizes, make_plan, smallest_budget
+from ltx_a2v.planning.plan import NO_ROOM_FOR_GRAPHS, GraphsNeed, PhaseNeed, Sizes, make_plan, smallest_budget
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.residency.stream import spread
 
@@ -175,3 +176,34 @@ def test_a_limit_of_host_memory_is_kept_where_more_is_available() -> None:
     assert limited.host_bytes == 0
     assert "would take 7.00 GiB, and the limit set for host memory allows 6.00 GiB" in limited.notes[0]
     assert make_plan(model, needs, 3 * gib, 10**12, host_limit=7 * gib).host_bytes == 7 * gib
+
+
+def test_graphs_are_left_out_where_the_budget_holds_without_them_only() -> None:
+    model = {"transformer": Sizes(10, (10,) * 4)}
+    plain = [PhaseNeed("stage_1", ("transformer",), 5), PhaseNeed("decode", ("transformer",), 6)]
+    needs = [replace(plain[0], graphs=GraphsNeed(more=3, kept=7)), plain[1]]
+    plans = {budget: make_plan(model, needs, budget, 10**9) for budget in (None, 38, 37, 36)}
+    assert [(plan.graphs, plan.notes) for plan in plans.values()] == [
+        (True, ()),
+        (True, ()),
+        (False, (NO_ROOM_FOR_GRAPHS,)),
+        (False, (NO_ROOM_FOR_GRAPHS,)),
+    ]
+    assert {plan.smallest for plan in plans.values()} == {smallest_budget(model, plain)} == {36}
+    assert [phase.activations for phase in plans[38].phases] == [8, 6]
+    assert plans[36].phases == make_plan(model, plain, 36, 10**9).phases
+
+
+def test_graphs_that_are_kept_take_memory_in_every_phase_but_do_not_move_weights() -> None:
+    model = {"transformer": Sizes(50)}
+    needs = [
+        PhaseNeed("stage_1", ("transformer",), 5, GraphsNeed(more=3, kept=7)),
+        PhaseNeed("stage_2", ("transformer",), 6, GraphsNeed(more=4, kept=2)),
+        PhaseNeed("decode", ("transformer",), 1),
+    ]
+    kept = make_plan(model, needs, 67, 10**9, keep="device")
+    assert (kept.keep, kept.graphs) == ("device", True)
+    assert [phase.activations for phase in kept.phases] == [5 + 3 + 2, 6 + 4 + 7, 1 + 9]
+    tight = make_plan(model, needs, 66, 10**9, keep="device")
+    assert (tight.keep, tight.graphs, tight.notes) == ("device", False, (NO_ROOM_FOR_GRAPHS,))
+    assert tight.peak == 56

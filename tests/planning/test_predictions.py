@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v.bench.synthetic import write_full_size
 from ltx_a2v.cli.report import print_report
 from ltx_a2v.fitting import shape_of
 from ltx_a2v.hardware.budget import GIB, Budget
@@ -21,7 +21,6 @@ from ltx_a2v.planning.probe import Speeds, StageSeconds
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.residency.network import Placement
 from ltx_a2v.settings.loading import LoadOptions, StyleLora
-from tests.conftest import ROOT
 
 SLOW_COPIES = Speeds(
     read=1e6, copy=1e7, step_1=0.01, step_2=0.02, decode=0.1, per_parameter=0, overlaps=True, extrapolated=False
@@ -181,8 +180,7 @@ def test_the_real_shapes_fit_small_gpus(full_size: A2VPipeline, size: tuple[int,
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> A2VPipeline:
     folder = tmp_path_factory.mktemp("full-size")
-    write = runpy.run_path(str(ROOT / "scripts" / "full_size_model.py"))["write_full_size"]
-    paths = write(folder, folder, headers_only=True)
+    paths = write_full_size(folder, headers_only=True)
     return A2VPipeline.open(paths, device="cpu", dtype=torch.bfloat16, options=LoadOptions("int8"))
 
 

@@ -53,6 +53,11 @@ def test_silence_keeps_it_closed(speaking: Film, film: FilmIt, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_quality_fast_moves_the_mouth(film: FilmIt) -> None:
+    assert film(quality="fast").sync().movement > 0.02
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_speaks_as_well(speaking: Film, film: FilmIt, puppet_model: ModelPaths, mode: str) -> None:
     quantized = A2VPipeline.open(puppet_model, device="cpu", options=LoadOptions(mode))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, ModelPaths
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
@@ -160,6 +161,38 @@ def test_lora_beside_every_mode(mode: str, model: ModelPaths, styles: dict[tuple
     for strengths, output in outputs.items():
         # the strength is multiplied into one of the factors, in bf16
         assert relative(output - base, sum(strengths) * delta) < 0.01, strengths
+
+
+MERGING = ("none", "int8", "fp8-scaled", "fp8-cast")
+"""Modes that multiply by a weight in the working dtype; in the others a LoRA stays beside, however many tokens."""
+CROSSOVER = 64
+"""Of a layer of 128 x 128."""
+
+
+@pytest.mark.parametrize("tokens", [CROSSOVER, CROSSOVER + 1])
+@pytest.mark.parametrize("mode", ["none", *DRIFT])
+def test_a_lora_is_merged_where_tokens_make_it_cheaper(
+    mode: str, tokens: int, model: ModelPaths, styles: dict[tuple[float, ...], Model]
+) -> None:
+    pair = load_file(model.distilled_lora)
+    down, up = (pair[f"diffusion_model.{LAYER}.lora_{factor}.weight"].float() for factor in "AB")
+    inputs = torch.randn(1, tokens, 128)
+    model_in_mode = opened(model, LoadOptions(transformer_quantization=mode)).within({})
+    with torch.inference_mode(), model_in_mode.transformer() as transformer:
+        layer = transformer.module.get_submodule(LAYER)
+        stored = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        base = layer(inputs)
+        weight = layer.dequantize(torch.float32)
+        merged = F.linear(inputs, torch.addmm(weight, up, down), layer.bias.to(inputs.dtype))
+        beside = torch.addmm(base[0], inputs[0] @ down.t(), up.t())[None]
+        assert not torch.equal(merged, beside)
+
+        for _ in range(2):
+            with styles[(1.0,)].within({}).adapted(transformer, distilled=False, sweeps=1):
+                output = layer(inputs)
+            assert torch.equal(output, merged if tokens > CROSSOVER and mode in MERGING else beside)
+            assert torch.equal(layer(inputs), base), "the LoRA is gone"
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in layer.state_dict().items())
 
 
 def test_a_style_lora_changes_both_stages(model: ModelPaths, unquantized: dict[str, Tensor], tmp_path: Path) -> None:

@@ -38,10 +38,18 @@ def placed(pipeline: A2VPipeline, request: GenerationRequest, placement: Placeme
     return replace(pipeline.plan(request), placements=dict.fromkeys(pipeline.model.networks, placement))
 
 
-def test_predictions_hold_and_a_ledger_keeps_the_budget(model: ModelPaths, small_request: GenerationRequest) -> None:
-    plan = open_with(model).plan(small_request)
+MERGED_LORA = {"width": 192, "height": 128, "num_frames": 17}
+"""72 tokens in stage 2: above the number from which the linears of 128 x 128 merge their LoRA."""
+
+
+@pytest.mark.parametrize("size", [{}, MERGED_LORA], ids=["small", "merged LoRA"])
+def test_predictions_hold_and_a_ledger_keeps_the_budget(
+    size: dict[str, int], model: ModelPaths, small_request: GenerationRequest
+) -> None:
+    request = small_request.model_copy(update=size)
+    plan = open_with(model).plan(request)
     budget = int(plan.peak * 1.02)
-    result = open_with(model, f"{budget}b").run(small_request)
+    result = open_with(model, f"{budget}b").run(request)
     assert result.peak_vram_gib * 2**30 <= budget
     for phase, memory in result.details["memory"].items():
         if phase != "encode_prompt":  # two networks, of which the larger one is predicted
@@ -57,17 +65,30 @@ def test_a_budget_below_the_floor_is_refused_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("home", "resident", "slots"),
-    [("host", 0, 2), ("host", 1, 1), ("file", 0, 2), ("file", 2, 3), ("device", None, 2)],
+    ("home", "resident", "slots", "size"),
+    [
+        ("host", 0, 2, {}),
+        ("host", 1, 1, MERGED_LORA),
+        ("file", 0, 2, {}),
+        ("file", 2, 3, {}),
+        ("device", None, 2, {}),
+    ],
+    ids=str,
 )
 def test_same_bytes_wherever_the_weights_are(
-    model: ModelPaths, small_request: GenerationRequest, home: str, resident: int | None, slots: int
+    model: ModelPaths,
+    small_request: GenerationRequest,
+    home: str,
+    resident: int | None,
+    slots: int,
+    size: dict[str, int],
 ) -> None:
-    reference = video(open_with(model), small_request)
+    request = small_request.model_copy(update=size)
+    reference = video(open_with(model), request)
     pipeline = open_with(model)
-    plan = placed(pipeline, small_request, Placement(home, resident, slots))
-    assert video(pipeline, small_request, plan) == reference
-    assert video(pipeline, small_request, plan) == reference  # from what was kept
+    plan = placed(pipeline, request, Placement(home, resident, slots))
+    assert video(pipeline, request, plan) == reference
+    assert video(pipeline, request, plan) == reference  # from what was kept
     pipeline.release()
     assert all(not n.on_device and n.host_bytes == 0 for n in pipeline.model.networks.values())
 

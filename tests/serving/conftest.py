@@ -75,10 +75,11 @@ class Server:
         return self.wait(self.create(prompt, **fields)["id"])
 
     def worker_pid(self) -> int | None:
-        """Of the one child that the server has."""
+        """Of the one worker that the server has; another child checks files."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        assert len(children) <= 1, "more than one worker"
-        return int(children[0]) if children else None
+        workers = [int(pid) for pid in children if b"serving.work.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) <= 1, "more than one worker"
+        return workers[0] if workers else None
 
     def worker_state(self) -> str:
         return str(self.client.get("/health").json()["worker"])

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
-from ltx_a2v.request import GenerationRequest, fit_num_frames
+from ltx_a2v.request import DEFAULTS, FAST_STEPS, GenerationRequest, fit_num_frames, frame_size
 from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
@@ -41,6 +42,12 @@ class FakePipeline:
             raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
         return None
 
+    def plan_for(self, request: GenerationRequest) -> SimpleNamespace:
+        """A byte per pixel and frame; 4096 pixels a side are too many."""
+        if 4096 in (request.width, request.height):
+            raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
+        return SimpleNamespace(peak=request.width * request.height * int(request.num_frames))
+
     def prepare(self, request: GenerationRequest | None = None) -> None:
         time.sleep(_number(request.prompt if request else "", "slow-phase", STEP_SECONDS))
 
@@ -56,7 +63,7 @@ class FakePipeline:
         began, phases = time.monotonic(), {}
         seconds = _number(request.prompt, "slow", STEP_SECONDS)
         for phase, steps in PHASE_STEPS.items():
-            steps = request.num_inference_steps if steps < 0 else steps
+            steps = stage_1_steps(request) if steps < 0 else steps
             yield PhaseStarted(phase, steps)
             _go_wrong(request, phase)
             time.sleep(0 if steps else _number(request.prompt, "slow-phase", 0))
@@ -73,8 +80,7 @@ class FakePipeline:
         yield Done(
             GenerationResult(
                 request.output_path,
-                request.width,
-                request.height,
+                *frame_size(request, None, DEFAULTS.sizes),
                 frames,
                 request.frame_rate,
                 request.seed,
@@ -82,17 +88,23 @@ class FakePipeline:
                 2.0,
                 phases,
                 "2.3.0",
+                request.quality,
             )
         )
+
+
+def stage_1_steps(request: GenerationRequest) -> int:
+    return FAST_STEPS if request.quality == "fast" else request.num_inference_steps
 
 
 def write_video(request: GenerationRequest, frames: int) -> None:
     """One colour per seed, a sixteenth of the size."""
     with av.open(str(request.output_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(request.frame_rate).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = request.width // 4, request.height // 4, "yuv420p"
+        width, height = (side // 4 for side in frame_size(request, None, DEFAULTS.sizes))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
-        picture = np.full((request.height // 4, request.width // 4, 3), request.seed % 256, np.uint8)
+        picture = np.full((height, width, 3), request.seed % 256, np.uint8)
         for _ in range(min(frames, 9)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())

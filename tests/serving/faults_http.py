@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from tests.serving.conftest import Server, data_url
+from tests.serving.conftest import Server, data_url, wav
 
 Figures = dict[str, float]
 
@@ -55,7 +55,7 @@ def half_open(server: Server, count: int = 200, descriptors: int = 128, seconds:
 
 def large_json(server: Server, count: int = 10, mib: int = 29) -> tuple[str, Figures]:
     """Large JSON bodies at once. The key "peak_mib" is the server's highest resident memory."""
-    body = json.dumps({"prompt": "x", "num_frames": 9, "audio": data_url(b"\0" * (mib * 3 * 2**18))}).encode()
+    body = json.dumps({"prompt": "x", "num_frames": 9, "audio": data_url(wav() + b"\0" * (mib * 3 * 2**18))}).encode()
     statuses: list[int] = []
 
     def post() -> None:

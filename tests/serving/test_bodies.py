@@ -39,6 +39,10 @@ def form(server: Server, parts: dict[str, Any], **options: Any) -> httpx.Respons
         ({"num_frames": "10"}, "num_frames"),
         ({"num_frames": "1025"}, "num_frames"),
         ({"guidance[cfg]": "1000"}, "guidance.cfg"),
+        ({"quality": "best"}, "quality"),
+        ({"guidance[skip_step]": "-1"}, "guidance.skip_step"),
+        ({"guidance[skip_step]": "30"}, "guidance.skip_step"),
+        ({"guidance[skip_step]": "1", "quality": "fast"}, "guidance.skip_step"),
         ({"colour": "red"}, "colour"),
         ({"model": "sora-2"}, "model"),
         ({"keep_alive": "soon"}, "keep_alive"),
@@ -244,10 +248,10 @@ def test_a_full_disk_is_the_server_s_trouble(disk: Server) -> None:
     limits = resource.prlimit(disk.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(disk.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
     for size in (1000, 5_000_000):  # kept in memory while it comes, and in a file
-        reply = disk.client.post("/v1/videos", data={"prompt": "x"}, files={"audio": b"x" * size})
+        reply = disk.client.post("/v1/videos", data={"prompt": "x"}, files={"audio": wav() + b"x" * size})
         assert (reply.status_code, reply.json()["error"]["code"]) == (507, "storage_full"), reply.text
         assert reply.json()["error"]["type"] == "server_error"
-        body = json.dumps({"prompt": "x", "audio": data_url(b"x" * size)})
+        body = json.dumps({"prompt": "x", "audio": data_url(wav() + b"x" * size)})
         assert disk.client.post("/generate", content=body).status_code == 507
     told = wait_for(lambda: (reply := disk.client.get("/ready")).status_code == 503 and reply.json(), 10)
     assert "disk is full" in told["problem"]

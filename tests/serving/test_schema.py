@@ -67,6 +67,8 @@ def test_bodies_are_described(api: Any) -> None:
         "default": 30, "description": "Denoising steps of stage 1.", "maximum": 1000, "minimum": 1,
         "title": "Num Inference Steps", "type": "integer",
     }  # fmt: skip
+    assert fields["quality"]["enum"] == ["standard", "fast"]
+    assert fields["quality"]["default"] == "standard"
     assert raw["components"]["schemas"]["VideoCreate"]["examples"]
     undescribed = [name for name, field in fields.items() if "description" not in field and "anyOf" not in field]
     assert undescribed == []

@@ -211,7 +211,7 @@ def evil_files(folder: Path) -> set[str]:
 
 
 def test_uploads_are_never_shown_as_pages(server: Server) -> None:
-    files = {"audio": ("a.html", b"<script>alert(1)</script>", "text/html")}
+    files = {"audio": ("a.html", wav() + b"<script>alert(1)</script>", "text/html")}
     job = server.client.post("/v1/videos", data={"prompt": "x"}, files=files).json()
     reply = server.client.get(f"/v1/videos/{job['id']}/inputs/audio")
     assert reply.headers["content-type"] == "application/octet-stream"
@@ -286,7 +286,7 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLI
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_malicious_files_are_refused_in_the_worker(strict: Server, which: str, content: bytes, code: str) -> None:
+def test_malicious_files_are_refused_in_other_processes(strict: Server, which: str, content: bytes, code: str) -> None:
     folder = strict.folder / "outputs" / ".state" / "inputs"
     files = {"audio": wav(), "image": png(), which: content}
     (folder / "secret.wav").write_bytes(wav())

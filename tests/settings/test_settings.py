@@ -117,6 +117,8 @@ def test_one_set_of_loading_flags(command: str, monkeypatch: pytest.MonkeyPatch)
     required = {"generate": ["--prompt", "p", "--audio", "a.wav"]}.get(command, [])
     flags = ["--dtype", "float32", "--vram-budget", "12GiB", "--vram-headroom", "2GiB", "--keep-bf16-blocks", "0,3-4"]
     flags += ["--lora", "a.safetensors", "--lora", "b.safetensors:0.5", "--no-prompt-cache", "--exact-passes"]
+    flags += ["--no-cuda-graphs"]
+    flags += ["--distilled-lora-strength", "0.8"]
     flags += ["--transformer-quantization", "int8", "--text-encoder-quantization", "int4"]
     monkeypatch.setenv("LTX_A2V_VRAM_HEADROOM", "3GiB")
     monkeypatch.setenv("LTX_A2V_DEVICE", "cpu")
@@ -128,12 +130,20 @@ def test_one_set_of_loading_flags(command: str, monkeypatch: pytest.MonkeyPatch)
         "vram_headroom": "2GiB",
         "keep_bf16_blocks": "0,3-4",
         "lora": ("a.safetensors", "b.safetensors:0.5"),
+        "distilled_lora_strength": 0.8,
         "prompt_cache": False,
         "exact_passes": True,
+        "cuda_graphs": False,
         "transformer_quantization": "int8",
         "text_encoder_quantization": "int4",
     }
     assert settings.budget == Budget("12GiB", 2 * 2**30)
+
+
+def test_an_environment_variable_turns_cuda_graphs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed().cuda_graphs
+    monkeypatch.setenv("LTX_A2V_CUDA_GRAPHS", "0")
+    assert not parsed().cuda_graphs
 
 
 def test_the_worker_loads_as_the_settings_say(tmp_path: Path) -> None:
@@ -152,6 +162,16 @@ def test_the_worker_loads_as_the_settings_say(tmp_path: Path) -> None:
     fields = set(ModelSettings.model_fields) - left_out
     assert told.model_dump(include=fields) == asked.model_dump(include=fields)
     assert told.model_paths == asked.model_paths
+
+
+def test_the_worker_is_told_that_the_checkpoint_is_distilled(tmp_path: Path) -> None:
+    asked = parsed("--model-dir", fake_engine(tmp_path)["LTX_A2V_MODEL_DIR"], "--distilled-checkpoint")
+    told = ModelSettings(**json.loads(json.dumps(asked.for_worker())))
+    assert told.model_paths == asked.model_paths
+    assert told.model_paths.distilled_lora is None
+    assert told.default_quality == "fast"
+    assert asked.model_bytes > 0
+    told.check()
 
 
 def test_several_loras_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +213,8 @@ def test_what_cannot_start(tmp_path: Path) -> None:
         parsed().check()
     with pytest.raises(InvalidInput, match="is not a folder"):
         parsed("--input-dir", str(tmp_path / "nowhere"), "--model-dir", str(tmp_path)).check()
+    with pytest.raises(InvalidInput, match="demo serves its own model, which is no distilled one"):
+        parsed("--demo", "--distilled-checkpoint").check()
     with pytest.raises(InvalidRequest, match="vram_budget 'much' is not an amount"):
         parsed("--vram-budget", "much").check()
     with pytest.raises(InvalidRequest, match="vram_headroom 'some' is not an amount"):

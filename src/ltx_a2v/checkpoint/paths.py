@@ -9,20 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx_a2v.errors import InvalidModel, named
+from ltx_a2v.settings.defaults import at_home
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelPaths:
-    """The three files and the text encoder folder that a model consists of."""
+    """The two or three files and the text encoder folder that a model consists of."""
 
     checkpoint: Path
     """Transformer, text connectors and VAEs, e.g. `ltx-2.3-22b-dev.safetensors`."""
-    distilled_lora: Path
-    """LoRA of stage 2, e.g. `ltx-2.3-22b-distilled-lora-384-1.1.safetensors`."""
+    distilled_lora: Path | None
+    """LoRA of stage 2, and of both stages in quality fast, e.g. `ltx-2.3-22b-distilled-lora-384-1.1.safetensors`. None
+    says that the checkpoint itself is distilled, which its file does not tell: only quality fast can be made then."""
     spatial_upsampler: Path
     """Latent x2 upsampler, e.g. `ltx-2.3-spatial-upscaler-x2-1.1.safetensors`."""
     gemma_root: Path
     """Hugging Face folder of the text encoder, e.g. `gemma-3-12b-it-qat-q4_0-unquantized`."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, at_home(Path(path)))
+
+    def __repr__(self) -> str:
+        """The folder, where all files are in one, and their names in it."""
+        paths = [str(getattr(self, name)) for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        folder = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100  `Path` follows links
+        return f"ModelPaths({', '.join(os.path.relpath(path, folder) for path in paths)} in {folder})"
 
     @classmethod
     def discover(
@@ -33,12 +47,14 @@ class ModelPaths:
         distilled_lora: str | Path | None = None,
         spatial_upsampler: str | Path | None = None,
         gemma_root: str | Path | None = None,
+        distilled_checkpoint: bool = False,
     ) -> ModelPaths:
-        """Find the files that are not given by name, in `model_dir` or up to two folders below.
+        """Find the files that are not given by name, in `model_dir` or up to two folders below. With
+        `distilled_checkpoint` no LoRA is looked for.
 
         Raises `InvalidModel` when a file is not found, or when several could be meant.
         """
-        folder = Path(model_dir)
+        folder = at_home(Path(model_dir))
         check_folder(folder, "model folder")
         weights = [path for depth in _DEPTHS for path in sorted(folder.glob(f"{depth}*.safetensors"))]
         loras = [path for path in weights if "distilled-lora" in path.name]
@@ -46,11 +62,13 @@ class ModelPaths:
         checkpoints = [path for path in weights if _is_checkpoint_name(path.name)]
 
         def given_or_only(given: str | Path | None, what: str, field: str, found: list[Path]) -> Path:
-            return Path(given) if given else _only(what, field, found, folder)
+            return at_home(Path(given)) if given else _only(what, field, found, folder)
 
         return cls(
             given_or_only(checkpoint, "checkpoint (ltx-*.safetensors)", "checkpoint_path", checkpoints),
-            given_or_only(
+            None
+            if distilled_checkpoint
+            else given_or_only(
                 distilled_lora, "distilled LoRA (*distilled-lora*.safetensors)", "distilled_lora_path", loras
             ),
             given_or_only(
@@ -64,8 +82,9 @@ class ModelPaths:
 
     def described(self) -> list[tuple[str, Path]]:
         """Every file with its name for errors."""
-        files = [(named("checkpoint_path"), self.checkpoint), (named("distilled_lora_path"), self.distilled_lora)]
-        files.append((named("spatial_upsampler_path"), self.spatial_upsampler))
+        files = [(named("checkpoint_path"), self.checkpoint), (named("spatial_upsampler_path"), self.spatial_upsampler)]
+        if self.distilled_lora is not None:
+            files.append((named("distilled_lora_path"), self.distilled_lora))
         return files + [(f"a file of {named('gemma_root')}", path) for path in sorted(self.gemma_root.glob("*"))]
 
 
@@ -100,7 +119,10 @@ def _gemma_folders(model_dir: Path) -> list[Path]:
 
 def _only(what: str, field: str, found: list[Path], model_dir: Path) -> Path:
     if not found:
-        raise InvalidModel(f"No {what} was found in {model_dir}; put it there or give its path with {named(field)}.")
+        raise InvalidModel(
+            f"No {what} was found in {model_dir}; put it there or give its path with {named(field)}; "
+            f"`ltx-a2v get --dir {model_dir}` says where to download it."
+        )
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(model_dir)) for path in found)
         raise InvalidModel(f"{model_dir} has more than one {what}: {names}; choose one with {named(field)}.")

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltx_a2v.cli.output import stdout, write_out
+from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, is_same_file
+from ltx_a2v.cli.parser import Parser
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.hardware.environment import prepare_libraries
-from ltx_a2v.settings.model import QUANTIZATION_MODES, TEXT_ENCODER_MODES, ModelSettings
+from ltx_a2v.settings.defaults import QUANTIZATIONS
+from ltx_a2v.settings.model import QUANTIZATION_MODES, TEXT_ENCODER_MODES, ModelSettings, check_name
+from ltx_a2v.settings.units import parse_blocks
 
 if TYPE_CHECKING:
     from ltx_a2v.conversion.report import ConversionReport
@@ -19,7 +23,20 @@ if TYPE_CHECKING:
 HELP = "write a checkpoint or the text encoder once as a quantization mode stores it"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+EXAMPLES = (
+    (
+        "half the file: it starts faster, and needs half the memory",
+        "quantize --checkpoint-path ltx-2.3-22b-dev.safetensors --transformer-quantization int8 "
+        "--output-path ltx-2.3-22b-dev-int8.safetensors",
+    ),
+    (
+        "a text encoder of a quarter of the bytes",
+        "quantize --gemma-root gemma-3-12b-it-qat-q4_0-unquantized --text-encoder int4 --output-path gemma-3-12b-int4",
+    ),
+)
+
+
+def add_flags(parser: Parser) -> None:
     checkpoint = parser.add_argument_group("a checkpoint")
     checkpoint.add_argument("--checkpoint-path", type=Path, help="the bf16 checkpoint")
     checkpoint.add_argument("--transformer-quantization", metavar="MODE", help=QUANTIZATION_MODES)
@@ -28,11 +45,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     encoder.add_argument(
         "--text-encoder", "--text-encoder-quantization", dest="text_encoder", metavar="MODE", help=TEXT_ENCODER_MODES
     )
+    add_overwrite_flag(parser)
     parser.add_argument(
         "--output-path",
         type=Path,
         required=True,
-        help="the .safetensors file to write, which replaces one that is there; a new folder for a text encoder",
+        help="the .safetensors file to write, or a new folder for a text encoder",
     )
     checkpoint.add_argument(
         "--keep-bf16-blocks",
@@ -51,6 +69,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.transformer_quantization is not None:
+        check_name("quantization mode", arguments.transformer_quantization, QUANTIZATIONS)
+    parse_blocks(arguments.keep_bf16_blocks)
+    sources = [path for path in (arguments.checkpoint_path, arguments.gemma_root) if path is not None]
+    if not any(is_same_file(arguments.output_path, path) for path in sources):  # which is refused later
+        check_free("output_path", arguments.output_path, arguments.overwrite)
     prepare_libraries()
 
     from ltx_a2v.cli.progress import show
@@ -68,7 +92,6 @@ def _work(arguments: argparse.Namespace) -> Work[ConversionReport]:
     """Raises `InvalidInput` where the flags are those of neither file, or of both."""
     from ltx_a2v.conversion.convert import quantize_file
     from ltx_a2v.conversion.text_encoder import quantize_text_encoder
-    from ltx_a2v.quantization import parse_blocks
     from ltx_a2v.session import choose_device
 
     output, measured = arguments.output_path, arguments.report is not None

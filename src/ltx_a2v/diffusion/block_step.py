@@ -17,9 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltx_a2v.diffusion.attention import KeyValue, attend, key_value, query, values_only
+from ltx_a2v.diffusion.attention import (
+    KeyValue,
+    attend,
+    key_value,
+    query,
+    query_each,
+    query_form,
+    source_form,
+    values_only,
+)
 from ltx_a2v.diffusion.block_plan import BlockPlan
-from ltx_a2v.kernels import add_gated, modulate, norm_and_modulate
+from ltx_a2v.diffusion.feed_forward import feed_forward, feed_forward_form
+from ltx_a2v.kernels import Activation, add_gated, add_gated_, modulate, norm_and_modulate
 from ltx_a2v.kernels.pointwise import Rope
 
 _Adaln = tuple[Tensor, ...]
@@ -72,7 +82,8 @@ def block_step(block: Any, state: BlockState, plan: BlockPlan) -> BlockState:
     """Take `state` through `block`, a `LTX2VideoTransformerBlock`.
 
     The state is changed and returned: each part replaces the video or the audio at once, so that the video at the start
-    of a block is not held until its end.
+    of a block is not held until its end. The tensors that were given stay as they are: the first sum of a block makes a
+    new tensor, and later ones are written over it.
     """
     for_video = _table(block.scale_shift_table, state.modulation.video)
     _video_self_attention(block, state, plan, for_video[0:3])
@@ -85,9 +96,9 @@ def block_step(block: Any, state: BlockState, plan: BlockPlan) -> BlockState:
     state.video = _copied(state.video, plan.cross_attention)
     if plan.audio is not None:
         _cross_attention(block, state, plan)
-    state.video = _feed_forward(block.ff, block.norm3, state.video, for_video[3:6], plan)
+    _feed_forward(block.ff, block.norm3, state.video, for_video[3:6], plan)
     if plan.audio_used:
-        state.audio = _feed_forward(block.audio_ff, block.audio_norm3, state.audio, for_audio[3:6], plan)
+        _feed_forward(block.audio_ff, block.audio_norm3, state.audio, for_audio[3:6], plan)
     return state
 
 
@@ -95,62 +106,65 @@ def audio_text_of(block: Any, text: Tensor, modulation: Modulation) -> KeyValue:
     """Keys and values of the audio's text [1, tokens, audio dim] in `block`: the same in every step, as the audio's
     timestep is always 0."""
     shift, scale = _table(block.audio_prompt_scale_shift_table, modulation.audio_text)
-    return key_value(block.audio_attn2, modulate(text, scale, shift))
+    attn = block.audio_attn2
+    return key_value(attn, modulate(text, scale, shift, source_form(attn)))
 
 
 def output_of(transformer: Any, video: Tensor, modulation: Modulation, plan: BlockPlan) -> Tensor:
     """Rows after the last block -> their velocities [rows, tokens, channels]."""
     table = transformer.scale_shift_table + modulation.output.unsqueeze(2)
     shift, scale = (part.unsqueeze(2) for part in table.unbind(2))
-    return _each_row(plan, lambda x: transformer.proj_out(modulate(transformer.norm_out(x), scale, shift)), video)
+    return _each_row(
+        plan, lambda x: transformer.proj_out(modulate(transformer.norm_out(x), scale, shift).tensor), video
+    )
 
 
 def _video_self_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    attn, rope = block.attn1, state.ropes.video
     shift, scale, gate = adaln
-    rope = state.ropes.video
-    normed = norm_and_modulate(block.norm1, state.video, scale, shift)
-    attending = normed[: plan.attending]
+    normed = norm_and_modulate(block.norm1, state.video, scale, shift, query_form(attn) | source_form(attn))
     state.video = _copied(state.video, plan.self_attention)
-    attended = [_each_row(plan, lambda x: attend(block.attn1, x, x, rope), attending)] if plan.attending else []
+    attended = [_each_row(plan, lambda x: attend(attn, x, x, rope), normed[: plan.attending])] if plan.attending else []
     if plan.values_of is not None:
-        attended.append(values_only(block.attn1, normed[plan.values_of : plan.values_of + 1]))
-    del normed, attending
+        attended.append(values_only(attn, normed[plan.values_of : plan.values_of + 1]))
+    del normed
     state.video = add_gated(state.video, attended[0] if len(attended) == 1 else torch.cat(attended), gate)
 
 
 def _video_text_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    attn = block.attn2
     shift, scale, gate = adaln
     state.video = _copied(state.video, plan.text_attention)
     text_shift, text_scale = _table(block.prompt_scale_shift_table, state.modulation.video_text)
-    texts = [
-        key_value(block.attn2, modulate(text, text_scale, text_shift))
+    together = [
+        key_value(attn, modulate(text, text_scale, text_shift, source_form(attn)))
         for text in (state.texts.split(1) if plan.exact else [state.texts])
     ]
-    key, value = (_picked(parts, plan.texts) for parts in zip(*texts, strict=True))
-    normed = norm_and_modulate(block.norm2, state.video, scale, shift)
-    attended = _each_row(plan, lambda x, k, v: query(block.attn2, x, (k, v)), normed, key, value)
-    state.video = add_gated(state.video, attended, gate)
+    texts = [alone for keys, values in together for alone in zip(keys.split(1), values.split(1), strict=True)]
+    normed = norm_and_modulate(block.norm2, state.video, scale, shift, query_form(attn))
+    attended = _each_row(plan, lambda x, of_row: query_each(attn, x, texts, of_row), normed, plan.texts)
+    add_gated_(state.video, attended, gate)
 
 
 def _audio_self_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
+    attn, rope = block.audio_attn1, state.ropes.audio
     shift, scale, gate = adaln
-    normed = norm_and_modulate(block.audio_norm1, state.audio, scale, shift)
-    attended = _each_row(plan, lambda x: attend(block.audio_attn1, x, x, state.ropes.audio), normed)
-    state.audio = add_gated(state.audio, attended, gate)
+    normed = norm_and_modulate(block.audio_norm1, state.audio, scale, shift, query_form(attn) | source_form(attn))
+    state.audio = add_gated(state.audio, _each_row(plan, lambda x: attend(attn, x, x, rope), normed), gate)
 
 
 def _audio_text_attention(block: Any, state: BlockState, plan: BlockPlan, adaln: _Adaln) -> None:
     assert state.audio_text is not None
     assert plan.audio is not None
+    attn, text = block.audio_attn2, state.audio_text
     shift, scale, gate = adaln
-    text = state.audio_text
-    normed = norm_and_modulate(block.audio_norm2, state.audio, scale, shift)
-    attended = _each_row(plan, lambda x: query(block.audio_attn2, x, text), normed)
-    state.audio = _copied(add_gated(state.audio, attended, gate), plan.audio)
+    normed = norm_and_modulate(block.audio_norm2, state.audio, scale, shift, query_form(attn))
+    add_gated_(state.audio, _each_row(plan, lambda x: query(attn, x, text), normed), gate)
+    state.audio = _copied(state.audio, plan.audio)
 
 
 def _cross_attention(block: Any, state: BlockState, plan: BlockPlan) -> None:
-    """Audio to video and video to audio, both from the states before either."""
+    """Video to audio and audio to video, both from the states before either: the video is written over last."""
     modulation, ropes = state.modulation, state.ropes
     v_table, a_table = block.video_a2v_cross_attn_scale_shift_table, block.audio_a2v_cross_attn_scale_shift_table
     v_scale, v_shift, v_scale_back, v_shift_back = _table(v_table[:4], modulation.video_cross)
@@ -159,35 +173,40 @@ def _cross_attention(block: Any, state: BlockState, plan: BlockPlan) -> None:
     (a_gate,) = _table(a_table[4:], modulation.audio_gate)
     v_norm, a_norm = block.audio_to_video_norm, block.video_to_audio_norm
 
-    alone, hearing = state.video[: plan.isolated], state.video[plan.isolated :]
+    hearing, audio = state.video[plan.isolated :], state.audio
+    rows = len(hearing)
+    if plan.audio_used:
+        attn = block.video_to_audio_attn
+        to_audio = _each_row(
+            plan,
+            lambda x, v: attend(attn, x, v, ropes.audio_cross, ropes.video_cross),
+            _as_rows(norm_and_modulate(a_norm, audio, a_scale_back, a_shift_back, query_form(attn)), rows),
+            norm_and_modulate(v_norm, hearing, v_scale_back, v_shift_back, source_form(attn)),
+        )
+        state.audio = add_gated(audio.expand(rows, -1, -1), to_audio, a_gate)
+    attn = block.audio_to_video_attn
     to_video = _each_row(
         plan,
-        lambda x, a: attend(block.audio_to_video_attn, x, a, ropes.video_cross, ropes.audio_cross),
-        norm_and_modulate(v_norm, hearing, v_scale, v_shift),
-        _as_rows(norm_and_modulate(a_norm, state.audio, a_scale, a_shift), hearing),
+        lambda x, a: attend(attn, x, a, ropes.video_cross, ropes.audio_cross),
+        norm_and_modulate(v_norm, hearing, v_scale, v_shift, query_form(attn)),
+        _as_rows(norm_and_modulate(a_norm, audio, a_scale, a_shift, source_form(attn)), rows),
     )
-    hearing_after = add_gated(hearing, to_video, v_gate)
-    state.video = torch.cat([alone, hearing_after]) if plan.isolated else hearing_after
-    if not plan.audio_used:
-        return
-    to_audio = _each_row(
-        plan,
-        lambda x, v: attend(block.video_to_audio_attn, x, v, ropes.audio_cross, ropes.video_cross),
-        _as_rows(norm_and_modulate(a_norm, state.audio, a_scale_back, a_shift_back), hearing),
-        norm_and_modulate(v_norm, hearing, v_scale_back, v_shift_back),
-    )
-    state.audio = add_gated(_as_rows(state.audio, hearing), to_audio, a_gate)
+    add_gated_(hearing, to_video, v_gate)
 
 
-def _feed_forward(layer: nn.Module, norm: nn.Module, x: Tensor, adaln: _Adaln, plan: BlockPlan) -> Tensor:
+def _feed_forward(layer: nn.Module, norm: nn.Module, x: Tensor, adaln: _Adaln, plan: BlockPlan) -> None:
+    """Written over `x`."""
     shift, scale, gate = adaln
-    return add_gated(x, _each_row(plan, layer, norm_and_modulate(norm, x, scale, shift)), gate)
+    normed = norm_and_modulate(norm, x, scale, shift, feed_forward_form(layer))
+    add_gated_(x, _each_row(plan, lambda x: feed_forward(layer, x), normed), gate)
 
 
-def _each_row(plan: BlockPlan, compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    if not plan.exact or rows[0].shape[0] == 1:
+def _each_row(plan: BlockPlan, compute: Callable[..., Tensor], *rows: Any) -> Tensor:
+    """`compute` of all rows at once, or of each row alone where the plan is exact."""
+    count = len(rows[0])
+    if not plan.exact or count == 1:
         return compute(*rows)
-    return torch.cat([compute(*row) for row in zip(*(t.split(1) for t in rows), strict=True)])
+    return torch.cat([compute(*(of_all[row : row + 1] for of_all in rows)) for row in range(count)])
 
 
 def _table(table: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -196,19 +215,15 @@ def _table(table: Tensor, values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _copied(x: Tensor, rows: tuple[int, ...]) -> Tensor:
-    """The rows of `x` with these numbers; `x` itself where they are all of them in order."""
-    return x if rows == tuple(range(x.shape[0])) else _picked([x], rows)
-
-
-def _picked(parts: tuple[Tensor, ...] | list[Tensor], rows: tuple[int, ...]) -> Tensor:
-    """Rows of tensors that follow each other, put together from views.
+    """The rows of `x` with these numbers, put together from views; `x` itself where they are all of them in order.
 
     A tensor of indices would be copied to the device, which would synchronise CPU and GPU in every block.
     """
-    views = [row for part in parts for row in part.split(1)]
-    return views[rows[0]] if len(rows) == 1 else torch.cat([views[row] for row in rows])
+    if rows == tuple(range(len(x))):
+        return x
+    return x[rows[0] : rows[0] + 1] if len(rows) == 1 else torch.cat([x[row : row + 1] for row in rows])
 
 
-def _as_rows(audio: Tensor, video: Tensor) -> Tensor:
+def _as_rows(audio: Activation, rows: int) -> Activation:
     """Before the first video-to-audio attention all rows share one audio."""
-    return audio.expand(video.shape[0], -1, -1)
+    return audio if len(audio) == rows else audio.expand(rows)

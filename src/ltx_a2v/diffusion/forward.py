@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from ltx_a2v.diffusion.attention import KeyValue
 from ltx_a2v.diffusion.block_plan import plan_stage
 from ltx_a2v.diffusion.block_step import BlockState, Modulation, Ropes, audio_text_of, block_step, output_of
+from ltx_a2v.diffusion.graphs import StageGraphs
 from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.diffusion.latents import LatentGrid
 
@@ -29,7 +31,7 @@ class StageInputs:
     grid: LatentGrid
     frame_rate: float
     mask: Tensor
-    """[1, frames, 1, 1]: each latent frame's factor on sigma."""
+    """[1, frames + appended, 1, 1]: the factor on sigma of each latent frame and each appended picture."""
     audio_tokens: Tensor
     """[1, T, audio channels], clean."""
     positive_text: Tensor
@@ -37,13 +39,16 @@ class StageInputs:
     negative_text: Tensor
     audio_text: Tensor
     """[1, text tokens, audio dim], positive."""
+    appended: tuple[int, ...] = ()
+    """The frame of the video at which each appended picture is shown."""
 
 
 class StageForward:
     """Velocities of some passes, or of all, for one stage.
 
     `blocks` gives the transformer's blocks in order, each ready to compute, once per call. With `exact_passes` every
-    row has its own GEMMs: equal to separate forwards, bit for bit, and slower.
+    row has its own GEMMs: equal to separate forwards, bit for bit, and slower. `graphs` replay blocks, with the same
+    bits.
     """
 
     def __init__(
@@ -54,8 +59,10 @@ class StageForward:
         perturbed_blocks: frozenset[int] = frozenset(),
         blocks: Callable[[], Iterable[Any]] | None = None,
         exact_passes: bool = False,
+        graphs: StageGraphs | None = None,
     ) -> None:
         self._transformer = transformer
+        self._graphs = graphs
         self._inputs = inputs
         self._blocks = blocks or (lambda: transformer.transformer_blocks)
         self._plan = plan_stage(passes, perturbed_blocks, len(transformer.transformer_blocks), exact_passes)
@@ -66,13 +73,22 @@ class StageForward:
 
     def velocities(self, latent: Tensor, sigma: Tensor) -> dict[Pass, Tensor]:
         """Packed latent [1, tokens, channels] at `sigma` -> velocity [1, tokens, channels] of every pass."""
-        state = self._start(latent, sigma)
+        state = self._through_blocks(self._start(latent, sigma))
         plans = self._plan.blocks
-        for index, block in enumerate(self._blocks()):
-            state.audio_text = self._audio_text_of(index, block, state.modulation)
-            state = block_step(block, state, plans[index])
         velocity = output_of(self._transformer, state.video, state.modulation, plans[-1])
         return {kind: velocity[i : i + 1] for i, row in enumerate(self._plan.rows) for kind in row}
+
+    def _through_blocks(self, state: BlockState) -> BlockState:
+        plans, graphs = self._plan.blocks, self._graphs
+        if graphs is not None:
+            state = graphs.begin_step(state, plans)
+        for index, block in enumerate(self._blocks()):
+            state.audio_text = self._audio_text_of(index, block, state.modulation)
+            run = block_step if graphs is None else partial(graphs.run, index)
+            state = run(block, state, plans[index])
+        if graphs is not None:
+            graphs.end_step()
+        return state
 
     def _start(self, latent: Tensor, sigma: Tensor) -> BlockState:
         return BlockState(
@@ -88,7 +104,8 @@ class StageForward:
         if self._plan.blocks[index].audio is None:
             return None
         if index not in self._audio_text:
-            self._audio_text[index] = audio_text_of(block, self._inputs.audio_text, modulation)
+            made = audio_text_of(block, self._inputs.audio_text, modulation)
+            self._audio_text[index] = made if self._graphs is None else self._graphs.keep(index, made)
         return self._audio_text[index]
 
 
@@ -97,6 +114,7 @@ def _make_ropes(transformer: Any, inputs: StageInputs) -> Ropes:
     video = transformer.rope.prepare_video_coords(
         1, grid.frames, grid.height, grid.width, device, fps=inputs.frame_rate
     )
+    video = torch.cat([video, *(_shown_at(frame, video, inputs) for frame in inputs.appended)], dim=2)
     audio = transformer.audio_rope.prepare_audio_coords(1, inputs.audio_tokens.shape[1], device)
     return Ropes(
         video=transformer.rope(video),
@@ -104,6 +122,14 @@ def _make_ropes(transformer: Any, inputs: StageInputs) -> Ropes:
         video_cross=transformer.cross_attn_rope(video[:, 0:1]),
         audio_cross=transformer.cross_attn_audio_rope(audio[:, 0:1]),
     )
+
+
+def _shown_at(frame: int, video: Tensor, inputs: StageInputs) -> Tensor:
+    """Coordinates [1, 3, tokens, 2] of a picture shown at `frame`: an ordinary latent frame's rows and columns, and the
+    time of this frame alone (reference: `VideoConditionByKeyframeIndex`)."""
+    shown = video[:, :, : inputs.grid.frame_tokens].clone()
+    shown[:, 0] = torch.tensor([frame, frame + 1], device=video.device) / inputs.frame_rate
+    return shown
 
 
 def _modulation(transformer: Any, inputs: StageInputs, sigma: Tensor, dtype: torch.dtype) -> Modulation:

@@ -36,6 +36,11 @@ def passes_of(guidance: Guidance) -> frozenset[Pass]:
     return frozenset(passes)
 
 
+def computes(step: int, guidance: Guidance) -> bool:
+    """Whether a step, counted from 0, runs the transformer (reference: `MultiModalGuider.should_skip_step`)."""
+    return step % (guidance.skip_step + 1) == 0
+
+
 UNGUIDED = Guidance(cfg=1.0, stg=0.0, stg_blocks=(), modality=1.0, rescale=0.0)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ltx_a2v.diffusion.forward import StageForward
-from ltx_a2v.diffusion.guidance import combine
+from ltx_a2v.diffusion.guidance import combine, computes
 from ltx_a2v.diffusion.latents import StageLatent
 from ltx_a2v.request import Guidance
 
@@ -20,10 +20,11 @@ def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance:
     """
     latent = start.noisy
     mask = start.per_token(start.mask)
-    for sigma, following in pairwise(sigmas):
-        velocities = forward.velocities(latent, sigma)
-        predictions = {kind: _x0(latent, velocity, mask * sigma) for kind, velocity in velocities.items()}
-        guided = combine(predictions, guidance)
+    for step, (sigma, following) in enumerate(pairwise(sigmas)):
+        if computes(step, guidance):  # else the last prediction is used again
+            velocities = forward.velocities(latent, sigma)
+            predictions = {kind: _x0(latent, velocity, mask * sigma) for kind, velocity in velocities.items()}
+            guided = combine(predictions, guidance)
         held = (guided * mask + start.clean.float() * (1 - mask)).to(guided.dtype)
         latent = _euler_step(latent, held, sigma, following)
         yield latent

@@ -23,5 +23,10 @@ def stage_1_sigmas(steps: int, schedule: Schedule) -> Tensor:
     return torch.cat([shifted, torch.zeros(1)])
 
 
+def distilled_sigmas(schedule: Schedule) -> Tensor:
+    """Of stage 1, for weights that were distilled or have the distilled LoRA."""
+    return torch.tensor(schedule.distilled)
+
+
 def stage_2_sigmas(schedule: Schedule) -> Tensor:
     return torch.tensor(schedule.stage_2)

@@ -58,6 +58,25 @@ def compute_capability(device: str) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
+def gpu_name(device: str | None) -> str | None:
+    """As `NVIDIA H100 80GB HBM3`; None without an NVIDIA GPU, or when the device is the CPU."""
+    nvml = None if device == "cpu" else _nvml()
+    if nvml is None:
+        return None
+    try:
+        return str(nvml.nvmlDeviceGetName(_handle(nvml, _index(device or "cuda"))))
+    except nvml.NVMLError:
+        return None
+
+
+def driver_version() -> str | None:
+    nvml = _nvml()
+    try:
+        return str(nvml.nvmlSystemGetDriverVersion()) if nvml else None
+    except nvml.NVMLError:
+        return None
+
+
 def _index(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 

@@ -6,25 +6,44 @@ launches limit the speed: a block of the real shapes launched over 200 kernels, 
 compute (H100, bf16).
 """
 
-from ltx_a2v.kernels.dispatch import fused, fused_on, planned_for, problem
+from ltx_a2v.kernels.activation import Activation, Form, Quantized
+from ltx_a2v.kernels.dispatch import device_of, fused, fused_on, planned_for, problem
 from ltx_a2v.kernels.pointwise import (
+    E4M3_MAX,
     add_gated,
+    add_gated_,
     gate_heads,
+    gelu_,
+    layout_of,
+    merge_low_rank,
     modulate,
     norm_and_modulate,
     norm_and_rotate,
+    norm_silu_and_pad,
+    pad_frames,
     quantize_rows,
     upcast_rows,
 )
 
 __all__ = [
+    "E4M3_MAX",
+    "Activation",
+    "Form",
+    "Quantized",
     "add_gated",
+    "add_gated_",
+    "device_of",
     "fused",
     "fused_on",
     "gate_heads",
+    "gelu_",
+    "layout_of",
+    "merge_low_rank",
     "modulate",
     "norm_and_modulate",
     "norm_and_rotate",
+    "norm_silu_and_pad",
+    "pad_frames",
     "planned_for",
     "problem",
     "quantize_rows",

@@ -19,24 +19,28 @@ SWITCH = "LTX_A2V_FUSED"
 CAPABILITY = (8, 9)
 """The oldest GPUs whose Triton reads e4m3 (Ada); older ones take the plain forms."""
 
-_planned: ContextVar[bool] = ContextVar("_planned", default=False)
+_planned: ContextVar[torch.device | None] = ContextVar("_planned", default=None)
 
 
 def fused_on(x: Tensor) -> bool:
     """Whether `x` goes through a Triton kernel; on `meta`, whether it would on the device that is planned for."""
-    if x.is_meta:
-        return x.dtype == torch.bfloat16 and _planned.get()
     return fused(x.device, x.dtype)
 
 
 def fused(device: torch.device, dtype: torch.dtype) -> bool:
+    device = device_of(device)
     return device.type == "cuda" and dtype == torch.bfloat16 and problem(device) is None
+
+
+def device_of(device: torch.device) -> torch.device:
+    """`device`; for `meta`, the device that is planned for."""
+    return _planned.get() or device if device.type == "meta" else device
 
 
 @contextmanager
 def planned_for(device: torch.device) -> Iterator[None]:
     """Within this context, tensors on `meta` use the form that they would use on `device`."""
-    token = _planned.set(fused(device, torch.bfloat16))
+    token = _planned.set(device)
     try:
         yield
     finally:

@@ -11,24 +11,30 @@ import struct
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidImage, named
 from ltx_a2v.settings.defaults import MAX_IMAGE_ASPECT, MAX_IMAGE_PIXELS, REDUCED_IMAGE_PIXELS
 
+if TYPE_CHECKING:  # torch is imported by what makes tensors: mistakes are answered before that
+    from torch import Tensor
+
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO")
 """The Pillow formats that are accepted: EPS and similar ones would start other programs."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag; from 5 on the picture lies on its side."""
 
 
 def decode_image(path: Path, crf: int) -> Tensor:
     """[H, W, 3] uint8 sRGB, after H.264 at `crf` (0: as it is). Raises `InvalidImage`."""
+    import torch
+
     pixels = _decode(path)
     if crf > 0 and min(pixels.shape[:2]) >= 2:
         pixels = _through_h264(pixels, crf, path)
@@ -37,6 +43,8 @@ def decode_image(path: Path, crf: int) -> Tensor:
 
 def fit_image(pixels: Tensor, width: int, height: int) -> Tensor:
     """[H, W, 3] uint8 -> [1, 3, 1, height, width] float32 in [-1, 1]: scaled to cover the frame and centre-cropped."""
+    from torch.nn import functional as F
+
     source_height, source_width, _ = pixels.shape
     scale = max(height / source_height, width / source_width)
     size = (math.ceil(source_height * scale), math.ceil(source_width * scale))
@@ -46,6 +54,28 @@ def fit_image(pixels: Tensor, width: int, height: int) -> Tensor:
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     image = image[:, :, top : top + height, left : left + width]
     return (image / 127.5 - 1).unsqueeze(2)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as a viewer shows it, from the header. Raises `InvalidImage`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path) as image:
+                _check_size(image, path)
+                sideways = image.getexif().get(ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError:
+        raise InvalidImage(_too_large(path)) from None
+    except InvalidImage:
+        raise
+    except Exception as error:  # as in `_decode`
+        raise InvalidImage(f"The image {path} is damaged ({_reason(error)}); save it again or give another.") from error
+    return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+def check_image(path: Path) -> None:
+    """Decode the file and keep nothing. Raises `InvalidImage`, as `decode_image` would."""
+    _decode(path)
 
 
 def _decode(path: Path) -> npt.NDArray[np.uint8]:

@@ -1,41 +1,35 @@
-"""LoRA as y = base(x) + up(down(x)), never merged into the base, so that it works with every format of the base.
+"""The factors of LoRA files, as networks of their own beside the transformer, whose stored weights never change.
 
-The factors of a file are a separate network, with one block per block of the transformer, so that they are loaded, kept
-and streamed like any other network.
+They have one block per block of the transformer, so that they are loaded, kept and streamed like any other network.
+How a layer computes with its factors is decided in `quantization/apply.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.networks.transformer import BLOCKS
+from ltx_a2v.quantization.apply import adapted
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader, Unchanged
 
 DISTILLED_LORA = "distilled"
-"""The name of the network that holds the factors of stage 2's LoRA."""
+"""The name of the network that holds the factors of the distilled LoRA, which a distilled checkpoint lacks."""
 
 
 class Adapter(nn.Module):
-    """The factors of one layer, added to its output by a forward hook: the layer may be of any kind."""
+    """The factors of one layer, which may be of any format."""
 
     def __init__(self, down: tuple[int, ...], up: tuple[int, ...]) -> None:
         super().__init__()
         self.down = nn.Parameter(torch.empty(down), requires_grad=False)  # [rank, in]
         self.up = nn.Parameter(torch.empty(up), requires_grad=False)  # [out, rank], strength included
-
-    def add(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """In place: at full size the sum is as large as all other activations of a feed-forward."""
-        narrow = F.linear(inputs[0], self.down).flatten(0, -2)  # [tokens, rank]
-        return output.flatten(0, -2).addmm_(narrow, self.up.t()).view_as(output)
 
 
 class Adapters(nn.Module):
@@ -54,14 +48,12 @@ class Adapters(nn.Module):
     @contextmanager
     def attached(self, transformer: nn.Module) -> Iterator[None]:
         """Adapt the transformer while the context lasts."""
-        hooks: list[Any] = []
-        try:
-            for layer, adapter in self._layers.items():
-                hooks.append(transformer.get_submodule(layer).register_forward_hook(adapter.add))
+        with ExitStack() as stack:
+            for name, adapter in self._layers.items():
+                layer = transformer.get_submodule(name)
+                assert isinstance(layer, nn.Linear)
+                stack.enter_context(adapted(layer, adapter))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def adapters_loader(file: LoraFile, num_blocks: int, dtype: torch.dtype) -> TensorLoader:
@@ -94,4 +86,5 @@ def _home(layer: str) -> str:
 
 
 def _key(layer: str) -> str:
-    return layer.replace(".", "/")
+    """Within its home, so that blocks with the same adapters have the same names."""
+    return layer.removeprefix(f"{_home(layer)}.").replace(".", "/")

@@ -1,4 +1,4 @@
-"""Opens and checks the four files of a model, and assigns their tensors to networks.
+"""Opens and checks the files of a model, and assigns their tensors to networks.
 
 Only headers are read here, so a wrong file is found in milliseconds and before any memory is allocated.
 """
@@ -36,7 +36,8 @@ class ModelFiles:
     audio_encoder: Entries
     upsampler: Entries
     upsampler_arguments: Mapping[str, Any]
-    distilled_lora: LoraFile
+    distilled_lora: LoraFile | None
+    """None where the checkpoint itself is distilled."""
     gemma: GemmaFiles
 
     @classmethod
@@ -44,6 +45,7 @@ class ModelFiles:
         """Raises `InvalidModel` for whatever is wrong with any of the files."""
         checkpoint = SafetensorsFile.open(paths.checkpoint)
         config = open_config(checkpoint)
+        lora = paths.distilled_lora
         upsampler = SafetensorsFile.open(paths.spatial_upsampler)
         split = split_checkpoint(checkpoint, config)
         encoder = config.version.text_encoder
@@ -57,7 +59,7 @@ class ModelFiles:
             **split,
             upsampler=upsampler.tensors,
             upsampler_arguments=_upsampler_arguments(upsampler, config.version),
-            distilled_lora=LoraFile.open(paths.distilled_lora, config.version.keys.lora),
+            distilled_lora=None if lora is None else LoraFile.open(lora, config.version.keys.lora),
             gemma=gemma,
         )
 

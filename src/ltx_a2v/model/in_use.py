@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from ltx_a2v.diffusion.graphs import StageGraphs
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.versions import ModelConfig
 
-Blocks = Callable[[], Iterable[Any]]
-"""One sweep: the transformer's blocks in order, each ready to compute until the next one is requested."""
+
+@dataclass(frozen=True)
+class Blocks:
+    """The transformer's blocks during one stage."""
+
+    sweep: Callable[[], Iterable[Any]]
+    """The blocks in order, each ready to compute until the next one is requested."""
+    graphs: StageGraphs | None = None
+    """CUDA graphs of the blocks, where they are used."""
 
 
 class LoadedTransformer(Protocol):
@@ -47,11 +56,11 @@ class ModelInUse(Protocol):
     def connectors(self, texts: int) -> AbstractContextManager[Any]:
         """The text connectors, to be called `texts` times."""
 
-    def transformer(self) -> AbstractContextManager[LoadedTransformer]:
-        """The transformer, for both stages."""
+    def transformer(self, distilled: bool = False) -> AbstractContextManager[LoadedTransformer]:
+        """The transformer, for both stages; with the distilled LoRA where both use it, so that it is loaded once."""
 
     def adapted(self, transformer: Any, distilled: bool, sweeps: int) -> AbstractContextManager[Blocks]:
-        """The transformer's blocks with the style LoRAs, and in stage 2 the distilled one, for `sweeps` sweeps."""
+        """The transformer's blocks with the style LoRAs, and the distilled one where wanted, for `sweeps` sweeps."""
 
     def latent_statistics(self) -> ChannelStatistics:
         """Of the video VAE's latents."""

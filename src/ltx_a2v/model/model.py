@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.config import usable_config
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.lora import LoraFile
+from ltx_a2v.diffusion.graphs import BlockGraphs, graphs_for
 from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_loader
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.placed import PlacedModel
@@ -44,6 +45,8 @@ class Model:
     on_meta: Mapping[str, nn.Module]
     """Every network's module without memory, to plan with; nothing is ever loaded into these."""
     networks: Mapping[str, Network]
+    graphs: BlockGraphs | None = None
+    """CUDA graphs of the transformer's blocks; None where they are off, or without a GPU."""
 
     @classmethod
     def open(
@@ -54,8 +57,9 @@ class Model:
         Raises `InvalidModel` or `InvalidMode` when the files do not hold what the options want.
         """
         options = options or LoadOptions()
+        wanted = options.transformer_quantization
         transformer_policy, connectors_policy = choose_policies(
-            options.transformer_quantization,
+            None if wanted in ("auto", "file") else wanted,  # "auto" begins with the file's own: `A2VPipeline` decides
             options.keep_bf16_blocks,
             files.paths.checkpoint,
             files.stored,
@@ -72,7 +76,7 @@ class Model:
         for policy in (transformer_policy, text_policy):
             policy.check_device(device)
         loras = _open_loras(files, options)
-        loaders = _make_loaders(files, dtype, transformer_policy, connectors_policy, text_policy, loras)
+        loaders = _make_loaders(files, device, dtype, transformer_policy, connectors_policy, text_policy, loras)
         on_meta = _checked_modules(files, loaders, loras)
         networks = {name: Network(loader, device) for name, loader in loaders.items()}
         return cls(
@@ -86,6 +90,7 @@ class Model:
             loaders,
             on_meta,
             networks,
+            graphs_for(device) if options.cuda_graphs else None,
         )
 
     @property
@@ -96,6 +101,10 @@ class Model:
     def style_loras(self) -> tuple[str, ...]:
         return tuple(name for name in self.loaders if name.startswith("lora "))
 
+    def loras(self, distilled: bool) -> tuple[str, ...]:
+        """The networks of the LoRAs to apply, in order; none for a distilled checkpoint without style LoRAs."""
+        return self.style_loras + (DISTILLED_LORA,) * (distilled and DISTILLED_LORA in self.loaders)
+
     @cached_property
     def sizes(self) -> Mapping[str, Sizes]:
         return {name: _sizes_of(loader, self.on_meta[name]) for name, loader in self.loaders.items()}
@@ -105,9 +114,15 @@ class Model:
         """Bytes of host memory that copies of weights take now."""
         return sum(network.host_bytes for network in self.networks.values())
 
-    def within(self, placements: Mapping[str, Placement]) -> PlacedModel:
-        """This model with its weights where a plan's placements say."""
-        return PlacedModel(self, placements)
+    def within(self, placements: Mapping[str, Placement], graphs: Hashable = None) -> PlacedModel:
+        """This model with its weights where a plan's placements say.
+
+        `graphs`: the shape of video for which CUDA graphs may be captured; None for no graphs. Those of another
+        shape are released.
+        """
+        if self.graphs is not None:
+            self.graphs.only_for(graphs)
+        return PlacedModel(self, placements, None if graphs is None else self.graphs)
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Free the device's memory; with "nothing", the host's too."""
@@ -118,14 +133,17 @@ class Model:
 
 
 def _open_loras(files: ModelFiles, options: LoadOptions) -> dict[str, LoraFile]:
-    """The style LoRAs in the order given, then the distilled one."""
+    """The style LoRAs in the order given, then the distilled one, if the checkpoint needs it."""
     keys = files.config.version.keys.lora
     styles = {f"lora {i}": LoraFile.open(lora.path, keys, lora.strength) for i, lora in enumerate(options.loras)}
-    return {**styles, DISTILLED_LORA: files.distilled_lora}
+    if files.distilled_lora is None:
+        return styles
+    return {**styles, DISTILLED_LORA: replace(files.distilled_lora, strength=options.distilled_lora_strength)}
 
 
 def _make_loaders(
     files: ModelFiles,
+    device: torch.device,
     dtype: torch.dtype,
     transformer_policy: QuantizationPolicy,
     connectors_policy: QuantizationPolicy,
@@ -137,6 +155,7 @@ def _make_loaders(
     encoder, decoder = video_vae.encoder_entries(files.video_vae), video_vae.decoder_entries(files.video_vae)
     connectors = text.connectors_blueprint(config, text.hidden_state_count(files.gemma), files.connectors)
     denoiser = transformer.transformer_blueprint(config, files.transformer)
+    decoder_layout = video_vae.best_layout(device)
 
     def plain(name: str, make: Callable[[], nn.Module], entries: Entries, key_map: KeyMap) -> TensorLoader:
         return TensorLoader(Blueprint(name, make, entries, key_map), dtype)
@@ -158,7 +177,9 @@ def _make_loaders(
             files.upsampler,
             keys.upsampler,
         ),
-        "video_decoder": plain("video decoder", lambda: video_vae.build_video_decoder(config), decoder, vae_keys),
+        "video_decoder": plain(
+            "video decoder", lambda: video_vae.build_video_decoder(config, decoder_layout), decoder, vae_keys
+        ),
         **{name: adapters_loader(file, config.num_layers, dtype) for name, file in loras.items()},
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
+from ltx_a2v.diffusion.graphs import BlockGraphs, StageGraphs
 from ltx_a2v.hardware.host_memory import host_memory_available
-from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
@@ -31,9 +31,12 @@ CACHED_SHARE = 0.5
 class PlacedModel:
     """Loads each network when it is used, by its placement; without one it is loaded from the file."""
 
-    def __init__(self, model: Model, placements: Mapping[str, Placement]) -> None:
+    def __init__(self, model: Model, placements: Mapping[str, Placement], graphs: BlockGraphs | None = None) -> None:
         self._model = model
         self._placements = placements
+        self._graphs = graphs
+        self._held: dict[str, BlockStream] = {}
+        """LoRAs that are loaded as long as the transformer."""
 
     @property
     def device(self) -> torch.device:
@@ -69,20 +72,40 @@ class PlacedModel:
             yield module
 
     @contextmanager
-    def transformer(self) -> Iterator[BlockStream]:
-        with self._load("transformer") as loaded:
+    def transformer(self, distilled: bool = False) -> Iterator[BlockStream]:
+        with ExitStack() as stack:
+            loaded = stack.enter_context(self._load("transformer"))
+            for name in self._model.loras(distilled) if distilled else ():
+                self._held[name] = stack.enter_context(self._load(name))
+            stack.callback(self._held.clear)
             yield loaded
 
     @contextmanager
     def adapted(self, transformer: BlockStream, distilled: bool, sweeps: int) -> Iterator[Blocks]:
-        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
+        names = self._model.loras(distilled)
         with ExitStack() as stack:
-            adapters = [stack.enter_context(self._load(name)) for name in names]
+            adapters = [self._held.get(name) or stack.enter_context(self._load(name)) for name in names]
             for adapter in adapters:
                 stack.enter_context(adapter.module.attached(transformer.module))
             for loaded in (transformer, *adapters):
                 loaded.begin(sweeps)
-            yield lambda: sweep_together(transformer, *adapters)
+            graphs = stack.enter_context(self._stage_graphs(names, transformer, *adapters))
+            yield Blocks(lambda: sweep_together(transformer, *adapters), graphs)
+
+    @contextmanager
+    def _stage_graphs(self, adapters: Sequence[str], *networks: BlockStream) -> Iterator[StageGraphs | None]:
+        """Graphs are kept between stages and requests where all weights that they compute with are."""
+        graphs = self._graphs
+        if graphs is None or graphs.refused or self.exact_passes:
+            yield None
+            return
+        for network in networks:
+            network.before_close = graphs.release
+        try:
+            yield graphs.stage(tuple(adapters), lambda index: tuple(network.place_of(index) for network in networks))
+        finally:
+            if any(self._placement(name).home != "device" for name in ("transformer", *adapters)):
+                graphs.release()
 
     def latent_statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))
@@ -117,8 +140,8 @@ class PlacedModel:
         return readings
 
     def _in_order_of_use(self) -> list[str]:
-        styles = self._model.style_loras
-        return ["audio_encoder", "video_encoder", "transformer", *styles, DISTILLED_LORA, "upsampler", "video_decoder"]
+        loras = self._model.loras(distilled=True)
+        return ["audio_encoder", "video_encoder", "transformer", *loras, "upsampler", "video_decoder"]
 
     def preload(self) -> None:
         """Load every network to the home of its placement."""
@@ -128,8 +151,11 @@ class PlacedModel:
 
     @contextmanager
     def _load(self, name: str) -> Iterator[BlockStream]:
-        with self._model.networks[name].use(self._placements.get(name, Placement())) as loaded:
+        with self._model.networks[name].use(self._placement(name)) as loaded:
             yield loaded
+
+    def _placement(self, name: str) -> Placement:
+        return self._placements.get(name, Placement())
 
     def _statistic(self, name: str) -> Tensor:
         return read_tensor(self._model.files.video_vae[name]).to(self.device, self.dtype)

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
@@ -17,6 +16,7 @@ from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import LTX2TextConnectors
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.versions import ModelConfig
 

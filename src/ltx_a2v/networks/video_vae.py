@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.entries import Entries
+from ltx_a2v.kernels import layout_of
+from ltx_a2v.networks import video_decoder
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import AutoencoderKLLTX2Video
 from ltx_a2v.networks.tiling import Span, spatial_spans, temporal_spans
-from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.versions import ModelConfig, Tiling
 
 
@@ -79,15 +80,26 @@ class VideoDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Normalised [1, C, F', H', W'] -> [1, 3, F, H, W] in about [-1, 1]."""
         statistics = ChannelStatistics(self.latents_mean, self.latents_std)
-        return self.decoder(statistics.denormalize(latent))
+        layout = layout_of(self.decoder.conv_in.conv.weight)
+        return video_decoder.decode(self.decoder, statistics.denormalize(latent).contiguous(memory_format=layout))
 
 
 def build_video_encoder(config: ModelConfig) -> VideoEncoder:
     return on_meta(VideoEncoder, config=config)
 
 
-def build_video_decoder(config: ModelConfig) -> VideoDecoder:
-    return on_meta(VideoDecoder, config=config)
+def build_video_decoder(config: ModelConfig, layout: torch.memory_format = torch.contiguous_format) -> VideoDecoder:
+    """`layout`: of the convolutions' weights, which decides that of the activations."""
+    decoder = on_meta(VideoDecoder, config=config)
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.contiguous(memory_format=layout)
+    return decoder
+
+
+def best_layout(device: torch.device) -> torch.memory_format:
+    """cuDNN's bfloat16 kernels read channels-last memory, and convert any other before and after each convolution."""
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
 def encoder_entries(video_vae: Entries) -> Entries:
@@ -96,14 +108,6 @@ def encoder_entries(video_vae: Entries) -> Entries:
 
 def decoder_entries(video_vae: Entries) -> Entries:
     return {name: entry for name, entry in video_vae.items() if not name.startswith("encoder.")}
-
-
-def decode_frames(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
-    """Decode [1, C, F', H', W'] and yield 8-bit frames [n, H, W, 3] on the CPU, first to last."""
-    for piece in decode_pieces(decoder, latent, tiling):
-        frames = to_8_bit(piece)
-        del piece  # before the next is made
-        yield frames
 
 
 def decode_pieces(decoder: VideoDecoder, latent: Tensor, tiling: Tiling) -> Iterator[Tensor]:
@@ -172,18 +176,3 @@ def _fade_in(edge: Tensor, following: Tensor, fade: Tensor, axis: int) -> None:
     """Blend `edge` into `following`, which covers the same pixels, in place; `fade` is the weight of `following`."""
     weights = fade.view([-1 if i == axis else 1 for i in range(edge.ndim)])
     torch.lerp(edge, following, weights, out=following)
-
-
-def to_8_bit(frames: Tensor) -> Tensor:
-    """[1, 3, n, H, W] in [-1, 1] -> uint8 [n, H, W, 3] in host memory, with one frame's temporaries."""
-    count, height, width = frames.shape[2:]
-    with on_host():
-        host = torch.empty(count, height, width, 3, dtype=torch.uint8, device="meta" if frames.is_meta else "cpu")
-    for index, frame in enumerate(frames[0].unbind(1)):
-        host[index].copy_(levels(frame))
-    return host
-
-
-def levels(frame: Tensor) -> Tensor:
-    """[3, H, W] in [-1, 1] -> uint8 [H, W, 3]."""
-    return ((frame.float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous()

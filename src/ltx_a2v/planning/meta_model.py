@@ -9,13 +9,48 @@ from typing import Any
 
 import torch
 
-from ltx_a2v.model.adapters import DISTILLED_LORA
+from ltx_a2v.diffusion.graphs import BlockGraphs, Work
 from ltx_a2v.model.in_use import Blocks
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.residency.ledger import Ledger, on_host
+from ltx_a2v.residency.stream import Place
 from ltx_a2v.versions import ModelConfig
 
 META = torch.device("meta")
+
+
+class MetaCapturer:
+    """Counts the pool: what captured work allocates while it runs, the largest of all."""
+
+    def __init__(self) -> None:
+        self._pool = torch.empty(0, dtype=torch.uint8, device=META)
+
+    @property
+    def nbytes(self) -> int:
+        return self._pool.nbytes
+
+    def prepare(self) -> None:
+        pass
+
+    def capture(self, work: Work) -> Work:
+        with on_host(), Ledger() as ledger:
+            work()
+        if ledger.peak > self.nbytes:
+            self.release()
+            self._pool = torch.empty(ledger.peak, dtype=torch.uint8, device=META)
+        return _nothing
+
+    def release(self) -> None:
+        self._pool = torch.empty(0, dtype=torch.uint8, device=META)
+
+
+def _nothing() -> None:
+    """Replayed: a graph allocates nothing."""
+
+
+ANY_SLOT = Place(0, 0)
+"""Of every block: where blocks are streamed, the audio's text has one more buffer."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +67,10 @@ class MetaModel:
 
     device = META
 
-    def __init__(self, model: Model, sampled_blocks: int) -> None:
+    def __init__(self, model: Model, sampled_blocks: int, graphs: BlockGraphs | None = None) -> None:
         self._model = model
         self._sampled_blocks = sampled_blocks
+        self._graphs = graphs
         self.dtype = model.dtype
         self.exact_passes = model.options.exact_passes
 
@@ -53,18 +89,19 @@ class MetaModel:
         return self.use("connectors")
 
     @contextmanager
-    def transformer(self) -> Iterator[MetaTransformer]:
+    def transformer(self, distilled: bool = False) -> Iterator[MetaTransformer]:  # noqa: ARG002
         module: Any = self._model.on_meta["transformer"]
         yield MetaTransformer(module, module.transformer_blocks[: self._sampled_blocks])
 
     @contextmanager
     def adapted(self, transformer: MetaTransformer, distilled: bool, sweeps: int) -> Iterator[Blocks]:  # noqa: ARG002
-        names = [*self._model.style_loras, *([DISTILLED_LORA] if distilled else [])]
         with ExitStack() as stack:
+            names = self._model.loras(distilled)
             for name in names:
                 adapters: Any = self._model.on_meta[name]
                 stack.enter_context(adapters.attached(transformer.module))
-            yield lambda: transformer.sample
+            graphs = self._graphs.stage(tuple(names), lambda _: (ANY_SLOT,)) if self._graphs else None
+            yield Blocks(lambda: transformer.sample, graphs)
 
     def latent_statistics(self) -> ChannelStatistics:
         shape = self._model.files.video_vae["latents_mean"].shape

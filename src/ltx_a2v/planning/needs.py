@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ltx_a2v import pipeline as method
+from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED
-from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.diffusion.latents import HeldPicture
+from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
@@ -24,8 +26,8 @@ from ltx_a2v.networks import text
 from ltx_a2v.networks.text import Context
 from ltx_a2v.phases import Work
 from ltx_a2v.pipeline import Conditions, Stage
-from ltx_a2v.planning.meta_model import META, MetaModel
-from ltx_a2v.planning.plan import PhaseNeed
+from ltx_a2v.planning.meta_model import META, MetaCapturer, MetaModel
+from ltx_a2v.planning.plan import GraphsNeed, PhaseNeed
 from ltx_a2v.prompts.encoder import run_connectors
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
@@ -37,21 +39,29 @@ TWO_STEPS = torch.tensor([1.0, 0.5, 0.25])
 FEW_NUMBERS = 2**14
 """Bytes allowed for sigmas, weights of blending and other tensors of a few numbers, which phases make as they go."""
 WORKSPACES = 128 * 2**20
-"""Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases."""
+"""Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases. The stream
+on which graphs are captured has one more of cuBLAS, as large."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
-"""Bytes allowed for cuDNN while decoding, in addition: an H100 took 0.78 GiB more than predicted at 768x512."""
+"""Bytes allowed for cuDNN while decoding, in addition: in contiguous memory an H100 took 0.78 GiB more than predicted
+at 768x512. Only computing shows what cuDNN takes, and a plan computes nothing; `scripts/bench_decode.py` does."""
 
 
 @torch.inference_mode()
 def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
     """The phases in order, for a request of that shape."""
     on_gpu = model.device.type == "cuda"
-    phases = _MetaPhases(model, shape)
+    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS), shape)
     common = _kept_between_phases(model, shape) + FEW_NUMBERS + (WORKSPACES if on_gpu else 0)
     styles = model.style_loras
+    distilled = tuple(name for name in (DISTILLED_LORA,) if name in model.loaders)
+    both_stages = (*distilled, *styles) if shape.quality == "fast" else ()
 
     def need(name: str, networks: tuple[str, ...], run: Callable[[], object], more: int = 0) -> PhaseNeed:
         return PhaseNeed(name, networks, _peak_of(run) + common + more)
+
+    def stage(name: str, networks: tuple[str, ...], run: Callable[[], object]) -> PhaseNeed:
+        plain = need(name, networks, run, cache)
+        return replace(plain, graphs=_graphs_need(model, shape, name, plain.activations - common - cache, cache))
 
     cache = _audio_text_cache(model)
     gemma = PhaseNeed("text_encoder", ("text_encoder",), _gemma_activations(model.files, model.dtype))
@@ -60,11 +70,21 @@ def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
         need("connectors", ("connectors",), phases.connect),
         need("encode_audio", ("audio_encoder",), phases.encode_sound),
         need("encode_image", ("video_encoder",), phases.encode_pictures),
-        need("stage_1", ("transformer", *styles), phases.stage_1, cache),
-        need("upsample", ("transformer", "upsampler"), phases.upsample),
-        need("stage_2", ("transformer", DISTILLED_LORA, *styles), phases.stage_2, cache),
+        stage("stage_1", ("transformer", *(both_stages or styles)), phases.stage_1),
+        need("upsample", ("transformer", *both_stages, "upsampler"), phases.upsample),
+        stage("stage_2", ("transformer", *distilled, *styles), phases.stage_2),
         need("decode", ("video_decoder",), phases.decode, CONVOLUTION_WORKSPACE if on_gpu else 0),
     ]
+
+
+def _graphs_need(model: Model, shape: VideoShape, stage: str, without: int, cache: int) -> GraphsNeed:
+    """What a stage needs more with CUDA graphs than the peak `without`, and what they keep, the `cache` included."""
+    if model.graphs is None:
+        return GraphsNeed()
+    graphs = BlockGraphs(MetaCapturer())
+    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS, graphs), shape)
+    peak = _peak_of(getattr(phases, stage))
+    return GraphsNeed(max(peak - without, 0), graphs.nbytes + cache)
 
 
 def _peak_of(run: Callable[[], object]) -> int:
@@ -91,18 +111,19 @@ class _MetaPhases:
     """The method's phases on `meta`. Their inputs are made here, outside of the ledger; `_kept_between_phases` counts
     them."""
 
-    def __init__(self, model: Model, shape: VideoShape) -> None:
+    def __init__(self, model: Model, in_use: MetaModel, shape: VideoShape) -> None:
         self._files = model.files
         version = model.config.version
         self._tokens, channels = version.text_encoder.tokens, version.latents.channels
         self._shape = shape
-        self._model = MetaModel(model, SAMPLED_BLOCKS)
+        self._model = in_use
         self._request = GenerationRequest(prompt="", audio=Path())
         self._half, self._full = (self._empty(1, channels, *astuple(shape.grid(scale))) for scale in (2, 1))
         video, audio = model.config.widths
         context = Context(self._empty(1, self._tokens, video), self._empty(1, self._tokens, audio))
         sound = self._empty(1, shape.audio_tokens, version.latents.audio_channels)
-        self._conditions = Conditions(context, context, sound, {})
+        pictures = {scale: self._held_pictures(channels, scale) for scale in (2, 1)}
+        self._conditions = Conditions(context, context, sound, pictures)
 
     def connect(self) -> object:
         """The connectors for one prompt, while the hidden states of the other are kept."""
@@ -121,14 +142,13 @@ class _MetaPhases:
 
     def encode_pictures(self) -> object:
         shape = self._shape
-        sizes = {scale: (shape.height // scale, shape.width // scale) for scale in (2, 1) if shape.has_image}
-        pictures = {scale: self._empty(1, 3, 1, *size) for scale, size in sizes.items()}
-        return method.encode_pictures(self._model, pictures)
+        pixels = {scale: self._empty(1, 3, 1, shape.height // scale, shape.width // scale) for scale in (2, 1)}
+        return method.encode_pictures(self._model, [FittedPicture(frame, 1.0, pixels) for frame in shape.pictures])
 
     def stage_1(self) -> object:
         perturbed = (1,) if self._shape.guidance.stg_blocks else ()
-        guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed})
-        return self._denoise(Stage("stage_1", 2, TWO_STEPS, 1.0, guidance, distilled=False), None)
+        guidance = self._shape.guidance.model_copy(update={"stg_blocks": perturbed, "skip_step": 0})
+        return self._denoise(Stage("stage_1", 2, TWO_STEPS, 1.0, guidance, self._shape.quality == "fast"), None)
 
     def upsample(self) -> object:
         return method.upsample_latent(self._model, self._half)
@@ -142,20 +162,26 @@ class _MetaPhases:
 
     def _denoise(self, stage: Stage, initial: Tensor | None) -> Work[Tensor]:
         fitted = FittedRequest(self._request, self._shape)
-        with self._model.transformer() as transformer:
+        with self._model.transformer(stage.distilled) as transformer:
             return method.denoise_stage(self._model, transformer, stage, fitted, self._conditions, initial, None)
+
+    def _held_pictures(self, channels: int, scale: int) -> list[HeldPicture]:
+        grid = self._shape.grid(scale)
+        latent = self._empty(1, channels, 1, grid.height, grid.width)
+        return [HeldPicture(latent, frame, 1.0) for frame in self._shape.pictures]
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._model.dtype, device=META)
 
 
 def _kept_between_phases(model: Model, shape: VideoShape) -> int:
-    """Bytes of the tensors that phases pass on: both contexts, the sound, the picture and the result of either stage,
-    and the upsampled latent."""
+    """Bytes of the tensors that phases pass on: both contexts, the sound, the pictures and the result of either
+    stage, and the upsampled latent."""
     contexts = 2 * model.config.version.text_encoder.tokens * sum(model.config.widths)
     half, full = shape.grid(2), shape.grid(1)
     sound = shape.latents.audio_channels * shape.audio_tokens
-    video = shape.latents.channels * (half.frame_tokens + half.tokens + full.frame_tokens + 2 * full.tokens)
+    pictures = len(shape.pictures) * (half.frame_tokens + full.frame_tokens)
+    video = shape.latents.channels * (pictures + half.tokens + 2 * full.tokens)
     return (contexts + sound + video) * model.dtype.itemsize
 
 

@@ -24,20 +24,42 @@ OF_ANY_SIZE = ("text_encoder", "connectors")
 """Phases whose memory does not depend on the size of the video."""
 DENOISING = ("transformer", "distilled")
 """Networks that are swept at every step, the largest first."""
+NO_ROOM_FOR_GRAPHS = "The budget leaves no room for CUDA graphs; steps may take longer."
+
+
+@dataclass(frozen=True)
+class GraphsNeed:
+    """What CUDA graphs need during a phase, in bytes."""
+
+    more: int = 0
+    """Beyond the peak without them."""
+    kept: int = 0
+    """Their buffers and their pool, which stay after the phase where weights stay on the device."""
 
 
 @dataclass(frozen=True)
 class PhaseNeed:
-    """One phase's needs: the `networks` that are on the device together, and the peak of its activations in bytes."""
+    """One phase's needs: the `networks` that are on the device together, and the peak of its activations in bytes,
+    without CUDA graphs."""
 
     name: str
     networks: tuple[str, ...]
     activations: int
+    graphs: GraphsNeed = GraphsNeed()
 
     def working(self, sizes: Mapping[str, Sizes], placements: Mapping[str, Placement]) -> int:
         """Bytes besides weights. Streamed blocks are loaded while others compute, at least in the first sweep."""
         loading = sum(sizes[name].reading for name in self.networks if sizes[name].streamed(placements[name]))
         return max(self.activations + loading, *(sizes[name].reading for name in self.networks))
+
+
+def _with_graphs(needs: Sequence[PhaseNeed], kept: bool = False) -> list[PhaseNeed]:
+    """The needs with CUDA graphs, also in other phases where they are `kept`."""
+    all_kept = sum(need.graphs.kept for need in needs) * kept
+    return [
+        replace(need, activations=need.activations + need.graphs.more + all_kept - need.graphs.kept * kept)
+        for need in needs
+    ]
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,7 @@ class PhasePlan:
         return self.weights + self.activations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Where each network keeps its weights, and the peaks of device memory that follow; all sizes in bytes."""
 
@@ -70,10 +92,18 @@ class Plan:
     """Networks on the device, by phase."""
     smallest: int = 0
     """The smallest budget that works."""
+    graphs: bool = False
+    """Whether CUDA graphs of the transformer's blocks are used."""
 
     @property
     def peak(self) -> int:
         return max(phase.peak for phase in self.phases)
+
+    def __repr__(self) -> str:
+        budget = "unlimited" if self.budget is None else gib(self.budget)
+        resident = self.placements["transformer"].resident_blocks if "transformer" in self.placements else None
+        blocks = "all blocks" if resident is None else f"{resident} blocks"
+        return f"Plan(budget {budget}, peak {gib(self.peak)}, {blocks} of the transformer resident)"
 
 
 def make_plan(
@@ -89,18 +119,46 @@ def make_plan(
     Copies of weights take at most `HOST_SHARE` of the `host_available` bytes, and at most `host_limit`.
 
     `keep` is where weights may stay between requests: "device" falls back to "host" where not all weights fit at once,
-    and "host" to "nothing" where host memory is short.
+    and "host" to "nothing" where host memory is short. CUDA graphs are left out where the budget holds without them
+    only: what works does not depend on them, nor where weights stay.
     """
-    networks = {need.name: need.networks for need in needs}
-    smallest = smallest_budget(sizes, needs)
+    captured = any(need.graphs.kept for need in needs)
+    if keep == "device":
+        for graphs in (True, False) if captured else (False,):
+            plan = _all_on_device(sizes, _with_graphs(needs, kept=True) if graphs else needs, budget)
+            if budget is None or plan.peak <= budget:
+                return replace(
+                    plan, graphs=graphs, smallest=smallest_budget(sizes, needs), notes=_notes(captured, graphs)
+                )
+        keep = "host"
+    with_graphs = _with_graphs(needs)
+    graphs = captured and (budget is None or smallest_budget(sizes, with_graphs) <= budget)
+    plan = _streamed(sizes, with_graphs if graphs else needs, budget, host_available, keep, host_limit)
+    notes = (*plan.notes, *_notes(captured, graphs))
+    return replace(plan, graphs=graphs, smallest=smallest_budget(sizes, needs), notes=notes)
+
+
+def _notes(captured: bool, graphs: bool) -> tuple[str, ...]:
+    return (NO_ROOM_FOR_GRAPHS,) if captured and not graphs else ()
+
+
+def _all_on_device(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed], budget: int | None) -> Plan:
     everything = sum(size.total for size in sizes.values())
     placements = {name: Placement("device") for name in sizes}
-    most = max(need.working(sizes, placements) for need in needs)
-    if keep == "device" and budget is not None and everything + most > budget:
-        keep = "host"
-    if keep == "device":
-        phases = tuple(PhasePlan(need.name, everything, need.working(sizes, placements)) for need in needs)
-        return Plan(budget, placements, phases, 0, 0, keep, (), networks, smallest)
+    phases = tuple(PhasePlan(need.name, everything, need.working(sizes, placements)) for need in needs)
+    return Plan(budget, placements, phases, 0, 0, "device", networks=_networks(needs))
+
+
+def _streamed(
+    sizes: Mapping[str, Sizes],
+    needs: Sequence[PhaseNeed],
+    budget: int | None,
+    host_available: int,
+    keep: Keep,
+    host_limit: int | None,
+) -> Plan:
+    """Networks on the device in their phases only, streamed as far as the budget asks for it."""
+    networks = _networks(needs)
     placements = _fit(sizes, needs, budget)
     placements, notes = _choose_homes(placements, sizes, host_available, host_limit, keep)
     phases = tuple(
@@ -114,7 +172,11 @@ def make_plan(
     host = sum(sizes[name].in_host(placement) for name, placement in placements.items())
     bus = sum(sizes[name].streamed(placements[name]) for name in networks.get("stage_1", ()))
     kept: Keep = "host" if keep == "host" and host else "nothing"
-    return Plan(budget, placements, phases, host, bus, kept, notes, networks, smallest)
+    return Plan(budget, placements, phases, host, bus, kept, notes, networks)
+
+
+def _networks(needs: Sequence[PhaseNeed]) -> dict[str, tuple[str, ...]]:
+    return {need.name: need.networks for need in needs}
 
 
 def smallest_budget(sizes: Mapping[str, Sizes], needs: Sequence[PhaseNeed]) -> int:

@@ -36,8 +36,10 @@ class Planner:
     def measure(self, shape: VideoShape) -> Speeds:
         """The speeds at which this machine reads, copies and computes; takes seconds, with one block on the device."""
         model = self._model
-        return probe(model.loaders, model.config, shape, model.device, model.dtype)
+        if model.graphs is not None:
+            model.graphs.only_for(None)  # the probe's replace those of the last request
+        return probe(model.loaders, model.config, shape, model.device, model.dtype, model.graphs)
 
     def predict(self, plan: Plan, speeds: Speeds, steps: int, texts: int) -> Prediction:
-        """For `steps` steps of stage 1 and `texts` prompts that are not in the cache."""
+        """For `steps` steps of stage 1 that run the transformer and `texts` prompts that are not in the cache."""
         return predict(plan, self._model.sizes, self._model.loaders, speeds, self._model.config.version, steps, texts)

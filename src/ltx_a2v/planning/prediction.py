@@ -76,7 +76,8 @@ def predict(
 
     step_1, step_2 = step("stage_1", speeds.step_1), step("stage_2", speeds.step_2)
     refining = len(version.schedule.stage_2) - 1
-    adapters = (*styles, DISTILLED_LORA)
+    distilled = tuple(name for name in (DISTILLED_LORA,) if name in loaders)
+    adapters = (*styles, *distilled)
     phases: dict[GenerationPhase, float] = {
         "encode_prompt": encoder("text_encoder", 1) + encoder("connectors", texts),
         "encode_audio": uses["audio_encoder"].resident + speeds.encoders[0],
@@ -84,7 +85,7 @@ def predict(
         "load_transformer": uses["transformer"].resident,
         "stage_1": sum(uses[n].resident for n in styles) + stage(("transformer", *styles), step_1, steps),
         "upsample": uses["upsampler"].resident,
-        "stage_2": sum(uses[n].resident for n in adapters) + stage((DISTILLED_LORA,), step_2, refining),
+        "stage_2": sum(uses[n].resident for n in adapters) + stage(distilled, step_2, refining),
         "decode": uses["video_decoder"].resident + speeds.decode,
     }
     stages = steps * step_1 + refining * step_2

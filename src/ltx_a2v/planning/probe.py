@@ -23,16 +23,20 @@ from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.safetensors_file import TensorEntry
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
+from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.media.frames import to_host
+from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.networks import text
 from ltx_a2v.networks.text import Tokens
 from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
-from ltx_a2v.networks.video_vae import decode_frames
+from ltx_a2v.networks.video_vae import decode_pieces
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.host_copies import PREPARING_THREADS, HostBuffer
 from ltx_a2v.residency.loader import TensorLoader
+from ltx_a2v.residency.stream import Place
 from ltx_a2v.versions import ModelConfig
 
 BLOCKS = 4
@@ -103,8 +107,9 @@ def probe(
     shape: VideoShape,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None = None,
 ) -> Speeds:
-    """Measure on `device`. Raises the errors of reading and computing."""
+    """Measure on `device`, with `graphs` as in a generation. Raises the errors of reading and computing."""
     with ExitStack() as stack:
         denoiser = stack.enter_context(_Sample(loaders["transformer"], device))
         styles = [
@@ -113,11 +118,19 @@ def probe(
         for style in styles:
             stack.enter_context(style.module.attached(denoiser.module))
         reading = {"transformer": denoiser.seconds_of_all}
-        stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype)
-        distilled = stack.enter_context(_Sample(loaders["distilled"], device))
-        stack.enter_context(distilled.module.attached(denoiser.module))
-        reading["distilled"] = distilled.seconds_of_all
-        stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype)
+
+        def attach_distilled() -> None:
+            if DISTILLED_LORA in loaders:
+                distilled = stack.enter_context(_Sample(loaders[DISTILLED_LORA], device))
+                stack.enter_context(distilled.module.attached(denoiser.module))
+                reading[DISTILLED_LORA] = distilled.seconds_of_all
+
+        if shape.quality == "fast":
+            attach_distilled()
+        stage_1, whole_1 = _time_stage(denoiser, config, shape, 2, shape.guidance, device, dtype, graphs)
+        if shape.quality == "standard":
+            attach_distilled()
+        stage_2, whole_2 = _time_stage(denoiser, config, shape, 1, UNGUIDED, device, dtype, graphs)
         read, (copy, prepare) = denoiser.read, denoiser.host_speeds()
         block_parameters = denoiser.block_parameters
     perturbed = frozenset(shape.guidance.stg_blocks or ()) if Pass.PERTURBED in passes_of(shape.guidance) else ()
@@ -240,12 +253,13 @@ def _time_stage(
     guidance: Guidance,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None,
 ) -> tuple[StageSeconds, bool]:
     """The seconds of one step, and whether they were measured on all latent frames."""
 
     def at(frames: int) -> list[float]:
         grid = LatentGrid(frames, shape.grid(scale).height, shape.grid(scale).width)
-        return _time_step(denoiser, config, shape, grid, guidance, device, dtype)
+        return _time_step(denoiser, config, shape, grid, guidance, device, dtype, graphs)
 
     frames = shape.grid(scale).frames
     one = at(1)
@@ -264,19 +278,22 @@ def _time_step(
     guidance: Guidance,
     device: torch.device,
     dtype: torch.dtype,
+    graphs: BlockGraphs | None,
 ) -> list[float]:
     """Seconds, in the order of the fields of `StageSeconds`."""
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, device=device, dtype=dtype)
 
-    video, audio = config.widths
+    (video, audio), tokens = config.widths, config.version.text_encoder.tokens
     inputs = StageInputs(
         grid,
         shape.frame_rate,
         torch.ones(1, grid.frames, 1, 1, device=device),
         draw(1, shape.audio_tokens, shape.latents.audio_channels),
-        *(draw(1, config.version.text_encoder.tokens, width) for width in (video, video, audio)),
+        positive_text=draw(1, tokens, video),
+        negative_text=draw(1, tokens, video),
+        audio_text=draw(1, tokens, audio),
     )
     marks: list[float] = []
 
@@ -290,7 +307,8 @@ def _time_step(
             yield denoiser.block
         mark()
 
-    forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks)
+    use = graphs.stage((), lambda index: (Place(None, index),)) if graphs else None
+    forward = StageForward(denoiser.module, inputs, passes_of(guidance), frozenset({PERTURBED}), blocks, graphs=use)
     latent, sigma = draw(1, grid.tokens, shape.latents.channels), torch.tensor(0.5)
 
     def step() -> list[float]:
@@ -300,7 +318,11 @@ def _time_step(
         return [whole - sum(gaps), gaps[1], gaps[PERTURBED], gaps[-1]]
 
     first = step()  # makes the keys and values of the audio's text, and warms up libraries
+    if graphs is not None:
+        step()  # captures
     again = [step() for _ in range(5 if sum(first) < QUICK else 1)]
+    if graphs is not None:
+        graphs.release()
     return [median(times) for times in zip(*again, strict=True)]
 
 
@@ -347,8 +369,8 @@ def _time_decode(
         latent = torch.randn(1, channels, frames, height, width, device=device, dtype=dtype)
 
         def decode() -> None:
-            for _ in decode_frames(decoder.module, latent, tiling):
-                pass
+            for piece in decode_pieces(decoder.module, latent, tiling):
+                to_host(piece)
 
         decode()
         ratio = sum(shown) / shape.latents.frames_of(frames) * (cells[0] / height) * (cells[1] / width)
@@ -372,7 +394,7 @@ def _time_encoders(
     with _Sample(loaders["audio_encoder"], device) as encoder:
         mel = torch.randn(1, 2, mel_frames, config.mel_bins, device=device, dtype=dtype)
         sound = _second_time(lambda: encoder.module(mel), device)
-    if not shape.has_image:
+    if not shape.pictures:
         return sound, 0.0
     with _Sample(loaders["video_encoder"], device) as encoder:
         sizes = [(shape.height // scale, shape.width // scale) for scale in (2, 1)]

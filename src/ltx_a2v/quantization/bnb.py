@@ -40,6 +40,7 @@ class BnbNf4Linear(StoredLinear):
     summary = "bitsandbytes' NF4; a quarter of bf16."
     stored = "4 bits and a float32 scale per 64 weights"
     multiplied = "upcast in forward"
+    upcasts = True
     extra = "bnb"
 
     weight_absmax: Tensor

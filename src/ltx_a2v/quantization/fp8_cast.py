@@ -15,6 +15,7 @@ class Fp8CastLinear(StoredLinear):
     summary = "The reference implementation's mode; small weights fall among e4m3's subnormals and lose precision."
     stored = "e4m3, weight and bias, no scale"
     multiplied = "upcast in forward"
+    upcasts = True
 
     @staticmethod
     def quantize(weight: Tensor) -> dict[str, Tensor]:

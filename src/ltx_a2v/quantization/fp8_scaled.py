@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltx_a2v.kernels import upcast_rows
+from ltx_a2v.kernels import E4M3_MAX, upcast_rows
 from ltx_a2v.quantization.linear import StoredLinear, by_rows, row_scales, scaled_linear
-
-E4M3_MAX = 448.0
 
 
 def e4m3_by_row(weight: Tensor) -> dict[str, Tensor]:
@@ -27,6 +25,7 @@ class Fp8ScaledLinear(StoredLinear):
     summary = "The bytes of fp8-cast with less error."
     stored = "e4m3 and a float32 scale per output row"
     multiplied = "upcast in forward, with its scale"
+    upcasts = True
 
     weight_scale: Tensor
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidMode
 from ltx_a2v.hardware.driver import compute_capability
-from ltx_a2v.kernels import quantize_rows
-from ltx_a2v.quantization.fp8_scaled import E4M3_MAX, Fp8ScaledLinear
+from ltx_a2v.kernels import E4M3_MAX, Activation, Form, Quantized, device_of, quantize_rows
+from ltx_a2v.quantization.fp8_scaled import Fp8ScaledLinear
 from ltx_a2v.quantization.linear import scale_rows_
 
 FP8_UNITS = (8, 9)
@@ -23,15 +23,17 @@ ROW_WISE = (9, 0)
 
 
 class Fp8ScaledMMLinear(Fp8ScaledLinear):
-    """e4m3 with a scale per output row, times activations in e4m3."""
+    """e4m3 with a scale per output row, times activations in e4m3, which other layers may share."""
 
     summary = "fp8-scaled multiplied by the GPU's fp8 units; activations are rounded to fp8 too."
     multiplied = "fp8 x fp8 (torch._scaled_mm), activations quantized per token"
+    upcasts = False
 
-    def forward(self, input: Tensor) -> Tensor:
-        tokens = input.reshape(-1, self.in_features)  # [M, in]
-        products = fp8_matmul(*quantize_tokens(tokens), self.weight, self.weight_scale, self.bias, input.dtype)
-        return products.view(*input.shape[:-1], self.out_features)
+    def input_form(self) -> Form:
+        return Form.E4M3 if takes_row_scales(self.weight.device) else Form.VALUES
+
+    def forward(self, input: Tensor | Activation) -> Tensor:
+        return fp8_matmul(quantized_of(input), self.weight, self.weight_scale, self.bias)
 
     @classmethod
     def check_device(cls, mode: str, device: torch.device) -> None:
@@ -49,30 +51,43 @@ class Fp8ScaledMMLinear(Fp8ScaledLinear):
 
 
 def takes_row_scales(device: torch.device) -> bool:
+    device = device_of(device)
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= ROW_WISE
 
 
-def quantize_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 [M, in] and float32 scales, [M, 1] or, where the device takes no more than one, scalar."""
-    if takes_row_scales(tokens.device):
-        return quantize_rows(tokens, E4M3_MAX, torch.float8_e4m3fn)
-    quantized, scale = quantize_rows(tokens.reshape(1, -1), E4M3_MAX, torch.float8_e4m3fn)
-    return quantized.view(tokens.shape), scale.view(())
+def quantized_of(input: Tensor | Activation) -> Quantized:
+    """The quantized rows of an activation, or a tensor quantized: row by row or, where the device takes no more than
+    one scale, with a scalar."""
+    if isinstance(input, Activation):
+        if input.quantized is not None:
+            return input.quantized
+        input = input.tensor
+    if takes_row_scales(input.device):
+        return quantize_rows(input)
+    whole = quantize_rows(input.reshape(1, -1))
+    return Quantized(whole.values.view(input.shape), whole.scale.view(()), input.dtype)
 
 
-def to_e4m3(tokens: Tensor, scale: Tensor) -> Tensor:
+def to_e4m3(tokens: Tensor, scale: Tensor) -> Quantized:
     """By a fixed scale, which lets a value past 448, where a cast alone would give NaN."""
     scaled = torch.div(tokens, scale, out=torch.empty_like(tokens))
-    return scaled.clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return Quantized(scaled.clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale, tokens.dtype)
 
 
-def fp8_matmul(
+def fp8_matmul(input: Quantized, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """[..., out] in the dtype of what was quantized, from `input` [..., in] and e4m3 `weight` [out, in].
+
+    The input's scale is [..., 1] or scalar, `weight_scale` [out] or scalar, both float32.
+    """
+    tokens = input.values.reshape(-1, weight.shape[1])  # [M, in]
+    token_scale = input.scale.reshape(-1, 1) if input.scale.ndim else input.scale
+    products = _products(tokens, token_scale, weight, weight_scale, bias, input.dtype)
+    return products.view(*input.values.shape[:-1], len(weight))
+
+
+def _products(
     tokens: Tensor, token_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """`dtype` [M, out] from e4m3 `tokens` [M, in] and `weight` [out, in].
-
-    `token_scale` is [M, 1] or scalar, `weight_scale` [out] or scalar, both float32.
-    """
     if not _kernel_takes(weight):
         products = F.linear(tokens.float(), weight.float()).mul_(token_scale)
         return scale_rows_(products, weight_scale, bias).to(dtype)
@@ -85,13 +100,16 @@ def fp8_matmul(
 
 
 def _kernel_takes(weight: Tensor) -> bool:
-    return weight.is_cuda and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+    on_gpu = device_of(weight.device).type == "cuda"
+    return on_gpu and weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
 
 
 def _scaled_mm(
     tokens: Tensor, weight: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """bf16 [M, out]; the second operand must be column-major, which a transposed weight is."""
+    if tokens.is_meta:
+        return tokens.new_empty((len(tokens), len(weight)), dtype=torch.bfloat16)
     # Fast accumulation, as the reference: its error is well below that of rounding both operands to e4m3.
     return torch._scaled_mm(
         tokens,

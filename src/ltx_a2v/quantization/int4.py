@@ -50,6 +50,7 @@ class Int4Linear(StoredLinear):
     summary = "A quarter of bf16; for weights trained for it."
     stored = "4 bits and a bf16 scale per 32 inputs"
     multiplied = "upcast in forward"
+    upcasts = True
 
     weight_scale: Tensor
 

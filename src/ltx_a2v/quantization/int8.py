@@ -27,6 +27,7 @@ class Int8Linear(StoredLinear):
     summary = "The bytes of fp8 with about a quarter of its error."
     stored = "int8 and a float32 scale per output row"
     multiplied = "upcast in forward, with its scale"
+    upcasts = True
 
     weight_scale: Tensor
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx_a2v.kernels import fused_on, upcast_rows
+from ltx_a2v.kernels import Form, fused_on, upcast_rows
 
 CHUNK_ELEMENTS = 2**22
 """Elements quantized at a time: 16 MiB per float32 temporary, while a block computes. On a CPU twice as fast as four
@@ -34,6 +34,8 @@ class StoredLinear(nn.Linear):
     summary: ClassVar[str]
     stored: ClassVar[str]
     multiplied: ClassVar[str]
+    upcasts: ClassVar[bool] = False
+    """Whether `forward` multiplies by the whole weight in the input's dtype, which `dequantize` gives."""
     extra: ClassVar[str | None] = None
     """The optional dependency the format needs, as named in pyproject."""
 
@@ -49,6 +51,14 @@ class StoredLinear(nn.Linear):
     @abstractmethod
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, in] that `forward` multiplies by, rounded to `dtype`."""
+
+    def stored_weight(self) -> tuple[Tensor, Tensor | None]:
+        """Where the format `upcasts`: the weight [out, in] as it is stored, and its float32 scale ([out] or one)."""
+        return self.weight, getattr(self, "weight_scale", None)
+
+    def input_form(self) -> Form:
+        """What `forward` multiplies; a layer that takes quantized rows quantizes a plain tensor itself."""
+        return Form.VALUES
 
     @classmethod
     def store(cls, name: str, tensor: Tensor) -> dict[str, Tensor]:

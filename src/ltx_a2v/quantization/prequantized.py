@@ -12,9 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ltx_a2v.errors import InvalidModel
-from ltx_a2v.kernels import upcast_rows
-from ltx_a2v.quantization.fp8_scaled import E4M3_MAX
-from ltx_a2v.quantization.fp8_scaled_mm import Fp8ScaledMMLinear, fp8_matmul, quantize_tokens, to_e4m3
+from ltx_a2v.kernels import E4M3_MAX, Activation, Form, upcast_rows
+from ltx_a2v.quantization.fp8_scaled_mm import (
+    Fp8ScaledMMLinear,
+    fp8_matmul,
+    quantized_of,
+    takes_row_scales,
+    to_e4m3,
+)
 from ltx_a2v.quantization.linear import StoredLinear, row_scales, scaled_linear
 
 TensorInfo = tuple[torch.dtype, Sequence[int]]
@@ -26,6 +31,7 @@ class PrequantizedLinear(StoredLinear):
     summary = "What an fp8 checkpoint brings; recognised from the file."
     stored = "e4m3 and a float32 scale per layer, as in the file"
     multiplied = "upcast in forward, with its scale"
+    upcasts = True
 
     weight_scale: Tensor
     input_scale: Tensor | None
@@ -47,17 +53,17 @@ class PrequantizedMMLinear(PrequantizedLinear):
     """The same storage; activations are rounded to e4m3 too, by the file's scale or each token's own."""
 
     multiplied = "fp8 x fp8 (torch._scaled_mm), activations quantized by the file's scale"
+    upcasts = False
 
-    def forward(self, input: Tensor) -> Tensor:
-        tokens = input.reshape(-1, self.in_features)  # [M, in]
-        weight_scale = self.weight_scale
+    def input_form(self) -> Form:
+        return Form.E4M3 if self.input_scale is None and takes_row_scales(self.weight.device) else Form.VALUES
+
+    def forward(self, input: Tensor | Activation) -> Tensor:
         if self.input_scale is not None:
-            quantized, scale = to_e4m3(tokens, self.input_scale), self.input_scale
-        else:
-            quantized, scale = quantize_tokens(tokens)
-            weight_scale = weight_scale.expand(self.out_features).contiguous()
-        products = fp8_matmul(quantized, scale, self.weight, weight_scale, self.bias, input.dtype)
-        return products.view(*input.shape[:-1], self.out_features)
+            tokens = input.tensor if isinstance(input, Activation) else input
+            return fp8_matmul(to_e4m3(tokens, self.input_scale), self.weight, self.weight_scale, self.bias)
+        weight_scale = self.weight_scale.expand(self.out_features).contiguous()
+        return fp8_matmul(quantized_of(input), self.weight, weight_scale, self.bias)
 
     @classmethod
     def check_device(cls, mode: str, device: torch.device) -> None:

@@ -14,6 +14,7 @@ class UnquantizedLinear(StoredLinear):
     summary = "The weights of the file, unchanged; the most memory."
     stored = "bf16"
     multiplied = "bf16"
+    upcasts = True
 
     @staticmethod
     def quantize(weight: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """The tensors of a network that are loaded, copied and bound as one unit: one block, or everything outside the blocks.
 
-On the device and in host memory a piece is one flat buffer with its tensors back to back. Their offsets, dtypes and
-shapes follow from the module on `meta`.
+On the device and in host memory a piece is one flat buffer with its tensors back to back. Their offsets, dtypes, shapes
+and memory layouts follow from the module on `meta`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -36,12 +37,18 @@ class Piece:
     def names(self) -> tuple[str, ...]:
         return tuple(self._tensors)
 
+    @cached_property
+    def layout(self) -> tuple[tuple[str, torch.dtype, tuple[int, ...], int], ...]:
+        """Name within the piece, dtype, shape and offset of each tensor. Pieces of equal layouts in the same buffer
+        have the same tensors at the same addresses."""
+        start = len(self.name) + 1 if self.name else 0
+        return tuple(
+            (name[start:], place.dtype, tuple(place.empty.shape), place.offset) for name, place in self._tensors.items()
+        )
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The tensors by name, as views of `flat` (uint8 [at least nbytes])."""
-        return {
-            name: flat[place.offset : place.offset + place.nbytes].view(place.dtype).view(place.shape)
-            for name, place in self._tensors.items()
-        }
+        return {name: place.view(flat) for name, place in self._tensors.items()}
 
     def bind(self, flat: Tensor) -> None:
         """Make the module compute with the tensors in `flat`, whose memory must stay valid until `unbind`."""
@@ -73,9 +80,10 @@ class _Place(NamedTuple):
     def dtype(self) -> torch.dtype:
         return self.empty.dtype
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.empty.shape)
+    def view(self, flat: Tensor) -> Tensor:
+        """In the memory layout of the tensor on `meta`: channels last for the convolutions of some networks."""
+        own = flat[self.offset : self.offset + self.nbytes].view(self.dtype)
+        return own.as_strided(self.empty.shape, self.empty.stride())
 
     @property
     def nbytes(self) -> int:

@@ -16,11 +16,11 @@ busy: the other slots are filled meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -30,6 +30,16 @@ from ltx_a2v.residency.piece import Piece
 from ltx_a2v.residency.sync import StreamSync, sync_for
 
 DEFAULT_SLOTS = 2
+
+
+class Place(NamedTuple):
+    """Where a block's weights are while it computes. Until the stream is closed, blocks of equal places have their
+    tensors at the same addresses, one block after the other."""
+
+    slot: int | None
+    """None for a resident block."""
+    number: int
+    """Of the block, or in a slot of its layout."""
 
 
 def spread(count: int, resident: int) -> frozenset[int]:
@@ -58,6 +68,8 @@ class BlockStream:
         self.module: Any = module
         self.copies = 0
         """How many blocks were copied since the beginning."""
+        self.before_close: Callable[[], None] = _nothing
+        """Called before the device's memory is freed, by those who keep addresses of the weights."""
         self._rest = rest
         self._pieces = blocks
         self._blocks = [module.get_submodule(piece.name) for piece in blocks]
@@ -66,6 +78,8 @@ class BlockStream:
         count = min(slots, len(streamed))
         self._slot_of = {block: place % count for place, block in enumerate(streamed)}
         self._blocks_of = [streamed[slot::count] for slot in range(count)]
+        layouts: dict[Hashable, int] = {}
+        self._layout_of = {i: layouts.setdefault(blocks[i].layout, len(layouts)) for i in streamed}
         size = max((blocks[i].nbytes for i in streamed), default=0)
         self._slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
         self._sync = sync or sync_for(device, count)
@@ -86,6 +100,10 @@ class BlockStream:
             self.enter(index)
             yield block
             self.leave(index)
+
+    def place_of(self, index: int) -> Place:
+        slot = self._slot_of.get(index)
+        return Place(None, index) if slot is None else Place(slot, self._layout_of[index])
 
     def enter(self, index: int) -> None:
         slot = self._slot_of.get(index)
@@ -120,6 +138,7 @@ class BlockStream:
     def close(self) -> None:
         """Stop copying and free the device's memory; safe in the middle of a sweep."""
         self._sync.close()
+        self.before_close()
         self._coming = []
         for piece in (self._rest, *self._pieces):
             piece.unbind()
@@ -137,3 +156,7 @@ def sweep_together(first: BlockStream, *others: BlockStream) -> Iterator[nn.Modu
     """The blocks of the first network, each while the same block of the others is on the device too."""
     for block, *_ in zip(first.sweep(), *(other.sweep() for other in others), strict=True):
         yield block
+
+
+def _nothing() -> None:
+    pass

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import torch
 
+from ltx_a2v.hardware.streams import side_stream
+
 
 class StreamSync(Protocol):
     """The orderings between copies and computation, by slot number. Calls come from one thread."""
@@ -64,7 +66,7 @@ class CudaSync:
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = side_stream(device)
         self._thread = ThreadPoolExecutor(1, "block-copies")
         self._filled = [torch.cuda.Event() for _ in range(slots)]
         self._free = [torch.cuda.Event() for _ in range(slots)]

@@ -66,6 +66,7 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
         sweeper.stop()
         sweeping.cancel()
         await scheduler.stop()
+        await service.checker.stop()
         store.close()
         say("server", "stopped")
 

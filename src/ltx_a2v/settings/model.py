@@ -5,6 +5,8 @@ A field is a flag, an environment variable (`LTX_A2V_…`), a default and a help
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,15 +14,23 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidModel, named
+from ltx_a2v.errors import InvalidInput, InvalidMode, InvalidModel, InvalidRequest, did_you_mean, named
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.request import Quality
 from ltx_a2v.settings.base import Settings
-from ltx_a2v.settings.defaults import VRAM_HEADROOM
+from ltx_a2v.settings.defaults import (
+    MAX_DISTILLED_LORA_STRENGTH,
+    QUANTIZATIONS,
+    TEXT_ENCODER_QUANTIZATIONS,
+    VRAM_HEADROOM,
+)
 from ltx_a2v.settings.loading import StyleLora
-from ltx_a2v.settings.units import parse_bytes
+from ltx_a2v.settings.units import parse_blocks, parse_bytes
 from ltx_a2v.versions import NEWEST
 
-QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
+QUANTIZATION_MODES = f"{', '.join(QUANTIZATIONS[:-1])} or {QUANTIZATIONS[-1]}"
+MODES = ("auto", "file", "none", *QUANTIZATIONS)
+DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 TEXT_ENCODER_MODES = "int4 (what they were trained for) or bnb-nf4"
 
 
@@ -34,6 +44,11 @@ class ModelSettings(Settings):
     model_dir: Path | None = Field(None, description="Folder in which the files below are found by name.")
     checkpoint_path: Path | None = Field(None, description=NEWEST.files.checkpoint)
     distilled_lora_path: Path | None = Field(None, description=NEWEST.files.distilled_lora)
+    distilled_checkpoint: bool = Field(
+        False,
+        description="The checkpoint itself is distilled, which its file does not tell: it needs no distilled LoRA, and "
+        "makes every video in quality fast.",
+    )
     spatial_upsampler_path: Path | None = Field(None, description=NEWEST.files.spatial_upsampler)
     gemma_root: Path | None = Field(None, description=f"Folder {NEWEST.files.gemma}.")
 
@@ -49,11 +64,12 @@ class ModelSettings(Settings):
         "Most host memory for copies of weights that are streamed, as 16GiB; 0 streams from the file. Default: four "
         "fifths of what is available.",
     )
-    transformer_quantization: str | None = _option(
-        None,
+    transformer_quantization: str = _option(
+        "auto",
         "MODE",
-        f"How the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES}; "
-        "default: as the checkpoint is.",
+        "How the transformer's weights are stored and multiplied: auto (keep the checkpoint's own format where "
+        "everything then stays on the GPU, else int8), file (keep the checkpoint's own format), none, "
+        f"{QUANTIZATION_MODES}.",
     )
     text_encoder_quantization: str | None = _option(
         None,
@@ -64,7 +80,15 @@ class ModelSettings(Settings):
     lora: Annotated[tuple[str, ...], NoDecode] = _option(
         (), "PATH[:STRENGTH]", "A style LoRA for both stages; repeatable."
     )
+    distilled_lora_strength: float = Field(
+        1.0,
+        ge=0,
+        le=MAX_DISTILLED_LORA_STRENGTH,
+        allow_inf_nan=False,
+        description=f"Strength of the distilled LoRA, from 0 to {MAX_DISTILLED_LORA_STRENGTH:g}.",
+    )
     prompt_cache: bool = Field(True, description="Encode every prompt again, and keep nothing of it on disk.")
+    cuda_graphs: bool = Field(True, description="Issue every kernel of a step one by one: slower on most machines.")
     exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
 
     @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
@@ -88,16 +112,23 @@ class ModelSettings(Settings):
             "spatial_upsampler": self.spatial_upsampler_path,
             "gemma_root": self.gemma_root,
         }
-        known = {name: path for name, path in given.items() if path is not None}
+        if self.distilled_checkpoint:
+            del given["distilled_lora"]
+        known: dict[str, Any] = {name: path for name, path in given.items() if path is not None}
         if len(known) == len(given):
-            return ModelPaths(**known)
+            return ModelPaths(**{"distilled_lora": None, **known})
         if self.model_dir is None:
             raise InvalidModel(
                 f"No model files were given: use {named('model_dir')} (or LTX_A2V_MODEL_DIR), or "
                 f"{named('checkpoint_path')}, {named('distilled_lora_path')}, {named('spatial_upsampler_path')} and "
-                f"{named('gemma_root')}; `ltx-a2v demo` needs none."
+                f"{named('gemma_root')}; `ltx-a2v get` says where to download them, `ltx-a2v demo` needs none."
             )
-        return ModelPaths.discover(self.model_dir, **known)
+        return ModelPaths.discover(self.model_dir, **known, distilled_checkpoint=self.distilled_checkpoint)
+
+    @property
+    def default_quality(self) -> Quality:
+        """Of requests that name none."""
+        return "fast" if self.distilled_checkpoint else "standard"
 
     @property
     def loras(self) -> tuple[StyleLora, ...]:
@@ -116,6 +147,32 @@ class ModelSettings(Settings):
             return None
         return 0 if self.host_memory == "0" else parse_bytes(self.host_memory, "host_memory", ", 0, auto")
 
+    def _check_no_distilled_lora(self) -> None:
+        given = {
+            "distilled_lora_path": self.distilled_lora_path,
+            "distilled_lora_strength": self.distilled_lora_strength,
+        }
+        for name, value in given.items():
+            if value != type(self).model_fields[name].default:
+                reason = f"and {named('distilled_checkpoint')} exclude each other: leave one of them out"
+                raise InvalidRequest(name, str(value), reason)
+
     def check(self) -> None:
-        """Raises `InvalidInput` where a value cannot be read or files are missing; nothing heavy is imported."""
-        _ = self.budget, self.host_limit, self.loras, self.model_paths
+        """Raises `InvalidInput` where a value cannot be read, two exclude each other, or files are missing. Nothing
+        heavy is imported."""
+        if self.distilled_checkpoint:
+            self._check_no_distilled_lora()
+        _ = self.budget, self.host_limit, self.loras, parse_blocks(self.keep_bf16_blocks)
+        check_name("quantization mode", self.transformer_quantization, MODES)
+        if self.text_encoder_quantization is not None:
+            check_name("text encoder quantization", self.text_encoder_quantization, TEXT_ENCODER_QUANTIZATIONS)
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise InvalidInput(f"{named('device')} {self.device!r} is no device; use cuda, cuda:1 or cpu.")
+        _ = self.model_paths
+
+
+def check_name(what: str, given: str, known: Sequence[str]) -> None:
+    """Raises `InvalidMode`."""
+    if given not in known:
+        hint = did_you_mean(given, known) or f"choose one of {', '.join(known)}."
+        raise InvalidMode(f"There is no {what} {given!r}: {hint}")

@@ -121,7 +121,7 @@ class ServerSettings(ModelSettings):
         """Size of the model's files."""
         paths = self.found_paths
         single = (paths.checkpoint, paths.distilled_lora, paths.spatial_upsampler)
-        return sum(path.stat().st_size for path in (*single, *paths.gemma_root.glob("*.safetensors")))
+        return sum(path.stat().st_size for path in (*filter(None, single), *paths.gemma_root.glob("*.safetensors")))
 
     def check(self) -> None:
         """Raises `InvalidInput` where the server cannot start with these settings."""
@@ -144,6 +144,11 @@ class ServerSettings(ModelSettings):
                     f"{named('demo')} serves its own model, and {named(name)} (or LTX_A2V_{name.upper()}) gives "
                     "another: leave one of them out."
                 )
+        if self.distilled_checkpoint:
+            raise InvalidInput(
+                f"{named('demo')} serves its own model, which is no distilled one: leave "
+                f"{named('distilled_checkpoint')} out."
+            )
 
     def for_worker(self) -> dict[str, Any]:
         """The part that the worker needs, as JSON: `ModelSettings` with the files that were found, and limits."""
@@ -155,7 +160,8 @@ class ServerSettings(ModelSettings):
             "gemma_root": paths.gemma_root,
         }
         names = {*ModelSettings.model_fields, "max_image_pixels", "max_audio_seconds"}
-        return {**self.model_dump(mode="json", include=names), **{name: str(path) for name, path in found.items()}}
+        files = {name: None if path is None else str(path) for name, path in found.items()}
+        return {**self.model_dump(mode="json", include=names), **files}
 
 
 @dataclass(frozen=True)

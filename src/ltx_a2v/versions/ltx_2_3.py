@@ -321,6 +321,7 @@ LTX_2_3 = ModelVersion(
     schedule=Schedule(
         shift=2.05,  # that of 4096 tokens, which the reference uses for every size
         terminal_sigma=0.1,
+        distilled=(1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0),
         stage_2=(0.909375, 0.725, 0.421875, 0.0),
     ),
     latents=LatentLayout(

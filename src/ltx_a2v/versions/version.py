@@ -34,6 +34,13 @@ class GenerationDefaults:
     seed: int
     negative_prompt: str
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Widths and heights that follow a picture: landscape, which is also the one without a picture, portrait and
+        square."""
+        short = min(self.width, self.height)
+        return (self.width, self.height), (self.height, self.width), (short, short)
+
     def stg_blocks(self, num_layers: int) -> tuple[int, ...]:
         """The perturbed block of a transformer with `num_layers`; none where there is only one layer."""
         return (round(self.stg_block * num_layers),) if num_layers > 1 else ()
@@ -41,13 +48,20 @@ class GenerationDefaults:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The sigmas of both stages (reference: `LTX2Scheduler`, `STAGE_2_DISTILLED_SIGMAS`)."""
+    """The sigmas of both stages (reference: `LTX2Scheduler`, `DISTILLED_SIGMAS`, `STAGE_2_DISTILLED_SIGMAS`)."""
 
     shift: float
     terminal_sigma: float
     """The last sigma of stage 1 before 0."""
+    distilled: tuple[float, ...]
+    """All sigmas of stage 1 in quality fast, from 1 to 0: those that distilled weights were trained for."""
     stage_2: tuple[float, ...]
     """All sigmas of stage 2, from the one it starts with to 0."""
+
+    @property
+    def distilled_steps(self) -> int:
+        """Steps of stage 1 in quality fast."""
+        return len(self.distilled) - 1
 
 
 @dataclass(frozen=True)

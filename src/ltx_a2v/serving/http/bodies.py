@@ -30,6 +30,12 @@ def _valid_duration(value: str | float | None) -> str | float | None:
     return value
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: say who speaks, where, and how")
+    return text
+
+
 KeepAlive = Annotated[
     Annotated[str, Field(max_length=32)] | float | None,
     AfterValidator(_valid_duration),
@@ -50,8 +56,12 @@ def _fields_of(model: type[BaseModel], *names: str, **renamed: str) -> dict[str,
 def _prompt(name: str) -> Any:
     """A text of `GenerationRequest`, with the bound that others' texts need."""
     info = GenerationRequest.model_fields[name]
-    default = ... if info.is_required() else info.default
-    return str, Field(default, max_length=MAX_PROMPT, description=info.description)
+    if not info.is_required():
+        return str, Field(info.default, max_length=MAX_PROMPT, description=info.description)
+    return (
+        Annotated[str, AfterValidator(_not_blank)],
+        Field(max_length=MAX_PROMPT, min_length=1, pattern=r"\S", description=info.description),
+    )
 
 
 def _body(name: str, example: dict[str, Any], fields: dict[str, Any]) -> type[BaseModel]:
@@ -80,6 +90,7 @@ _SHARED = {
         "num_frames",
         "num_inference_steps",
         "seed",
+        "quality",
     ),
     "guidance": (GuidanceOptions | None, Field(None, description="Strengths of the guided passes.")),
     "keep_alive": (KeepAlive, None),
@@ -100,10 +111,10 @@ VideoCreate = _body(
             str | dict[str, str] | None,
             _text("The first frame: a file part, a data URL, {'image_url': data URL}, or a path below --input-dir."),
         ),
-        "size": (str | None, _text("WIDTHxHEIGHT, multiples of 64.", pattern=r"^\d{1,5}x\d{1,5}$")),
+        "size": (str | None, _text("WIDTHxHEIGHT, multiples of 64, or auto.", pattern=r"^(auto|\d{1,5}x\d{1,5})$")),
         "seconds": (
             float | Annotated[str, Field(max_length=32)] | None,
-            _text("Length; the nearest that the model can make is taken. Default: the audio's."),
+            _text("Length; rounded up to what the model can make. Default: the audio's."),
         ),
         **_fields_of(GenerationRequest, fps="frame_rate"),
     },
@@ -204,7 +215,7 @@ def unknown_field(name: str) -> InvalidRequest:
     return error
 
 
-_REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512", "model_type": "is not an object"}
+_REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512, or auto", "model_type": "is not an object"}
 
 
 def _places(complaint: ErrorDetails) -> list[str]:

@@ -1,17 +1,20 @@
-"""Checks uploaded files against the server's limits. Runs in the worker.
+"""Checks uploaded files: whether they can be opened, before their job is accepted, and against the server's limits.
 
-A picture's header is read. Sound is decoded until its end or the limit: its header may say no length, or a wrong one.
+`check_upload` runs in the checking process: it decodes a picture, and sound until the first is found. `check_inputs`
+runs in the worker: sound is decoded until its end or the limit, since its header may say no length, or a wrong one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx_a2v.errors import InvalidImage, TooLarge
-from ltx_a2v.media.sound.decode import check_audio_length
+from ltx_a2v.errors import InvalidAudio, InvalidImage, TooLarge
+from ltx_a2v.media.picture import check_image
+from ltx_a2v.media.sound.decode import audio_seconds, check_audio_length
 from ltx_a2v.request import GenerationRequest
 
 
@@ -23,6 +26,22 @@ class Limits:
     audio_seconds: float
 
 
+SOME_SOUND = 0.01
+"""Seconds that are decoded to see that there is sound."""
+
+
+def check_upload(which: str, path: Path, start: float, limits: Limits) -> None:
+    """Raises `TooLarge`, `InvalidImage` and `InvalidAudio`; messages do not name the path, which is the server's."""
+    try:
+        if which == "image":
+            _check_image(path, limits.image_pixels)
+            check_image(path)
+        else:
+            audio_seconds(path, start, at_most=SOME_SOUND)
+    except (InvalidImage, InvalidAudio) as error:
+        raise type(error)(_without_path(error.template, path)) from None
+
+
 def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], None]) -> None:
     """Raises `TooLarge`, `InvalidImage` and `InvalidAudio`, and what `poll` raises, which is called while sound is
     decoded."""
@@ -32,17 +51,24 @@ def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], 
 
 
 def _check_image(path: Path, most_pixels: int) -> None:
+    """From the header; a file whose header cannot be read is left to the decoder, which says why."""
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is ours
+    width, height = 0, 0
+    with contextlib.suppress(OSError, ValueError, SyntaxError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is ours
+        try:
             with Image.open(path) as picture:
                 width, height = picture.size
-    except Image.DecompressionBombError:
-        raise TooLarge("The picture has far more pixels than this server allows.", "image_too_many_pixels") from None
-    except (OSError, ValueError, SyntaxError):
-        raise InvalidImage("The picture cannot be read: give a png, jpeg or webp.") from None
+        except Image.DecompressionBombError:
+            message = "The picture has far more pixels than this server allows."
+            raise TooLarge(message, "image_too_many_pixels") from None
     if width * height > most_pixels:
         message = f"The picture has {width}x{height} pixels; this server allows {most_pixels} in all."
         raise TooLarge(message, "image_too_many_pixels")
+
+
+def _without_path(message: str, path: Path) -> str:
+    """ "The image /…/image is damaged" -> "The image is damaged"; "/…/audio is empty" -> "The file is empty"."""
+    text = message.replace(f"image {path}", "image").replace(f"file {path}", "file").replace(str(path), "the file")
+    return text[0].upper() + text[1:]

@@ -2,64 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+UnixTime = Annotated[int, Field(description="Unix time in seconds.")]
+Param = Annotated[str | None, Field(description="The field that the error is about; null where it is about none.")]
 
 
 class JobError(BaseModel):
     """Why a job failed."""
 
-    code: str
-    message: str
+    code: str = Field(description="As in replies with an error: `invalid_audio`, `out_of_memory` and so on.")
+    message: str = Field(description="What was wrong and what to do, in a sentence or two.")
+    param: Param
 
 
 class Video(BaseModel):
     """A job, in the shape of OpenAI's `video` with more to it."""
 
-    id: str
-    object: Literal["video"] = "video"
-    model: str
-    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-    progress: int = Field(ge=0, le=100, description="100 means that the file is saved.")
-    created_at: int
-    started_at: int | None
-    completed_at: int | None = Field(description="When the job ended, however it did.")
-    expires_at: int | None = Field(description="When the files are removed.")
-    expired: bool
-    prompt: str
-    size: str
-    seconds: str = Field(description="'auto' until the audio's length is known.")
-    seed: int
-    error: JobError | None
-    queue_position: int | None = Field(description="1 is next.")
-    phase: str | None
-    step: int
-    steps: int
-    eta_seconds: float | None
-    cancelling: bool
-    attempts: int
-    has_image: bool
-    settings: dict[str, Any] = Field(description="What was asked for; the same settings give the same video.")
-    result: dict[str, Any] | None = Field(description="What `POST /generate` replies, once completed.")
+    id: str = Field(description="Names the job in all other calls.")
+    object: Annotated[Literal["video"], Field(description="Always `video`.")] = "video"
+    model: str = Field(description="The served model's name.")
+    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"] = Field(
+        description="The last three are final."
+    )
+    progress: int = Field(ge=0, le=100, description="Percent; 100 means that the file is saved.")
+    created_at: UnixTime
+    started_at: int | None = Field(description="Unix time of the last attempt's start; null before.")
+    completed_at: int | None = Field(description="Unix time when the job ended, however it did.")
+    expires_at: int | None = Field(description="Unix time when the files are removed; null where they are kept.")
+    expired: bool = Field(description="Whether the files were removed.")
+    prompt: str = Field(description="As it was sent.")
+    size: str = Field(description="WIDTHxHEIGHT in pixels; 'auto' until the picture's shape is known.")
+    seconds: str = Field(description="Length of the video; 'auto' until the audio's length is known.")
+    seed: int = Field(description="The same seed and settings give the same video.")
+    error: JobError | None = Field(description="Why a failed job failed; null for others.")
+    queue_position: int | None = Field(description="1 is next; null for a job that does not wait.")
+    phase: str | None = Field(description="What a running job does: `encode_prompt`, `stage_1`, `decode` and so on.")
+    step: int = Field(description="Steps of the phase that are done.")
+    steps: int = Field(description="Steps of the phase; 0 where it has none.")
+    eta_seconds: float | None = Field(description="Expected seconds until it ends; null where they are unknown.")
+    cancelling: bool = Field(description="Whether a running job was told to stop and has not yet.")
+    attempts: int = Field(description="How often it was started: a second time after a crash.")
+    has_image: bool = Field(description="Whether a picture was given.")
+    settings: dict[str, Any] = Field(
+        description="All settings, with the defaults of those that were left out; the same give the same video."
+    )
+    result: dict[str, Any] | None = Field(
+        description="What `POST /generate` replies, once completed; with `memory`, GiB by phase."
+    )
 
 
 class VideoList(BaseModel):
     """One page of jobs."""
 
-    object: Literal["list"] = "list"
-    data: list[Video]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+    object: Annotated[Literal["list"], Field(description="Always `list`.")] = "list"
+    data: list[Video] = Field(description="The jobs, in the order that was asked for.")
+    first_id: str | None = Field(description="Id of the first one; null where there is none.")
+    last_id: str | None = Field(description="Id of the last one: the next page's `after`.")
+    has_more: bool = Field(description="Whether jobs follow.")
 
 
 class VideoDeleted(BaseModel):
     """The reply of `DELETE /v1/videos/{id}`."""
 
-    id: str
-    object: Literal["video.deleted"] = "video.deleted"
-    deleted: bool = True
+    id: str = Field(description="Of the job that is gone.")
+    object: Annotated[Literal["video.deleted"], Field(description="Always `video.deleted`.")] = "video.deleted"
+    deleted: Annotated[bool, Field(description="Always true.")] = True
 
 
 class Generated(BaseModel):
@@ -67,41 +77,42 @@ class Generated(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
-    elapsed_seconds: float
-    peak_vram_gib: float
-    width: int
-    height: int
-    num_frames: int
-    frame_rate: float
-    seed: int
-    output_path: str
-    video_url: str
-    phases: dict[str, float]
-    model_version: str
-    notices: list[str]
+    id: str = Field(description="Of its job.")
+    elapsed_seconds: float = Field(description="From the job's start to the saved file, loading included.")
+    peak_vram_gib: float = Field(description="Most GPU memory that the model took; on a CPU, of its tensors or 0.")
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    num_frames: int = Field(description="Frames of the video.")
+    frame_rate: float = Field(description="Frames per second.")
+    seed: int = Field(description="The seed that was used.")
+    output_path: str = Field(description="The file on the server.")
+    video_url: str = Field(description="Where to fetch it from this server.")
+    phases: dict[str, float] = Field(description="Seconds by phase.")
+    model_version: str = Field(description="As the checkpoint says it.")
+    quality: str = Field(description="The quality that was used.")
+    notices: list[str] = Field(description="What the user should know, as that the budget was short.")
 
 
 class ErrorReply(BaseModel):
     """An error, in the shape of OpenAI's API."""
 
     class Detail(BaseModel):
-        """`param` is the field that is wrong, or null."""
+        """What was wrong."""
 
-        code: str
-        message: str
-        type: str
-        param: str | None
+        code: str = Field(description="For programs: `invalid_request`, `queue_full` and so on.")
+        message: str = Field(description="For people: what was wrong, what was given, what to do.")
+        type: str = Field(description="`server_error` for a status from 500, else `invalid_request_error`.")
+        param: Param
 
-    error: Detail
+    error: Detail = Field(description="What was wrong.")
 
 
 class PlainErrorReply(BaseModel):
     """An error of `POST /generate`."""
 
-    error: str
-    code: str
-    param: str | None
+    error: str = Field(description="For people: what was wrong, what was given, what to do.")
+    code: str = Field(description="For programs: `invalid_request`, `queue_full` and so on.")
+    param: Param
 
 
 class LoadReply(BaseModel):
@@ -113,8 +124,8 @@ class LoadReply(BaseModel):
 class LoadedModel(BaseModel):
     """A model that holds device memory, in the shape of Ollama's API."""
 
-    name: str
-    model: str
+    name: str = Field(description="The served model's name.")
+    model: str = Field(description="The same.")
     size: int = Field(description="Bytes of the model's files.")
     size_vram: int = Field(description="Bytes of device memory that the worker holds.")
     expires_at: str | None = Field(description="ISO time; null while a job runs and when it stays loaded.")
@@ -123,67 +134,84 @@ class LoadedModel(BaseModel):
 class LoadedModels(BaseModel):
     """The reply of `GET /api/ps`."""
 
-    models: list[LoadedModel]
+    models: list[LoadedModel] = Field(description="One while the model is loaded or a job uses it, else none.")
 
 
 class Gpu(BaseModel):
-    """Bytes of the GPU's memory; `ours` is null where the driver does not report it per process."""
+    """Bytes of the GPU's memory, of all processes."""
 
-    total: int
-    free: int
-    used: int
-    ours: int | None
+    total: int = Field(description="All of it.")
+    free: int = Field(description="Held by no process.")
+    used: int = Field(description="Held by any process.")
+    ours: int | None = Field(description="Held by the worker; null where the driver does not report it per process.")
 
 
 class Status(BaseModel):
-    """What the page shows."""
+    """What the page shows of the machine."""
 
-    worker: str
-    loaded: bool
-    expires_at: str | None
-    queued: int
-    running: str | None
-    gpu: Gpu | None
-    device_bytes: int
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    loaded: bool = Field(description="Whether the model is loaded.")
+    expires_at: str | None = Field(description="ISO time when it is unloaded; null without an end.")
+    queued: int = Field(description="Jobs that wait.")
+    running: str | None = Field(description="Id of the running job.")
+    gpu: Gpu | None = Field(description="Null without an NVIDIA GPU.")
+    device_bytes: int = Field(description="Device memory of the worker, by the driver or its own allocator.")
 
 
 class Health(BaseModel):
     """The reply of `GET /health`."""
 
-    status: Literal["ok"] = "ok"
-    worker: str
-    queued: int
+    status: Annotated[Literal["ok"], Field(description="Always `ok`.")] = "ok"
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    queued: int = Field(description="Jobs that wait.")
 
 
 class Ready(BaseModel):
     """The reply of `GET /ready`."""
 
-    ready: bool
-    worker: str
+    ready: bool = Field(description="Whether a job that came now would be kept, and started or queued.")
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
     problem: str | None = Field(description="Why a job that came now would not be taken.")
 
 
 class Model(BaseModel):
     """The served model, in the shape of OpenAI's API."""
 
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "ltx-a2v"
+    id: str = Field(description="Its name, which requests may leave out.")
+    object: Annotated[Literal["model"], Field(description="Always `model`.")] = "model"
+    created: UnixTime
+    owned_by: Annotated[str, Field(description="Always `ltx-a2v`.")] = "ltx-a2v"
 
 
 class ModelList(BaseModel):
     """The reply of `GET /v1/models`."""
 
-    object: Literal["list"] = "list"
-    data: list[Model]
+    object: Annotated[Literal["list"], Field(description="Always `list`.")] = "list"
+    data: list[Model] = Field(description="The one model.")
 
 
 class Fitted(BaseModel):
-    """The nearest size in pixels, and length in frames and seconds, that the model can make."""
+    """Size in pixels and length in frames and seconds, rounded up to what the model can make."""
 
-    width: int
-    height: int
-    size: str
-    num_frames: int
-    seconds: float
+    width: int = Field(description="Pixels, a multiple of 64.")
+    height: int = Field(description="Pixels, a multiple of 64.")
+    size: str = Field(description="The same as `size` of a job.")
+    num_frames: int = Field(description="Frames, 8k+1, within the server's limit.")
+    seconds: float = Field(description="How long they last.")
+
+
+class Estimate(BaseModel):
+    """What a video would take."""
+
+    seconds: float | None = Field(
+        description="From its start to the saved file, with loading where the model is not loaded; null where unknown."
+    )
+    seconds_from: Literal["this size", "other sizes"] | None = Field(
+        description="Finished jobs that the seconds come from; scaled by pixels from 'other sizes'."
+    )
+    device: str | None = Field(description="cpu, cuda and so on; null until it is known.")
+    peak_bytes: int | None = Field(description="Most device memory; on a CPU, of weights and tensors. Null: unknown.")
+    peak_from: Literal["a video of this size", "the plan"] | None = Field(description="Measured, or planned.")
+    fits: bool | None = Field(description="Whether it fits into the memory that is free now; null where unknown.")
+    problem: str | None = Field(description="What to do where it does not fit.")
+    waiting: int = Field(description="Jobs that would come first.")

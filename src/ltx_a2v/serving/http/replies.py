@@ -6,7 +6,7 @@ import re
 
 from starlette.responses import JSONResponse
 
-from ltx_a2v.errors import A2VError, InvalidRequest, QueueFull, StorageFailed, Unauthorized, Unavailable
+from ltx_a2v.errors import A2VError, QueueFull, StorageFailed, Unauthorized, Unavailable
 
 RETRY_AFTER_SECONDS = 10
 
@@ -20,9 +20,10 @@ _PARAMS = {
     "size_too_large": "width",
     "too_many_frames": "num_frames",
 }
-"""Code -> the field of `POST /generate` that it is about, of errors that carry none."""
+"""Code -> the field of `POST /generate` that it is about, for errors that carry none: those of the worker, which
+does not know what the client called its files."""
 
-_VIDEO_PARAMS = {"image": "input_reference", "width": "size"}
+_VIDEO_PARAMS = {"image": "input_reference", "width": "size", "height": "size", "frame_rate": "fps"}
 """What `/v1/videos` calls them."""
 
 _STORAGE = {
@@ -48,10 +49,13 @@ def error_reply(error: A2VError, path: str) -> JSONResponse:
 
 
 def _param(error: A2VError, path: str) -> str | None:
-    if isinstance(error, InvalidRequest):
-        return error.field or None
-    field = _PARAMS.get(error.code)
-    return field if field is None or path == "/generate" else _VIDEO_PARAMS.get(field, field)
+    return error.field or param_of(error.code, path)
+
+
+def param_of(code: str, path: str, field: str = "") -> str | None:
+    """What clients of `path` call the field of a job's error: `field` as the worker calls it, else by its code."""
+    known = field or _PARAMS.get(code)
+    return known if known is None or path == "/generate" else _VIDEO_PARAMS.get(known, known)
 
 
 def error_body(code: str, message: str, status: int, path: str, param: str | None = None) -> dict[str, object]:

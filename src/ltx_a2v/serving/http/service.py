@@ -13,25 +13,39 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from ltx_a2v.errors import A2VError, Cancelled, Conflict, Expired, InvalidRequest, NotFound, QueueFull, Unavailable
+from ltx_a2v.errors import (
+    A2VError,
+    Cancelled,
+    Conflict,
+    Expired,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    Unavailable,
+)
 from ltx_a2v.hardware.driver import GpuMemory, read_memory
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http.bodies import LoadBody, parse_json
 from ltx_a2v.serving.http.generation import generation_of
 from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
-from ltx_a2v.serving.http.replies import without_folders
-from ltx_a2v.serving.http.uploads import digest, read_body, save_inputs
+from ltx_a2v.serving.http.replies import param_of, without_folders
+from ltx_a2v.serving.http.uploads import Body, about, digest, read_body, save_inputs
+from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.idempotency import Key
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.checking import FileChecker
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
 
 LARGEST_LOAD_BODY = 2**16
+REMEMBERED_JOBS = 50
+"""Completed jobs that an estimate looks at."""
 
 
 class Service:
@@ -47,6 +61,7 @@ class Service:
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
+        self.checker = FileChecker(settings)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 
@@ -71,6 +86,7 @@ class Service:
             async with read_body(request, model, self.receiving) as body:
                 fields = generation_of(body.fields, self.settings)
                 saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
+                await self._check_files(body, saved, fields["audio_start_time"])
                 key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
         except BaseException:
             self.folders.remove(job_id)
@@ -78,6 +94,14 @@ class Service:
         job = await self._add(job_id, {**fields, **saved}, body.fields.get("keep_alive"), waited_for, key)
         self.scheduler.wake()
         return job
+
+    async def _check_files(self, body: Body, saved: dict[str, str], start: float) -> None:
+        """Raises `InvalidAudio`, `InvalidImage` and `TooLarge`, about the field that gave the file."""
+        for which, path in saved.items():
+            try:
+                await self.checker.check(which, path, start)
+            except InvalidInput as error:
+                raise about(body.names[which], error) from None
 
     async def _add(
         self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool, key: Key | None
@@ -130,7 +154,7 @@ class Service:
     async def find(self, job_id: str) -> Job:
         job = await asyncio.to_thread(self.store.get, job_id)
         if job is None:
-            raise NotFound(f"There is no video {job_id!r}.")
+            raise about("video_id", NotFound(f"There is no video {job_id!r}."))
         return job
 
     async def video(self, job: Job) -> api.Video:
@@ -154,7 +178,7 @@ class Service:
             expires_at=_whole(end),
             expired=job.expired,
             prompt=asked["prompt"],
-            size=f"{asked['width']}x{asked['height']}",
+            size=_size(job),
             seconds=_seconds(job),
             seed=asked["seed"],
             error=_error(job),
@@ -180,6 +204,26 @@ class Service:
         if not path.is_file():
             raise NotFound(f"The file {name} of {job.id} is gone.")
         return path
+
+    async def estimate(self, request: dict[str, Any], has_image: bool) -> api.Estimate:
+        """What a job with the fields of `request` would take. The worker plans only where it is not at work."""
+        done = await asyncio.to_thread(self.store.completed, REMEMBERED_JOBS)
+        waiting = await asyncio.to_thread(self.store.count, "queued")
+        planned = await self.scheduler.plan({**request, "image": "-" if has_image else None}) or {}
+        time = expected_time(request, [(job.request, job.result or {}) for job in done], self.scheduler.is_loaded)
+        measured = measured_peak(request, [(job.request, job.result or {}) for job in done])
+        worker = self.scheduler.worker
+        peak, problem = measured or planned.get("peak"), planned.get("problem")
+        return api.Estimate(
+            seconds=time.seconds,
+            seconds_from=time.source,
+            device=(worker.device if worker else None) or self.settings.device,
+            peak_bytes=peak,
+            peak_from=None if peak is None else "a video of this size" if measured else "the plan",
+            fits=None if not planned else False if problem else True if planned["peak"] is not None else None,
+            problem=problem,
+            waiting=waiting + (self.scheduler.running is not None),
+        )
 
     # -- the machine -------------------------------------------------------------------------------------------------
 
@@ -211,25 +255,32 @@ async def _until_disconnect(request: Request) -> None:
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
-        raise InvalidRequest("idempotency_key", key, "must be 1 to 255 printable ASCII characters without spaces")
+        raise InvalidRequest("Idempotency-Key", key, "must be 1 to 255 printable ASCII characters without spaces")
     return key
 
 
 def _error(job: Job) -> api.JobError | None:
     if job.error_code is None:
         return None
-    return api.JobError(code=job.error_code, message=without_folders(job.error_message or ""))
+    param = param_of(job.error_code, "", job.error_param or "")
+    return api.JobError(code=job.error_code, message=without_folders(job.error_message or ""), param=param)
 
 
 def _failure(job: Job) -> A2VError:
     error = A2VError(without_folders(job.error_message or "The job failed."))
     error.code = job.error_code or error.code
+    error.field = job.error_param or ""
     error.http_status = job.error_status or error.http_status
     return error
 
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+def _size(job: Job) -> str:
+    known = job.result or job.request
+    return "auto" if "auto" in (known["width"], known["height"]) else f"{known['width']}x{known['height']}"
 
 
 def _seconds(job: Job) -> str:

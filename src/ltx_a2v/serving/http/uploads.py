@@ -1,6 +1,6 @@
 """Splits a body into fields and files, and saves the files when the request is accepted.
 
-Files are not opened here. Pictures and sound are decoded in the worker.
+Files are not opened here: another process checks them (`FileChecker`), and the worker decodes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from ltx_a2v.errors import Forbidden, InvalidRequest, TooLarge, shown_value
+from ltx_a2v.errors import A2VError, Forbidden, InvalidRequest, TooLarge, shown_value
 from ltx_a2v.serving.http.bodies import FILE_FIELDS, parse_form, parse_json, unknown_field
 from ltx_a2v.serving.http.receiving import Receiving, Share
 from ltx_a2v.serving.jobs.folders import sync_to_disk
@@ -66,6 +66,12 @@ async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dic
         reason = "is missing: send the speech as a file, a data URL, or a path below the server's input folder"
         raise InvalidRequest("audio", reason=reason)
     return {name: await asyncio.to_thread(_save, name, body, folder, settings) for name in body.sources}
+
+
+def about(field: str, error: A2VError) -> A2VError:
+    """`error`, which replies then name as the field's."""
+    error.field = field
+    return error
 
 
 def digest(body: Body, saved: Mapping[str, str]) -> str:
@@ -130,7 +136,7 @@ def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
     files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
     names = [name for name, _ in form.multi_items()]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise InvalidRequest(reason=f"{min(repeated)[:80]!r} is given more than once")
+        raise InvalidRequest(min(repeated)[:80], reason="is given more than once")
     for name in files:
         if name not in FILE_FIELDS or name not in model.model_fields:
             raise unknown_field(name)
@@ -198,7 +204,7 @@ def _check_size(name: str, which: str, size: int, limit: int) -> None:
         raise InvalidRequest(name, reason="is empty")
     if size > limit * MIB:
         message = f"The {which} has {size / MIB:.1f} MiB; this server allows {limit}."
-        raise TooLarge(message, f"{which}_too_large")
+        raise about(name, TooLarge(message, f"{which}_too_large"))
 
 
 def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:
@@ -207,9 +213,8 @@ def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:
         reason = "is a link, which is not followed: send the file itself, a data URL, or a path on the server"
         raise InvalidRequest(name, given, reason)
     if input_dir is None:
-        raise Forbidden(
-            "This server was started without an input folder, so paths are not let in: send the file itself."
-        )
+        reason = "This server was started without an input folder, so paths are not let in: send the file itself."
+        raise about(name, Forbidden(reason))
     root = input_dir.resolve()
     try:
         path = (root / given).resolve(strict=True)
@@ -217,4 +222,4 @@ def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:
             return path
     except (OSError, ValueError, RuntimeError):
         pass
-    raise Forbidden(f"{shown_value(given)} is not a file below the server's input folder.")
+    raise about(name, Forbidden(f"{shown_value(given)} is not a file below the server's input folder."))

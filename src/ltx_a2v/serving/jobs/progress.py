@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from ltx_a2v.request import FAST_STEPS
 
 EXPECTED_SECONDS: dict[str, float] = {
     "load": 30.0,
@@ -19,11 +22,21 @@ EXPECTED_SECONDS: dict[str, float] = {
 }
 """Shares before the first job has been measured; only their proportions matter."""
 
-EXPECTED_STEPS = 30
-"""Steps of stage 1 that `EXPECTED_SECONDS` assumes."""
+EXPECTED_PASSES = 120
+"""Passes of stage 1 that `EXPECTED_SECONDS` assumes: 30 steps of 4."""
 
 TRUSTED_SHARE = 0.05
 """No remaining time is given below this share of the work."""
+
+
+def stage_1_passes(request: Mapping[str, Any]) -> int:
+    """Passes of the transformer in stage 1 of a job's request, to which its seconds are about proportional."""
+    if request.get("quality") == "fast":
+        return FAST_STEPS
+    steps, guidance = request["num_inference_steps"], request.get("guidance") or {}
+    every = guidance.get("skip_step", 0) + 1
+    extra = (guidance.get("cfg") != 1, guidance.get("stg") != 0, guidance.get("modality") != 1)
+    return -(-steps // every) * (1 + sum(extra))
 
 
 @dataclass
@@ -31,18 +44,18 @@ class Estimates:
     """Expected seconds per phase: those of the last job, if there was one."""
 
     phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
-    steps: int = EXPECTED_STEPS
+    passes: int = EXPECTED_PASSES
     measured: bool = False
 
-    def learn(self, phases: Mapping[str, float], steps: int) -> None:
+    def learn(self, phases: Mapping[str, float], passes: int) -> None:
         self.phases = {"load": self.phases["load"], **phases}
-        self.steps, self.measured = steps, True
+        self.passes, self.measured = passes, True
 
     def learn_load(self, seconds: float) -> None:
         self.phases["load"] = seconds
 
-    def for_job(self, steps: int, loads_first: bool) -> dict[str, float]:
-        expected = {**self.phases, "stage_1": self.phases.get("stage_1", 0.0) * steps / self.steps}
+    def for_job(self, passes: int, loads_first: bool) -> dict[str, float]:
+        expected = {**self.phases, "stage_1": self.phases.get("stage_1", 0.0) * passes / self.passes}
         if not loads_first:
             del expected["load"]
         return expected

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     expired INTEGER NOT NULL DEFAULT 0
 );
 """
-_ADDED_COLUMNS = {"owner": "TEXT", "bytes": "INTEGER"}
+_ADDED_COLUMNS = {"owner": "TEXT", "bytes": "INTEGER", "error_param": "TEXT"}
 """Columns that a database of an earlier version lacks."""
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
@@ -87,6 +87,8 @@ class Job:
     """The worker that runs it, or ran it last."""
     bytes: int | None
     """Size of its outputs and uploads; None until it was measured."""
+    error_param: str | None
+    """The field of a `GenerationRequest` that the error is about, where it is about one."""
 
     @property
     def is_final(self) -> bool:
@@ -178,6 +180,10 @@ class JobStore:
             f"WHERE seq {comparison} (SELECT seq FROM jobs WHERE id = ?) ORDER BY seq {direction} LIMIT ?", after, limit
         )
 
+    def completed(self, limit: int) -> list[Job]:
+        """The jobs that were completed last, newest first."""
+        return self._select("WHERE state = 'completed' ORDER BY seq DESC LIMIT ?", limit)
+
     def in_state(self, *states: State) -> list[Job]:
         """Oldest first."""
         return self._select(f"WHERE state IN ({','.join('?' * len(states))}) ORDER BY seq", *states)
@@ -226,8 +232,10 @@ class JobStore:
     def complete(self, job_id: str, result: dict[str, Any]) -> None:
         self._finish(job_id, "completed", result=json.dumps(result))
 
-    def fail(self, job_id: str, code: str, message: str, http_status: int) -> None:
-        self._finish(job_id, "failed", error_code=code, error_message=message, error_status=http_status)
+    def fail(self, job_id: str, code: str, message: str, http_status: int, field: str = "") -> None:
+        self._finish(
+            job_id, "failed", error_code=code, error_message=message, error_status=http_status, error_param=field
+        )
 
     def cancel(self, job_id: str) -> None:
         self._finish(job_id, "cancelled")

@@ -1,6 +1,7 @@
 // The voice: chosen or recorded, drawn as a waveform, with a start and a length.
 
 const SHORTEST = 0.3;
+const HEIGHT = 64;
 
 export class Sound {
   constructor($, changed) {
@@ -10,11 +11,13 @@ export class Sound {
     this.duration = 0;
     this.peaks = [];
     this.recorder = null;
+    this.usable = Infinity;
     $("start").oninput = () => this.moved();
     $("length").oninput = () => this.moved();
     $("wave").onpointerdown = (event) => this.drag(event);
     $("listen").onplay = () => this.playSelection();
     new ResizeObserver(() => this.draw()).observe($("wave"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
   get start() {
@@ -32,8 +35,7 @@ export class Sound {
     this.samples = samples.getChannelData(0);
     this.$("sound").hidden = false;
     this.$("audio-drop").classList.add("filled");
-    this.$("audio-hint").textContent = file.name;
-    this.$("audio-name").textContent = `${this.duration.toFixed(2)} s; drop or choose another`;
+    this.$("audio-hint").textContent = `${file.name}, ${this.duration.toFixed(1)} s: drop or choose another.`;
     URL.revokeObjectURL(this.$("listen").src);
     this.$("listen").src = URL.createObjectURL(file);
     this.select(0, this.duration);
@@ -51,8 +53,8 @@ export class Sound {
   moved() {
     const { $ } = this;
     $("length").max = Math.max(SHORTEST, this.duration - this.start).toFixed(2);
-    $("start-out").textContent = `${this.start.toFixed(2)} s`;
-    $("length-out").textContent = `${this.seconds.toFixed(2)} s`;
+    $("start-out").textContent = `${this.start.toFixed(1)} s`;
+    $("length-out").textContent = `${this.seconds.toFixed(1)} s`;
     this.draw();
     clearTimeout(this.pending);
     this.pending = setTimeout(this.changed, 150);
@@ -72,10 +74,11 @@ export class Sound {
     if (!this.file || !wave.clientWidth) return;
     const scale = window.devicePixelRatio || 1;
     wave.width = wave.clientWidth * scale;
-    wave.height = 72 * scale;
+    wave.height = HEIGHT * scale;
     const ink = wave.getContext("2d");
     const style = getComputedStyle(document.documentElement);
-    const [from, to] = [this.start, this.start + this.seconds].map((t) => (t / this.duration) * wave.width);
+    const length = Math.min(this.seconds, this.usable);
+    const [from, to] = [this.start, this.start + length].map((t) => (t / this.duration) * wave.width);
     ink.fillStyle = style.getPropertyValue("--wash");
     ink.fillRect(from, 0, to - from, wave.height);
     const step = 3 * scale;
@@ -128,7 +131,7 @@ export class Sound {
   tick(began) {
     const on = Boolean(this.recorder);
     this.$("record").classList.toggle("on", on);
-    this.$("record-label").textContent = on ? "Stop" : "Or record your voice";
+    this.$("record-label").textContent = on ? "Stop" : "Record";
     this.$("record-time").textContent = on ? `${((Date.now() - began) / 1000).toFixed(1)} s` : "";
     if (on) setTimeout(() => this.tick(began), 100);
   }
@@ -139,6 +142,6 @@ async function decoded(file) {
   try {
     return await context.decodeAudioData(await file.arrayBuffer());
   } catch {
-    throw new Error(`This browser cannot read the sound of ${file.name || "the file"}: give a wav, mp3, ogg or mp4.`);
+    throw new Error(`This browser cannot read the sound of ${file.name || "the file"}: give a wav, mp3 or ogg, or an mp4 that has sound.`);
   }
 }

@@ -22,7 +22,7 @@ Message = dict[str, Any]
 MAX_LINE = 2**22
 BEATS_PER_SILENCE = 8
 MAX_BEAT_SECONDS = 5.0
-ENDS_OF_WORK = ("done", "failed", "cancelled", "loaded", "load_failed")
+ENDS_OF_WORK = ("done", "failed", "cancelled", "loaded", "load_failed", "planned")
 
 
 class WorkerClient:
@@ -49,7 +49,7 @@ class WorkerClient:
         self.tainted = False
         """The device's state is in doubt, so the next job needs a fresh process."""
         self.working = False
-        """It runs a job or loads the model."""
+        """It runs a job, loads the model or plans."""
         self.heard_at = self.moved_at = time.monotonic()
         """Times of the last message, and of the last message other than a heartbeat."""
         self.has_spoken = False
@@ -73,7 +73,7 @@ class WorkerClient:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
-                    env=_environment(settings),
+                    env=environment_without_key(settings),
                 )
         except BaseException:
             ours.close()
@@ -88,8 +88,9 @@ class WorkerClient:
 
     def send(self, do: str, **fields: object) -> None:
         """Buffered; a message to a dead worker is lost, and `receive` then raises."""
-        if do in ("run", "load"):
-            self.used = self.working = True
+        if do in ("run", "load", "plan"):
+            self.used = self.used or do != "plan"
+            self.working = True
             self.moved_at = time.monotonic()
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"do": do, **fields}).encode() + b"\n")
@@ -158,8 +159,8 @@ class WorkerClient:
         return death_by_signal(-code)
 
 
-def _environment(settings: ServerSettings) -> dict[str, str]:
-    """The server's environment without the API key: the worker parses untrusted files."""
+def environment_without_key(settings: ServerSettings) -> dict[str, str]:
+    """The server's environment, for a process that parses untrusted files."""
     inherited = {name: value for name, value in os.environ.items() if name.upper() != "LTX_A2V_API_KEY"}
     return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
 

@@ -1,7 +1,8 @@
 """One consumer owns one worker: it takes jobs in order, runs them there, and decides how long the worker keeps the GPU.
 
 Each turn does the first of these that applies: retire a dead worker, load or unload on request, write outcomes that the
-disk refused, settle interrupted jobs, run the next job, unload after the keep-alive, wait with a standby worker.
+disk refused, settle interrupted jobs, run the next job, answer what a request would take, unload after the keep-alive,
+wait with a standby worker.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
 from ltx_a2v.serving.jobs.folders import VIDEO, Folders
-from ltx_a2v.serving.jobs.progress import Estimates, Progress
+from ltx_a2v.serving.jobs.progress import Estimates, Progress, stage_1_passes
 from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.jobs.storage import storage_failed
 from ltx_a2v.serving.logs import say
@@ -29,6 +30,10 @@ from ltx_a2v.serving.work.supervisor import StartWorker, Supervisor
 from ltx_a2v.serving.work.waiting import Clock, to_the_end
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import parse_duration
+
+MAX_PLANS = 8
+"""Plans that may be asked for at once."""
+PLAN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Consumer:
         self._wake = asyncio.Event()
         self._load_wanted: asyncio.Future[None] | None = None
         self._unload_wanted = False
+        self._plans: list[tuple[Message, asyncio.Future[Message | None]]] = []
+        """Requests whose memory is asked for, and where the answer goes."""
         self._trouble: str | None = None
 
     # -- from outside ------------------------------------------------------------------------------------------------
@@ -107,6 +114,18 @@ class Consumer:
             await asyncio.sleep(0.02)
         return not self._unload_wanted
 
+    async def plan(self, request: Message) -> Message | None:
+        """The worker's plan for a request ("planned" in its protocol); None where it is not free to plan in time."""
+        if self.running is not None or not self.supervisor.is_ready or len(self._plans) >= MAX_PLANS:
+            return None
+        answer: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        self._plans.append((request, answer))
+        self.wake()
+        try:
+            return await asyncio.wait_for(answer, PLAN_SECONDS)
+        except TimeoutError:
+            return None
+
     def cancel(self, job_id: str) -> bool:
         """Whether the job runs here. It then stops at its next step; after the grace period its worker is killed."""
         running, worker = self.running, self.supervisor.worker
@@ -152,6 +171,8 @@ class Consumer:
             await self._shared.clock.wait(self._wake, RETRY_SECONDS)
         elif (job := await asyncio.to_thread(self._next_job)) is not None:
             await self._work(job)
+        elif self._plans:
+            await self._plan_now(*self._plans.pop(0))
         elif self.keep_alive.is_over:
             await self._unload_now()
         else:
@@ -171,6 +192,18 @@ class Consumer:
             wanted.set_exception(_as_ours(error))
         else:
             wanted.set_result(None)
+
+    async def _plan_now(self, request: Message, answer: asyncio.Future[Message | None]) -> None:
+        worker = self.supervisor.worker
+        if answer.done() or worker is None or not self.supervisor.is_ready:
+            return
+        worker.send("plan", request=request, keep=self.keep_alive.seconds(None) > 0)
+        try:
+            planned = await worker.receive()
+        except WorkerFailed:  # the next turn retires it
+            planned = None
+        if not answer.done():
+            answer.set_result(planned)
 
     async def _unload_now(self) -> None:
         worker = self.supervisor.worker
@@ -214,7 +247,7 @@ class Consumer:
     def _begin(self, job: Job) -> Running:
         loads_first = not self.supervisor.is_loaded and self.keep_alive.seconds(job.keep_alive) > 0
         estimates = self._shared.estimates
-        expected = estimates.for_job(job.request["num_inference_steps"], loads_first)
+        expected = estimates.for_job(stage_1_passes(job.request), loads_first)
         self.keep_alive.hold()
         self._shared.changes.publish_all()  # queue positions moved
         say("job", "started", id=job.id, attempt=job.attempts)
@@ -273,7 +306,7 @@ class Consumer:
         await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
-        shared.estimates.learn(result["phases"], job.request["num_inference_steps"])
+        shared.estimates.learn(result["phases"], stage_1_passes(job.request))
         shared.metrics.completed(result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 
@@ -295,8 +328,8 @@ class Consumer:
                 await shared.outcomes.record(job.id, lambda: shared.store.requeue(job.id, forgive=False))
                 say("job", f"will be tried again: {error}", id=job.id, level=30)
             case "fail":
-                code, status = error.code, error.http_status
-                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status))
+                code, status, field = error.code, error.http_status, error.field
+                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status, field))
                 shared.metrics.failed(code)
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
 

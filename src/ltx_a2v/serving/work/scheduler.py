@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from ltx_a2v.errors import Conflict, StorageFailed, Unavailable
 from ltx_a2v.serving.jobs.folders import Folders
@@ -146,6 +147,10 @@ class Scheduler:
     async def load(self, keep_alive: str | None) -> None:
         """Load the model now. Raises the worker's error."""
         await asyncio.gather(*(consumer.load(keep_alive) for consumer in self._consumers))
+
+    async def plan(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """What the worker plans for a request: `peak` bytes or None, and the `problem` where that does not fit now."""
+        return await self._consumers[0].plan(request)
 
     async def unload(self) -> bool:
         """True when the memory is free; False where a job runs, after which it will be freed."""

@@ -47,6 +47,11 @@ class Supervisor:
         return worker is not None and worker.loaded
 
     @property
+    def is_ready(self) -> bool:
+        """There is a worker that has opened the model, loaded or not."""
+        return self.state in ("standby", "loaded")
+
+    @property
     def has_died(self) -> bool:
         """There is a dead worker to retire."""
         return self.worker is not None and self.worker.dead

@@ -6,8 +6,10 @@ Importing the engine's module takes seconds; a worker that has done this says "s
 thread sends the heartbeat "beat" every few seconds, so that the server sees a live process whatever it computes.
 
     server -> worker    start {engine, settings, beat} · run {job, request, folder, keep} · load · cancel {job} · exit
+                        plan {request, keep}
     worker -> server    standby {device, problem} · event {job, …} · done {job, result} · cancelled {job} · loaded
                         failed {job, tainted, … of `A2VError.as_json`} · load_failed {the same but job} · beat
+                        planned {peak, problem}
 
 A job whose weights are kept afterwards (`keep`) loads all of them first; otherwise each phase loads and frees its own.
 When the server dies, the socket closes and the worker exits at once.
@@ -31,7 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ltx_a2v.errors import Cancelled, from_json
+from ltx_a2v.errors import BudgetTooSmall, Cancelled, from_json
 from ltx_a2v.events import Done, Event, GenerationResult
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import raise_oom_score
@@ -43,7 +45,7 @@ from ltx_a2v.serving.work.failures import described
 from ltx_a2v.settings.model import ModelSettings
 
 if TYPE_CHECKING:
-    from ltx_a2v.planning.plan import Keep
+    from ltx_a2v.planning.plan import Keep, Plan
 
 THUMBNAIL_SIZE = (512, 512)
 
@@ -61,6 +63,7 @@ class Pipeline(Protocol):
     @property
     def device(self) -> object: ...
     def plan(self, request: GenerationRequest) -> object: ...
+    def plan_for(self, request: GenerationRequest) -> Plan: ...
     def prepare(self, request: GenerationRequest | None = None) -> object: ...
     def generate(self, request: GenerationRequest) -> Generator[Event]: ...
 
@@ -129,6 +132,8 @@ class Worker:
         while (message := self._channel.inbox.get())["do"] != "exit":
             if message["do"] == "load":
                 self._answer_load()
+            elif message["do"] == "plan":
+                self._answer_plan(message["request"], message["keep"])
             else:
                 self._answer_run(message["job"], message["request"], Path(message["folder"]), message["keep"])
 
@@ -148,6 +153,25 @@ class Worker:
             self._channel.send("load_failed", **described(error))
         else:
             self._channel.send("loaded", device_bytes=_device_bytes())
+
+    def _answer_plan(self, fields: dict[str, Any], keep: bool) -> None:
+        """`peak` is None where nothing is known, `problem` says why a request does not fit now."""
+        peak, problem = None, None
+        try:
+            peak = self._peak_of(fields, keep)
+        except BudgetTooSmall as error:
+            problem = str(error)
+        except Exception as error:  # a job with these fields says it better
+            logs.say("plan", f"{type(error).__name__}: {error}", level=30)
+        self._channel.send("planned", peak=peak, problem=problem)
+
+    def _peak_of(self, fields: dict[str, Any], keep: bool) -> int | None:
+        """Bytes. None on a GPU that this process does not use yet: planning asks it, which takes memory on it."""
+        pipeline = self._opened()
+        if str(pipeline.device).startswith("cuda") and not _uses_cuda():
+            return None
+        pipeline.keep = "device" if keep else "nothing"
+        return pipeline.plan_for(GenerationRequest(**fields, audio=Path("-"))).peak
 
     def _answer_run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> None:
         try:
@@ -222,10 +246,12 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
 
 def _device_bytes() -> int:
     """Bytes of device memory reserved by torch; 0 without torch or before CUDA is initialised."""
+    return int(sys.modules["torch"].cuda.memory_reserved()) if _uses_cuda() else 0
+
+
+def _uses_cuda() -> bool:
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return 0
-    return int(torch.cuda.memory_reserved())
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def _offer_to_the_oom_killer() -> None:

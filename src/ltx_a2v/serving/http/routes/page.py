@@ -1,4 +1,4 @@
-"""The page: static files over the API, and an example to begin with."""
+"""The page and the API's page: static files over the API, and an example to begin with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ routes = APIRouter(include_in_schema=False)
 @routes.get("/")
 def page() -> FileResponse:
     return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@routes.get("/docs")
+def api_page() -> FileResponse:
+    return FileResponse(PAGE / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
 @routes.get(EXAMPLE["image"])

@@ -1,20 +1,19 @@
-"""A model of the real shapes with random weights: 48 blocks, 22 billion parameters, Gemma 3 12B; about 78 GB.
+"""Models with random weights, in the files of a real one: for measuring size and speed without the published files.
 
-For measuring size and speed without the real files. `python scripts/full_size_model.py FOLDER [FOLDER_2]`
-puts the text encoder and the LoRA into the second folder. With `--headers-only` the files have their headers and sizes
-but take no room on the disk, in seconds: enough for `ltx-a2v plan --device cpu --model-dir FOLDER`.
+`full` has the real shapes: 48 blocks, 22 billion parameters, Gemma 3 12B, the LoRA; about 78 GB. `tiny` is the
+miniature. With `headers_only` the full files have their headers and sizes but take no room on the disk: enough for a
+plan.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,12 +21,16 @@ import torch
 from torch import nn
 
 from ltx_a2v import miniature
+from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec, header_of
-from ltx_a2v.model.files import GemmaFiles
+from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.versions.ltx_2_3 import LTX_2_3
+
+Say = Callable[[str], None]
+Shapes = Mapping[str, tuple[int, ...]]
 
 TRANSFORMER = miniature.REAL_TRANSFORMER
 
@@ -80,44 +83,71 @@ SUPPLY_BEYOND = 2**24
 SUPPLY_STEP = 1_000_003
 
 
-def write_full_size(folder: Path, other: Path, headers_only: bool = False) -> ModelPaths:
-    write = _write_header if headers_only else _write_random
-    for place in (folder, other):
-        place.mkdir(parents=True, exist_ok=True)
-    metadata = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
-    config, keys = LTX_2_3.config_of(miniature.MODEL_VERSION, metadata), LTX_2_3.keys
-    gemma = other / "gemma"
-    _copy_tokenizer(gemma)
-    (gemma / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": GEMMA}))
-    files = GemmaFiles(gemma, GEMMA, {})
-    encoder = text.build_gemma(files)
-    write(gemma / "model.safetensors", _shapes((KeyMap((("language_model.model.", ""),)), encoder, "")), {})
-    denoiser = transformer.build_transformer(config)
-    vae = keys.video_vae(config.vae_stages)
+def write_tiny(folder: Path) -> ModelPaths:
+    """The miniature's files. Raises `InvalidOutput` where they cannot be written."""
+    with _refusals(folder):
+        miniature.make_miniature(folder)
+    return ModelPaths.discover(folder)
+
+
+def write_full_size(
+    folder: Path, other: Path | None = None, headers_only: bool = False, say: Say = lambda _: None
+) -> ModelPaths:
+    """The text encoder and the LoRA (35 GB) go to `other`, where one is given; `say` hears of every file.
+
+    Raises `InvalidOutput` where the files cannot be written.
+    """
+    other = other or folder
     paths = ModelPaths(
         folder / "ltx-2.3-22b-random.safetensors",
         other / "ltx-2.3-22b-random-distilled-lora-384.safetensors",
         folder / "ltx-2.3-random-spatial-upscaler-x2.safetensors",
-        gemma,
+        other / "gemma",
     )
-    write(
-        paths.checkpoint,
-        _shapes(
-            (keys.transformer, denoiser, ""),
-            (keys.connectors, text.build_connectors(config, 49), ""),
-            (vae, video_vae.build_video_encoder(config), ""),
-            (vae, video_vae.build_video_decoder(config).decoder, "decoder."),
-            (keys.audio_encoder, audio_vae.build_audio_encoder(config), ""),
-        ),
-        {"model_version": miniature.MODEL_VERSION, "config": json.dumps(metadata)},
-    )
-    arguments = {**UPSAMPLER, "use_rational_resampler": False}
-    for name in ("spatial_scale", "rational_resampler"):
-        del arguments[name]
-    small = upsampler.build_upsampler(arguments)
-    write(paths.spatial_upsampler, _shapes((keys.upsampler, small, "")), {"config": json.dumps(UPSAMPLER)})
-    write(paths.distilled_lora, _lora_shapes(transformer.linear_shapes(denoiser)), {})
+    with _refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _copy_tokenizer(paths.gemma_root)
+        (paths.gemma_root / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": GEMMA}))
+        for path, shapes, metadata in _full_size_files(paths):
+            if headers_only:
+                _write_header(path, shapes, metadata)
+            else:
+                _write_random(path, shapes, metadata, say)
     return paths
+
+
+def _full_size_files(paths: ModelPaths) -> Iterator[tuple[Path, Shapes, Mapping[str, str]]]:
+    """Each file with its tensors and its metadata."""
+    sections = {"transformer": TRANSFORMER, "vae": VIDEO_VAE, "audio_vae": miniature.AUDIO_VAE}
+    config, keys = LTX_2_3.config_of(miniature.MODEL_VERSION, sections), LTX_2_3.keys
+    gemma = GemmaFiles(paths.gemma_root, GEMMA, {})
+    in_gemma = KeyMap((("language_model.model.", ""),))
+    yield paths.gemma_root / "model.safetensors", _shapes((in_gemma, text.build_gemma(gemma), "")), {}
+    denoiser = transformer.build_transformer(config)
+    vae = keys.video_vae(config.vae_stages)
+    networks = (
+        (keys.transformer, denoiser, ""),
+        (keys.connectors, text.build_connectors(config, text.hidden_state_count(gemma)), ""),
+        (vae, video_vae.build_video_encoder(config), ""),
+        (vae, video_vae.build_video_decoder(config).decoder, "decoder."),
+        (keys.audio_encoder, audio_vae.build_audio_encoder(config), ""),
+    )
+    metadata = {"model_version": miniature.MODEL_VERSION, "config": json.dumps(sections)}
+    yield paths.checkpoint, _shapes(*networks), metadata
+    small = upsampler.build_upsampler(miniature.upsampler_arguments(UPSAMPLER))
+    yield paths.spatial_upsampler, _shapes((keys.upsampler, small, "")), {"config": json.dumps(UPSAMPLER)}
+    assert paths.distilled_lora is not None, "a model with random weights has one"
+    yield paths.distilled_lora, _lora_shapes(transformer.linear_shapes(denoiser)), {}
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidOutput(
+            f"The model cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from error
 
 
 def _copy_tokenizer(gemma: Path) -> None:
@@ -136,7 +166,7 @@ def _shapes(*networks: tuple[KeyMap, nn.Module, str]) -> dict[str, tuple[int, ..
     }
 
 
-def _lora_shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _lora_shapes(layers: Shapes) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (outputs, inputs) in layers.items():
         if "transformer_blocks" in layer and "to_gate_logits" not in layer:
@@ -146,7 +176,7 @@ def _lora_shapes(layers: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
     return shapes
 
 
-def _write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
+def _write_header(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
     """The weights are a hole in the file: they read as zeros."""
     specs = [TensorSpec(name, torch.bfloat16, shape) for name, shape in shapes.items()]
     header = header_of(specs, metadata)
@@ -154,15 +184,14 @@ def _write_header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: M
     os.truncate(path, len(header) + sum(spec.nbytes for spec in specs))
 
 
-def _write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> None:
+def _write_random(path: Path, shapes: Shapes, metadata: Mapping[str, str], say: Say) -> None:
     specs = [TensorSpec(name, torch.bfloat16, shape) for name, shape in shapes.items()]
     started = time.perf_counter()
     with SafetensorsWriter(path, specs, metadata) as writer:
         for name, tensor in _random(specs):
             writer.write(name, tensor)
         size = writer.nbytes
-    sys.stdout.write(f"{path.name}: {size / 1e9:.1f} GB in {time.perf_counter() - started:.0f} s\n")
-    sys.stdout.flush()
+    say(f"{path.name}: {size / 1e9:.1f} GB in {time.perf_counter() - started:.0f} s")
 
 
 def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -176,16 +205,3 @@ def _random(specs: list[TensorSpec]) -> Iterator[tuple[str, torch.Tensor]]:
         values = supply[start : start + size].view(spec.shape)
         leaf = spec.name.rsplit(".", 1)[-1]
         yield spec.name, values + 1 if leaf == "std-of-means" or (leaf == "weight" and len(spec.shape) == 1) else values
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("other", type=Path, nargs="?", help="for the text encoder and the LoRA")
-    parser.add_argument("--headers-only", action="store_true", help="no weights: enough for `ltx-a2v plan`")
-    arguments = parser.parse_args()
-    write_full_size(arguments.folder, arguments.other or arguments.folder, arguments.headers_only)
-
-
-if __name__ == "__main__":
-    main()

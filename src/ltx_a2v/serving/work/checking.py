@@ -1,0 +1,108 @@
+"""The server's end of the process that opens uploaded files before their job is accepted.
+
+    Service ──{which, path, start}──> python -m ltx_a2v.serving.work.checker ──{problem}──> 422, or a job
+
+The HTTP process never parses a client's file, and a busy worker would have to wait, so a third process does. It starts
+with the first upload, ends when it was not used for a while, and is replaced after a file that crashed or stalled it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+
+from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
+from ltx_a2v.serving.logs import say
+from ltx_a2v.serving.work.client import environment_without_key
+from ltx_a2v.settings.server import ServerSettings
+
+CHECK_SECONDS = 20.0
+"""For one file; opening one takes milliseconds, decoding a picture of 100 megapixels seconds."""
+EXIT_SECONDS = 1.0
+TRIES = 2
+"""The process may end for being idle at the moment that it is asked."""
+
+
+class FileChecker:
+    """One process, which checks one file at a time."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self.process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def check(self, which: str, path: str, start: float) -> None:
+        """Open an "audio" (and look for sound at `start` seconds) or decode an "image".
+
+        Raises `InvalidAudio`, `InvalidImage` and `TooLarge`. Where no process can be started, the worker's check must
+        do.
+        """
+        async with self._turn:
+            try:
+                reply = await self._ask(json.dumps({"which": which, "path": path, "start": start}))
+            except OSError as error:  # no more processes, descriptors or memory
+                say("check", f"files are not checked: {error}", level=30)
+                return
+        if reply is None:
+            raise _unreadable(which)
+        problem = json.loads(reply)["problem"]
+        if problem is not None:
+            raise from_json(problem)
+
+    async def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _ask(self, question: str) -> bytes | None:
+        """The reply; None where the file crashed the process or took too long."""
+        for _ in range(TRIES):
+            process = await self._started()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(question.encode() + b"\n")
+                reply = await asyncio.wait_for(process.stdout.readline(), CHECK_SECONDS)
+            except (TimeoutError, ConnectionError):
+                reply = b""
+            except BaseException:  # the client left: the reply must not be taken for the next one's
+                await self.stop()
+                raise
+            if reply:
+                return reply
+            if not await self._ended_by_itself(process):
+                return None
+        return None
+
+    async def _ended_by_itself(self, process: asyncio.subprocess.Process) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), EXIT_SECONDS)
+        code = process.returncode
+        await self.stop()
+        return code == 0
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self.process is not None and self.process.returncode is None:
+            return self.process
+        limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ltx_a2v.serving.work.checker",
+            limits,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=environment_without_key(self._settings),
+        )
+        return self.process
+
+
+def _unreadable(which: str) -> InvalidInput:
+    if which == "image":
+        return InvalidImage("The picture cannot be opened; save it again as a png or jpeg.")
+    return InvalidAudio("The audio cannot be opened; save it again as a wav or mp3.")
