@@ -6,7 +6,7 @@ import { Mistake, calm, mark, trying } from "./messages.js";
 import { Sound } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
-const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, takes longer" };
+const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, slower" };
 const GUIDED_ONLY = ["steps", "cfg", "modality", "negative"];
 const NUMBERS = ["seed", "steps", "fps", "cfg", "modality"];
 const USUAL_SECONDS = 4;
@@ -27,8 +27,8 @@ export class Form {
     const { defaults, presets, qualities, demo } = this.options;
     $("demo").hidden = !demo;
     $("demo").textContent = `This is the demo: a ${demo} miniature that animates drawn faces, not the 22B model.`;
-    for (const [name, { long_side: long, short_side: short, num_inference_steps: steps }] of Object.entries(presets)) {
-      const radio = addChoice("presets", "preset", name, name, `${long} × ${short}, ${PRESET_HINTS[name] ?? ""}`);
+    for (const [name, { num_inference_steps: steps }] of Object.entries(presets)) {
+      const radio = addChoice("presets", "preset", name, name, "");
       radio.checked = name === "standard";
       radio.addEventListener("change", () => {
         $("steps").value = steps;
@@ -92,13 +92,25 @@ export class Form {
 
   wantedSize() {
     if (this.carried.size && !chosen("preset")) return this.carried.size;
-    const { long_side: long, short_side: short } = this.options.presets[chosen("preset")];
+    return this.sizeOf(chosen("preset"));
+  }
+
+  sizeOf(preset) {
+    const { long_side: long, short_side: short } = this.options.presets[preset];
     const shape = chosen("orientation");
     if (shape === "square") return [short, short];
     return shape === "portrait" ? [short, long] : [long, short];
   }
 
+  // Each button says its size in the chosen format.
+  labelSizes() {
+    for (const { value, parentElement: label } of document.querySelectorAll("input[name=preset]")) {
+      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}, ${PRESET_HINTS[value] ?? ""}`;
+    }
+  }
+
   async fit() {
+    this.labelSizes();
     if (this.wrongNumber()) return;
     const [width, height] = this.wantedSize();
     const seconds = this.sound.seconds || USUAL_SECONDS;
