@@ -11,7 +11,7 @@ import ltx_a2v
 
 def test_every_public_name_is_there_and_sorted() -> None:
     assert ltx_a2v.__all__ == sorted(ltx_a2v.__all__)
-    for name in ltx_a2v.__all__:
+    for name in set(ltx_a2v.__all__) - {"Event"}:  # a union of the others, which has no home
         assert getattr(ltx_a2v, name).__module__.startswith("ltx_a2v.")
 
 

@@ -32,7 +32,11 @@ def test_stages_and_frames_equal_the_references(name: str, pipeline: A2VPipeline
     case, expected = dict(CASES[name]), load_file(RECORDED / f"{name}.safetensors")
     case["guidance"] = Guidance(**case["guidance"])
     for file in ("audio", "image"):
-        case[file] = case[file] and ROOT / "examples" / case[file]
+        case[file] = ROOT / "examples" / case[file] if case.get(file) else None
+    case["images"] = [
+        {"file": ROOT / "examples" / file, "frame": frame, "strength": strength}
+        for file, frame, strength in case.get("images", ())
+    ]
     latents, video = tmp_path / "latents.safetensors", tmp_path / "video.mp4"
     pipeline.run(GenerationRequest(**case, output_path=video, save_latents=latents))
 

@@ -80,6 +80,7 @@ class Studio:
             num_frames=self.options.frames,
             seed=i,
             num_inference_steps=self.options.steps,
+            quality=self.options.quality,
             **extra,
         )
         self.pipeline.run(request)
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quality", choices=("standard", "fast"), default="standard")
     parser.add_argument("--mode", default="none", help="of quantization")
     parser.add_argument("--budget", default="auto", help="VRAM budget, such as 30MiB")
     parser.add_argument("--unguided", action="store_true")

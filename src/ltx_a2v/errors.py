@@ -37,7 +37,8 @@ message contains `named("num_frames")` instead of a name, and the command line a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any, Final
 
 NOT_GIVEN: Final = object()
@@ -295,6 +296,12 @@ def shown_value(value: object) -> str:
     is_number = isinstance(value, str) and re.fullmatch(r"[-+]?[0-9][0-9.]*", value, re.ASCII)
     shown = str(value) if is_number else repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`did you mean 'int8'?` where one of the known words is near to the given one, else an empty text."""
+    near = get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _sentence(reason: str) -> str:

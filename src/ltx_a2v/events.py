@@ -24,6 +24,19 @@ GenerationPhase = Literal[
 Phase = GenerationPhase | Literal["quantize"]
 """All phases; `quantize` is not part of a generation."""
 PHASES: tuple[GenerationPhase, ...] = get_args(GenerationPhase)
+PHASE_TITLES: dict[str, str] = {
+    "load_audio": "read the sound",
+    "encode_prompt": "read the prompt",
+    "encode_audio": "encode the sound",
+    "encode_image": "encode the picture",
+    "load_transformer": "load the transformer",
+    "stage_1": "stage 1, half size",
+    "upsample": "enlarge",
+    "stage_2": "stage 2, full size",
+    "decode": "decode and write",
+    "quantize": "quantize",
+}
+"""What people read."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +71,20 @@ class PhaseFinished:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """The plan that is followed from here on, in one line: format, resident blocks, peak and budget."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the user should know that is not an error: padded audio, a cut clip."""
 
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GenerationResult:
     """The result of a generation; `as_json()` is the output of `--report json`."""
 
@@ -89,6 +109,13 @@ class GenerationResult:
         details = fields.pop("details")
         return {**fields, "output_path": str(self.output_path), "notices": list(self.notices), **details}
 
+    def __repr__(self) -> str:
+        """What a notebook shows for it: the file and its size, the seconds and the memory."""
+        return (
+            f"GenerationResult({str(self.output_path)!r}, {self.width}x{self.height}, {self.num_frames} frames, "
+            f"{self.elapsed_seconds:.1f} s, peak {self.peak_vram_gib:.2f} GiB)"
+        )
+
 
 @dataclass(frozen=True)
 class Done:
@@ -97,4 +124,4 @@ class Done:
     result: GenerationResult
 
 
-Event = PhaseStarted | StepFinished | PhaseFinished | Notice | Done
+Event = Planned | PhaseStarted | StepFinished | PhaseFinished | Notice | Done

@@ -5,12 +5,14 @@ Every mistake that can be found without weights is found here.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from ltx_a2v import puppet
+from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidRequest, named
@@ -21,9 +23,14 @@ from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
-from ltx_a2v.request import GenerationRequest, Guidance, Quality, check_quality, fit_num_frames
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Quality, check_quality, fit_num_frames, frame_size
 from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
 from ltx_a2v.versions import LatentLayout
+
+TOLERATED_SECONDS = 0.05
+"""Sound after the longest video that is not worth a notice: a frame."""
+TOLERATED_CROP = 0.02
+"""Share of a picture's side that may be cropped without a notice."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class VideoShape:
     num_frames: int
     frame_rate: float
     guidance: Guidance
-    has_image: bool
+    pictures: tuple[int, ...]
+    """The frame of each picture."""
     latents: LatentLayout
     quality: Quality = "standard"
 
@@ -53,17 +61,30 @@ class VideoShape:
 
     @property
     def computed(self) -> Hashable:
-        """What the kernels of a step depend on: neither the scales of guidance, nor whether there is a picture."""
-        return self.grid(1), self.audio_tokens, passes_of(self.guidance), self.guidance.stg_blocks
+        """What the kernels of a step depend on: neither the scales of guidance, nor what the pictures show and when."""
+        appended = sum(frame > 0 for frame in self.pictures)
+        return self.grid(1), appended, self.audio_tokens, passes_of(self.guidance), self.guidance.stg_blocks
+
+
+@dataclass(frozen=True)
+class FittedPicture:
+    """A picture's pixels [1, 3, 1, H, W] at size / 2 and size / 1, by scale, and the frame that shows it."""
+
+    frame: int
+    strength: float
+    pixels: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
 class FittedRequest:
-    """A request with its shape and its picture: [1, 3, 1, H, W] at size / 2 and size / 1, nothing without one."""
+    """A request with its shape and its pictures."""
 
     request: GenerationRequest
+    """With width, height and number of frames as numbers."""
     shape: VideoShape
-    pictures: Mapping[int, Tensor] = field(default_factory=dict)
+    pictures: tuple[FittedPicture, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What fitting changed: a cropped picture, a sound that goes on after the video."""
 
 
 def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
@@ -74,16 +95,53 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         check_output_file(request.save_latents, None, "latents.safetensors")
     check_overwrites_nothing(
         {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [(named("image"), request.image), (named("audio"), request.audio), *files.paths.described()]
+        [(named("image"), picture.file) for picture in request.pictures]
+        + [(named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
-    num_frames = request.num_frames
-    if num_frames == "auto":
-        longest = (MAX_AUTO_FRAMES + 1) / request.frame_rate
-        covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
-        num_frames = fit_num_frames(covered, request.frame_rate)
+    num_frames, cut = _fit_length(request)
+    decoded = [decode_image(picture.file, request.image_crf) for picture in request.pictures]
+    request = with_size(request, files.paths, (decoded[0].shape[1], decoded[0].shape[0]) if decoded else None)
     shape = shape_of(request, num_frames, files)
-    return FittedRequest(request, shape, _fit_pictures(request))
+    return FittedRequest(request, shape, _fit_pictures(decoded, request, shape), (*cut, *_cropped(decoded, shape)))
+
+
+def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int, int] | None) -> GenerationRequest:
+    """With width and height as numbers, by the width and height of its picture where they are "auto"."""
+    sizes = puppet.SIZES if puppet.is_puppet(paths) else DEFAULTS.sizes
+    width, height = frame_size(request, picture, sizes)
+    return request.model_copy(update={"width": width, "height": height})
+
+
+def _fit_length(request: GenerationRequest) -> tuple[int, tuple[str, ...]]:
+    """Frames, and a notice where the sound goes on after them although nobody asked for that."""
+    if request.num_frames != "auto":
+        return request.num_frames, ()
+    longest = MAX_AUTO_FRAMES / request.frame_rate
+    covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest + TOLERATED_SECONDS)
+    num_frames = fit_num_frames(covered, request.frame_rate)
+    if covered < longest + TOLERATED_SECONDS:
+        return num_frames, ()
+    return num_frames, (
+        f"The sound is longer than {longest:.1f} s, the longest video: the video ends there. Make another one for the "
+        f"rest, which starts at {request.audio_start_time + longest:.1f} s.",
+    )
+
+
+def _cropped(pictures: Sequence[Tensor], shape: VideoShape) -> tuple[str, ...]:
+    """A notice where the frame shows notably less than a picture."""
+    notices = []
+    for pixels in pictures:
+        height, width, _ = pixels.shape
+        across, down = width * shape.height, height * shape.width
+        kept = min(across, down) / max(across, down)
+        side = "width" if across > down else "height"
+        if kept <= 1 - TOLERATED_CROP:
+            notices.append(
+                f"The picture, {width}x{height}, is cropped to the shape of the video, {shape.width}x{shape.height}: "
+                f"the middle {kept:.0%} of its {side} are seen."
+            )
+    return tuple(dict.fromkeys(notices))
 
 
 def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> VideoShape:
@@ -91,7 +149,8 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
     quality that its checkpoint cannot give."""
     config, guidance = files.config, request.guidance if request.quality == "standard" else UNGUIDED
     check_quality(request, distilled_checkpoint=files.distilled_lora is None)
-    check_size(files.upsampler_arguments, config.version.latents, num_frames, request.height, request.width)
+    width, height = frame_size(request, None, config.version.defaults.sizes)
+    check_size(files.upsampler_arguments, config.version.latents, num_frames, height, width)
     if guidance.stg_blocks is None:
         guidance = guidance.model_copy(update={"stg_blocks": config.version.defaults.stg_blocks(config.num_layers)})
     beyond = [block for block in guidance.stg_blocks or () if block >= config.num_layers]
@@ -99,19 +158,36 @@ def shape_of(request: GenerationRequest, num_frames: int, files: ModelFiles) -> 
         reason = f"is too large: this model's blocks are 0 to {config.num_layers - 1}"
         raise InvalidRequest("guidance.stg_blocks", beyond[0], reason)
     return VideoShape(
-        request.width,
-        request.height,
+        width,
+        height,
         num_frames,
         request.frame_rate,
         guidance,
-        has_image=request.image is not None,
+        pictures=_frames_of_pictures(request, num_frames),
         latents=config.version.latents,
         quality=request.quality,
     )
 
 
-def _fit_pictures(request: GenerationRequest) -> dict[int, Tensor]:
-    if request.image is None:
-        return {}
-    pixels = decode_image(request.image, request.image_crf)
-    return {scale: fit_image(pixels, request.width // scale, request.height // scale) for scale in (2, 1)}
+def _frames_of_pictures(request: GenerationRequest, num_frames: int) -> tuple[int, ...]:
+    """Raises `InvalidRequest` for a frame that the video does not have, and for two pictures at one frame."""
+    frames: list[int] = []
+    for picture in request.pictures:
+        frame = num_frames - 1 if picture.frame == "last" else picture.frame
+        if frame >= num_frames:
+            raise InvalidRequest("images", frame, f"is beyond the video's last frame, {num_frames - 1}")
+        if frame in frames:
+            raise InvalidRequest("images", frame, "is the frame of two pictures; give each its own")
+        frames.append(frame)
+    return tuple(frames)
+
+
+def _fit_pictures(
+    decoded: Sequence[Tensor], request: GenerationRequest, shape: VideoShape
+) -> tuple[FittedPicture, ...]:
+    fitted = []
+    for pixels, picture, frame in zip(decoded, request.pictures, shape.pictures, strict=True):
+        by_scale = {scale: fit_image(pixels, shape.width // scale, shape.height // scale) for scale in (2, 1)}
+        strength = request.image_strength if picture.strength is None else picture.strength
+        fitted.append(FittedPicture(frame, strength, by_scale))
+    return tuple(fitted)

@@ -10,7 +10,7 @@ same functions on `meta` and measure their memory. Opening, planning, retrying a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
-from ltx_a2v.diffusion.latents import start_stage
+from ltx_a2v.diffusion.latents import HeldPicture, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished
-from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
 from ltx_a2v.media.frames import HostFrames, to_host
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.mel import log_mel
@@ -77,8 +77,8 @@ class Conditions:
     """The positive one where no pass asks for it."""
     sound: Tensor
     """Packed latent, [1, T, audio channels]."""
-    pictures: Mapping[int, Tensor]
-    """The picture's latent [1, C, 1, H, W] by scale; empty without a picture."""
+    pictures: Mapping[int, Sequence[HeldPicture]]
+    """By scale."""
 
 
 def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog) -> Work[None]:
@@ -155,12 +155,18 @@ def encode_sound(model: ModelInUse, mel: Tensor, tokens: int) -> Tensor:
     return audio_vae.pack_audio(audio_vae.fit_length(latent, tokens))
 
 
-def encode_pictures(model: ModelInUse, pictures: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """[1, 3, 1, H, W] -> [1, C, 1, H/32, W/32], by scale."""
+def encode_pictures(model: ModelInUse, pictures: Sequence[FittedPicture]) -> dict[int, list[HeldPicture]]:
+    """[1, 3, 1, H, W] -> [1, C, 1, H/32, W/32] of every picture, by scale."""
     if not pictures:
         return {}
     with model.use("video_encoder") as encoder:
-        return {scale: encoder(picture.to(model.device, model.dtype)) for scale, picture in pictures.items()}
+        return {
+            scale: [
+                HeldPicture(encoder(p.pixels[scale].to(model.device, model.dtype)), p.frame, p.strength)
+                for p in pictures
+            ]
+            for scale in pictures[0].pixels
+        }
 
 
 def denoise_stage(
@@ -178,8 +184,7 @@ def denoise_stage(
     start = start_stage(
         grid,
         initial if initial is not None else _zeros(model, grid.frames, grid.height, grid.width),
-        conditions.pictures.get(stage.scale),
-        fitted.request.image_strength,
+        conditions.pictures.get(stage.scale, ()),
         stage.noise_scale,
         noise,
         conditions.sound,
@@ -192,6 +197,7 @@ def denoise_stage(
         positive_text=conditions.positive.video,
         negative_text=conditions.negative.video,
         audio_text=conditions.positive.audio,
+        appended=tuple(frame for frame in shape.pictures if frame),
     )
     with model.adapted(transformer, stage.distilled, sweeps=stage.sweeps) as blocks:
         forward = StageForward(
@@ -208,7 +214,7 @@ def denoise_stage(
             yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
             yield StepFinished(stage.name, step, stage.steps)
     check_finite(latent, stage.name)
-    return grid.unpack(latent)
+    return grid.unpack(latent[:, : grid.tokens])
 
 
 def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
@@ -222,9 +228,9 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
-    request = fitted.request
+    request, shape = fitted.request, fitted.shape
     with VideoWriter(
-        request.output_path, width=request.width, height=request.height, frame_rate=request.frame_rate, audio=clip
+        request.output_path, width=shape.width, height=shape.height, frame_rate=shape.frame_rate, audio=clip
     ) as writer:
         for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
             writer.write(*frames)

@@ -7,20 +7,24 @@ line's name, the description is the help text), so there is one place to add or 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ltx_a2v.errors import InvalidRequest, named
+from ltx_a2v.errors import InvalidRequest, did_you_mean, named
 from ltx_a2v.settings.complaints import NOT_AN_INTEGER, reason_of
 from ltx_a2v.settings.defaults import (
     MAX_AUDIO_START,
     MAX_AUTO_FRAMES,
     MAX_FRAMES,
+    MAX_PICTURES,
     MAX_SIZE,
     MAX_STEPS,
+    at_home,
 )
 from ltx_a2v.versions import NEWEST
 
@@ -28,6 +32,11 @@ Quality = Literal["standard", "fast"]
 DEFAULTS = NEWEST.defaults
 FAST_STEPS = NEWEST.schedule.distilled_steps
 SIZE_MULTIPLE, TEMPORAL_FACTOR = NEWEST.latents.size_multiple, NEWEST.latents.temporal_factor
+
+
+def _sizes_in_words() -> str:
+    landscape, portrait, square = (f"{width}x{height}" for width, height in DEFAULTS.sizes)
+    return f"{landscape}, {portrait} or {square}, whichever is nearest to the picture."
 
 
 def _option(default: Any, flag: str, description: str, **constraints: Any) -> Any:
@@ -64,7 +73,16 @@ class _Frozen(BaseModel):
             raise PydanticCustomError("nul", "is not a path: it contains a NUL byte")
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise PydanticCustomError("surrogates", "is not valid UTF-8")
-        return value
+        return at_home(value) if isinstance(value, Path) else value
+
+    def __repr__(self) -> str:
+        """Only the fields that differ from their defaults."""
+        fields = type(self).model_fields
+        given = {name: getattr(self, name) for name in fields}
+        shown = [f"{name}={_short(value)}" for name, value in given.items() if value != fields[name].default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    __str__ = __repr__
 
 
 class Guidance(_Frozen):
@@ -118,6 +136,40 @@ class Guidance(_Frozen):
         return tuple(sorted(set(blocks)))
 
 
+class Picture(_Frozen):
+    """A picture, and the frame of the video that shows it."""
+
+    prefix: ClassVar[str] = "images."
+
+    file: Path = Field(description="The picture.")
+    frame: int | Literal["last"] = Field(default=0, description="The frame that shows it: 0 is the first, or 'last'.")
+    strength: float | None = Field(
+        default=None,
+        description="1 keeps the picture as it is, 0 ignores it; default: that of `image_strength`.",
+        ge=0,
+        le=1,
+    )
+
+    @classmethod
+    def parse(cls, given: str) -> Picture:
+        """From `PATH`, `PATH:FRAME` or `PATH:FRAME:STRENGTH`; an existing file of the whole name is that file.
+
+        Raises `InvalidRequest`.
+        """
+        found = re.fullmatch(r"(.+?):(last|-?\d+)(?::([^:]*))?", given)
+        if found is None or Path(given).exists():
+            return cls(file=Path(given))
+        fields: dict[str, Any] = dict(zip(("file", "frame", "strength"), found.groups(), strict=True))
+        return cls(**fields)
+
+    @field_validator("frame")
+    @classmethod
+    def _in_a_video(cls, frame: int | str) -> int | str:
+        if isinstance(frame, int) and not 0 <= frame < MAX_FRAMES:
+            raise ValueError(f"must be 0 to {MAX_FRAMES - 1}, or 'last'")
+        return frame
+
+
 class GenerationRequest(_Frozen):
     """One video to make.
 
@@ -129,7 +181,17 @@ class GenerationRequest(_Frozen):
         description="The speech: any audio file, or a video whose sound is used.",
         json_schema_extra={"flag": "--audio"},
     )
-    image: Path | None = _option(None, "--image", "The picture that becomes the first frame.")
+    image: Path | None = _option(
+        None,
+        "--image",
+        "The picture that becomes the first frame. As PATH:FRAME or PATH:FRAME:STRENGTH that of another frame, a "
+        "number or 'last'; may be given several times.",
+    )
+    images: tuple[Picture, ...] = Field(
+        default=(),
+        description=f"More pictures, each at its frame; at most {MAX_PICTURES} in all.",
+        max_length=MAX_PICTURES,
+    )
     output_path: Path = _option(Path("output.mp4"), "--output-path", "Where to write the mp4.")
     negative_prompt: str = _option(DEFAULTS.negative_prompt, "--negative-prompt", "What to steer away from.")
     audio_start_time: float = _option(
@@ -143,12 +205,16 @@ class GenerationRequest(_Frozen):
         ge=0,
         le=51,
     )
-    width: int = _option(DEFAULTS.width, "--width", f"Width in pixels, a multiple of {SIZE_MULTIPLE}.")
-    height: int = _option(DEFAULTS.height, "--height", f"Height in pixels, a multiple of {SIZE_MULTIPLE}.")
+    width: int | Literal["auto"] = _option(
+        "auto",
+        "--width",
+        f"Width in pixels, a multiple of {SIZE_MULTIPLE}; 'auto', here and for the height: {_sizes_in_words()}",
+    )
+    height: int | Literal["auto"] = _option("auto", "--height", f"Height in pixels, a multiple of {SIZE_MULTIPLE}.")
     num_frames: int | Literal["auto"] = _option(
         "auto",
         "--num-frames",
-        f"Frames, 8k+1; 'auto' takes as many as the audio covers, at most {MAX_AUTO_FRAMES}.",
+        f"Frames, 8k+1; 'auto' takes as many as the audio needs, rounded up, at most {MAX_AUTO_FRAMES}.",
     )
     frame_rate: float = _option(DEFAULTS.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=120)
     num_inference_steps: int = _option(
@@ -167,12 +233,20 @@ class GenerationRequest(_Frozen):
         "Another result, not the same one sooner.",
     )
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """`image` at frame 0, and `images`."""
+        first = () if self.image is None else (Picture(file=self.image),)
+        return (*first, *self.images)
+
     @field_validator("width", "height")
     @classmethod
-    def _on_the_grid(cls, size: int) -> int:
-        if SIZE_MULTIPLE <= size <= MAX_SIZE and size % SIZE_MULTIPLE == 0:
+    def _on_the_grid(cls, size: int | str) -> int | str:
+        if size == "auto" or (
+            isinstance(size, int) and SIZE_MULTIPLE <= size <= MAX_SIZE and size % SIZE_MULTIPLE == 0
+        ):
             return size
-        nearest = " or ".join(str(n) for n in nearest_sizes(size))
+        nearest = " or ".join(str(n) for n in nearest_sizes(int(size)))
         raise ValueError(f"must be a multiple of {SIZE_MULTIPLE} up to {MAX_SIZE}; use {nearest}")
 
     @field_validator("num_frames")
@@ -241,13 +315,37 @@ def nearest_num_frames(frames: int) -> list[int]:
     return sorted({below, above})
 
 
-def fit_num_frames(audio_seconds: float, frame_rate: float) -> int:
-    """The longest 8k+1 that `audio_seconds` covers, from 9 to `MAX_AUTO_FRAMES`.
+def fit_num_frames(audio_seconds: float, frame_rate: float, at_most: int = MAX_AUTO_FRAMES) -> int:
+    """The shortest 8k+1 that has room for `audio_seconds`, from 9 to `at_most`: silence at the end rather than a lost
+    syllable.
 
-    A hundredth of a frame may be missing: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
+    A hundredth of a frame may be left over: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
     """
-    covered = math.floor(audio_seconds * frame_rate + 0.01)
-    return min(max((covered - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1, 9), MAX_AUTO_FRAMES)
+    needed = math.ceil(audio_seconds * frame_rate - 0.01)
+    return min(max(-(-(needed - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 9), at_most)
+
+
+def frame_size(
+    request: GenerationRequest, picture: tuple[int, int] | None, sizes: Iterable[tuple[int, int]]
+) -> tuple[int, int]:
+    """Width and height of the request's video.
+
+    Where both are "auto", the one of `sizes` whose shape is nearest to the `picture`'s, or the first one without a
+    picture; where one is, it is the first one's.
+    """
+    sizes = tuple(sizes)
+    chosen = sizes[0]
+    if picture is not None and request.width == request.height == "auto":
+        chosen = nearest_shape(picture, sizes)
+    width = chosen[0] if request.width == "auto" else request.width
+    height = chosen[1] if request.height == "auto" else request.height
+    return width, height
+
+
+def nearest_shape(picture: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The one of `sizes` that shows most of a picture of that width and height."""
+    width, height = picture
+    return max(sizes, key=lambda size: min(width * size[1], height * size[0]) / max(width * size[1], height * size[0]))
 
 
 def flag_of(model: type[BaseModel], field: str) -> str:
@@ -259,10 +357,17 @@ def _first_complaint(model: type[_Frozen], error: ValidationError) -> InvalidReq
     complaint = error.errors()[0]
     name = str(complaint["loc"][0]) if complaint["loc"] else "request"
     if name not in model.model_fields:
-        return InvalidRequest(reason=f"Unknown field {name!r}; known are {', '.join(model.model_fields)}")
+        hint = did_you_mean(name, model.model_fields) or f"known are {', '.join(model.model_fields)}"
+        return InvalidRequest(reason=f"Unknown field {name!r}; {hint}")
     field = model.prefix + name
     if complaint["type"] == "missing":
         return InvalidRequest(field, reason=f"is missing: {model.model_fields[name].description}")
     reason = reason_of(complaint)
-    or_auto = " or 'auto'" if name == "num_frames" and reason == NOT_AN_INTEGER else ""
+    or_auto = " or 'auto'" if name in ("num_frames", "width", "height") and reason == NOT_AN_INTEGER else ""
     return InvalidRequest(field, complaint["input"], reason + or_auto)
+
+
+def _short(value: object) -> str:
+    """As in a constructor: a path as its text, long text cut."""
+    shown = repr(str(value) if isinstance(value, Path) else value)
+    return shown if len(shown) <= 60 or not isinstance(value, str) else f"{shown[:56]}...{shown[0]}"

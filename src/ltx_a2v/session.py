@@ -7,8 +7,9 @@ thread-safe.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,17 +19,19 @@ from ltx_a2v import kernels, puppet
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import Pass, passes_of
 from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory, named
-from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished
+from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
 from ltx_a2v.phases import GIB, PhaseLog
 from ltx_a2v.pipeline import generate_video, half_stage
+from ltx_a2v.planning.auto_mode import AUTO, SMALLER, plan_in_one_line, reason_for_smaller
 from ltx_a2v.planning.plan import Keep, Plan
 from ltx_a2v.planning.planner import Planner
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
+from ltx_a2v.progress import with_bars
 from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
@@ -44,11 +47,16 @@ class A2VPipeline:
     """One model, ready to generate. Opening checks every file's header; weights are read when a phase needs them."""
 
     def __init__(self, model: Model) -> None:
+        self._use(model)
+        self._undecided = model.options.transformer_quantization == AUTO
+        self._auto_reason: str | None = None
+        self.keep: Keep = model.options.keep
+        """Where weights may stay between requests; may be changed between two of them."""
+
+    def _use(self, model: Model) -> None:
         self.model = model
         self._planner = Planner(model)
         self._prompts = PromptEncoder(model)
-        self.keep: Keep = model.options.keep
-        """Where weights may stay between requests; may be changed between two of them."""
 
     def __repr__(self) -> str:
         return f"A2VPipeline({self.model.files.paths.checkpoint.name!r}, device={str(self.device)!r})"
@@ -63,6 +71,8 @@ class A2VPipeline:
         options: LoadOptions | None = None,
     ) -> A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
+
+        With the quantization "auto", the first plan chooses the format, which then stays: see `planning/auto_mode.py`.
 
         Raises `InvalidModel` for files that are wrong or do not belong together, `InvalidMode` for a quantization that
         they or the device cannot have, `InvalidInput` for a device that does not exist or a dtype that is not
@@ -134,9 +144,13 @@ class A2VPipeline:
 
     # -- generating --------------------------------------------------------------------------------------------------
 
-    def run(self, request: GenerationRequest) -> GenerationResult:
-        """Generate to the end and return the result; raises what `generate` raises."""
-        for event in self.generate(request):
+    def run(self, request: GenerationRequest, progress: bool = False) -> GenerationResult:
+        """Generate to the end and return the result; raises what `generate` raises.
+
+        With `progress`, a bar for each phase is shown on stderr, or in the notebook.
+        """
+        events: Iterable[Event] = with_bars(self.generate(request)) if progress else self.generate(request)
+        for event in events:
             if isinstance(event, Done):
                 return event.result
         raise AssertionError("a generation ends with Done")
@@ -153,7 +167,7 @@ class A2VPipeline:
         with _host_memory_errors():
             fitted = self._fit(request)
             plan = plan or self._plan(fitted.shape, self.model.options.budget)
-            report = _Report(fitted, self.model_version)
+            report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
                 for event in events:
                     report.add(event)
@@ -162,7 +176,8 @@ class A2VPipeline:
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
-        yield from map(Notice, plan.notes)
+        yield Planned(plan_in_one_line(plan, self.model, self._auto_reason))
+        yield from map(Notice, (*fitted.notices, *plan.notes))
         shape, paths = fitted.shape, self.model.files.paths
         if unfamiliar := puppet.unfamiliar(paths, shape.width, shape.height, shape.frame_rate):
             yield Notice(unfamiliar)
@@ -178,6 +193,7 @@ class A2VPipeline:
         try:
             smaller = self._smaller_plan(fitted.shape, plan)
             yield Notice(f"{self.device} ran out of memory; trying again within {gib(smaller.budget or 0)}.")
+            yield Planned(plan_in_one_line(smaller, self.model, self._auto_reason))
             yield from self._attempt(fitted, smaller, plan.budget, report)
         except (torch.OutOfMemoryError, BudgetTooSmall) as error:
             self.release()
@@ -205,7 +221,20 @@ class A2VPipeline:
         return shape_of(request, request.num_frames, self.model.files)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
-        return self._planner.plan(shape, budget.resolve(self.device, self._reserved()), self.keep)
+        limit = budget.resolve(self.device, self._reserved())
+        if self._undecided:
+            self._decide(shape, limit)
+        return self._planner.plan(shape, limit, self.keep)
+
+    def _decide(self, shape: VideoShape, budget: int | None) -> None:
+        """Choose the format of the quantization "auto", once: another format would be another model."""
+        self._undecided = False
+        reason = reason_for_smaller(self.model, self._planner, shape, budget, self.keep)
+        self._auto_reason = reason or "the file's own format"
+        if reason is not None:
+            model = self.model
+            options = replace(model.options, transformer_quantization=SMALLER)
+            self._use(Model.open(model.files, model.device, model.dtype, options))
 
     def _smaller_plan(self, shape: VideoShape, failed: Plan) -> Plan:
         """Plan for the free memory less twice the headroom, and for at most 90% of the failed plan if that can work."""
@@ -228,9 +257,10 @@ class A2VPipeline:
 class _Report:
     """Collects the events of one generation. A second attempt starts the phases over."""
 
-    def __init__(self, fitted: FittedRequest, model_version: str) -> None:
+    def __init__(self, fitted: FittedRequest, model: Model) -> None:
         self._fitted = fitted
-        self._model_version = model_version
+        self._model = model
+        self._line = ""
         self._started = time.perf_counter()
         self._notices: list[str] = []
         self.begin_attempt(None)
@@ -240,27 +270,33 @@ class _Report:
         self._finished: dict[str, PhaseFinished] = {}
 
     def add(self, event: Event) -> None:
-        if isinstance(event, Notice):
+        if isinstance(event, Planned):
+            self._line = event.message
+        elif isinstance(event, Notice):
             self._notices.append(event.message)
         elif isinstance(event, PhaseFinished):
             self._finished[event.phase] = event
 
     def result(self) -> GenerationResult:
-        request, finished = self._fitted.request, self._finished
+        request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
         return GenerationResult(
             output_path=request.output_path,
-            width=request.width,
-            height=request.height,
-            num_frames=self._fitted.shape.num_frames,
+            width=shape.width,
+            height=shape.height,
+            num_frames=shape.num_frames,
             frame_rate=request.frame_rate,
             seed=request.seed,
             elapsed_seconds=round(time.perf_counter() - self._started, 3),
             peak_vram_gib=max(phase.allocated_gib for phase in finished.values()),
             phases={name: phase.seconds for name, phase in finished.items()},
-            model_version=self._model_version,
+            model_version=self._model.config.model_version,
             quality=request.quality,
             notices=tuple(self._notices),
-            details={"memory": self._memory()},
+            details={
+                "plan": self._line,
+                "transformer_quantization": self._model.transformer_policy.mode,
+                "memory": self._memory(),
+            },
         )
 
     def _memory(self) -> dict[str, dict[str, float]]:

@@ -112,7 +112,7 @@ def test_mistakes_get_one_sentence_and_exit_code_2(
 def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
     model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--output-path", str(tmp_path / "v.mp4"), "--report", "json"]
+    flags = ["--output-path", str(tmp_path / "v.mp4"), "--overwrite", "--report", "json"]
     videos = []
     for chosen in (["--quality", "fast", "--distilled-lora-strength", "0"], ["--distilled-checkpoint"]):
         assert main(generate(model, *flags, *chosen)) == 0
@@ -121,7 +121,7 @@ def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
         assert "stage_1 8/8" in err
         videos.append((tmp_path / "v.mp4").read_bytes())
     assert videos[0] == videos[1]
-    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "v.mp4"))) == 0
+    assert main(generate(model, "--quality", "fast", "--output-path", str(tmp_path / "w.mp4"))) == 0
     assert "seed 42, quality fast" in capsys.readouterr().out
 
 
@@ -184,3 +184,35 @@ def test_interrupt_stops_and_leaves_nothing(model: ModelPaths, tmp_path: Path) -
     assert "stopped" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_silently(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is given is refused where a file is; the default name gets a number instead."""
+    monkeypatch.chdir(tmp_path)
+    video, latents = tmp_path / "v.mp4", tmp_path / "l.safetensors"
+    video.write_bytes(b"mine")
+    assert main(generate(model, "--output-path", str(video))) == 2
+    assert f"--output-path {video} exists already; add --overwrite" in capsys.readouterr().err
+    latents.write_bytes(b"mine")
+    assert main(generate(model, "--save-latents", str(latents))) == 2
+    assert f"--save-latents {latents} exists already" in capsys.readouterr().err
+    assert (video.read_bytes(), latents.read_bytes()) == (b"mine", b"mine")
+    Path("output.mp4").write_bytes(b"mine")
+    assert main(generate(model, "--num-frames", "9")) == 0
+    assert Path("output.mp4").read_bytes() == b"mine"
+    said = capsys.readouterr()
+    assert said.out.startswith("output-2.mp4: 128x64, 9 frames")
+    assert said.err.startswith("ltx-a2v 0")  # the first line, before libraries are loaded
+    assert "\nplan: transformer unquantized" in said.err
+    assert main(generate(model, "--num-frames", "9", "--output-path", str(video), "--overwrite")) == 0
+    assert video.read_bytes() != b"mine"
+
+
+def test_a_checkpoint_is_not_overwritten_silently(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    existing = tmp_path / "q.safetensors"
+    existing.write_bytes(b"mine")
+    flags = ["--checkpoint-path", "c.safetensors", "--transformer-quantization", "int8"]
+    assert main(["quantize", *flags, "--output-path", str(existing)]) == 2
+    assert "exists already; add --overwrite" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,8 @@ def test_quality_fast(given: list[str], measured: None, capsys: pytest.CaptureFi
 def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(
-        r"With 1GiB for others: --vram-budget [\d.]+GiB --transformer-quantization int8\n", capsys.readouterr().out
+        r"With 1GiB for others:\n  ltx-a2v generate .* --vram-budget [\d.]+GiB --transformer-quantization int8\n",
+        capsys.readouterr().out,
     )
     assert main([*given, "--coexist", "9000GiB"]) == 2
     error = capsys.readouterr().err
@@ -109,3 +111,24 @@ def test_host_memory_is_an_amount_or_none_at_all(given: list[str], capsys: pytes
     assert capsys.readouterr().err == (
         "ltx-a2v: --host-memory 'some' is not an amount of memory; write 12GiB, 8G, 0, auto.\n"
     )
+
+
+def test_this_machine_comes_first_and_the_table_fits_80_columns(
+    given: list[str], measured: None, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The driver answers as a file says; the plans are for a CPU, so that they work here."""
+    given = [flag for flag in given if flag not in ("--device", "cpu")]
+    assert main([*given, "--vram-budget", "12GiB", "--measure"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("This machine: Stand-in GPU-1111-aaaa, 50.00 GiB of 96.00 GiB free; RAM ")
+    assert lines[2] == "Recommended:"
+    assert lines[3].startswith("  ltx-a2v generate --image face.png --audio speech.wav --prompt '...' --model-dir ")
+    assert lines[3].endswith(" --vram-budget 12GiB")
+    assert max(map(len, lines[4:])) <= 80
+
+
+def test_budgets_share_one_note(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert said.count("smallest budget") == 1
+    assert [row.split()[1] for row in said.splitlines() if re.match(r" ?\d+GiB ", row)] == ["file"] * 7

@@ -117,7 +117,7 @@ def test_report_as_text(model: ModelPaths, tmp_path: Path, capsys: pytest.Captur
     output = tmp_path / "q.safetensors"
     assert main(quantize(model, output)) == 0
     brief = capsys.readouterr().out
-    assert main(quantize(model, output, "int8", "--report")) == 0
+    assert main(quantize(model, output, "int8", "--report", "--overwrite")) == 0
     full = capsys.readouterr().out
 
     assert brief.startswith(f"{output}: int8, ")
@@ -132,7 +132,7 @@ def test_mistakes(model: ModelPaths, quantized: ModelPaths, tmp_path: Path, caps
     link.symlink_to(model.checkpoint)
     (tmp_path / "folder").mkdir()
     for arguments, says in (
-        (quantize(model, output, "int7"), "no quantization mode 'int7': choose one of none, fp8-cast"),
+        (quantize(model, output, "int7"), "no quantization mode 'int7': did you mean 'int8'?"),
         (quantize(model, output, "none"), "choose one of fp8-cast"),
         (quantize(model, output, "int8", "--keep-bf16-blocks", "4"), "Block 4 cannot be kept"),
         (quantize(model, output, "int8", "--keep-bf16-blocks", "x"), "'x' is not a list of blocks"),

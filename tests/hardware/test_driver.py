@@ -64,10 +64,10 @@ def test_who_holds_it_and_what_it_can(answers: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_its_name(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu_name(None) == gpu_name("cuda:0") == "Stub GPU-1111-aaaa"
-    assert gpu_name("cuda:1") == "Stub GPU-2222-bbbb"
+    assert gpu_name(None) == gpu_name("cuda:0") == "Stand-in GPU-1111-aaaa"
+    assert gpu_name("cuda:1") == "Stand-in GPU-2222-bbbb"
     assert gpu_name("cuda:9") is gpu_name("cpu") is None
-    assert driver_version() == "570.1"
+    assert driver_version() == "580.1"
 
 
 def test_no_driver(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:

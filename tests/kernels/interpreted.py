@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import triton
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import PerChannelRMSNorm
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor
@@ -109,6 +110,22 @@ def test_rows_of_e4m3(columns: int) -> None:
 def test_upcast_int8() -> None:
     weight, by = torch.randint(-127, 128, (7, 50), dtype=torch.int8), torch.rand(7)
     assert error(triton_kernels.upcast_rows(weight, by), weight.float() * by.view(-1, 1)) < 0.006
+
+
+@pytest.mark.parametrize("rank", [8, triton_kernels.MERGE_RANKS + 6])
+@pytest.mark.parametrize("stored", ["bfloat16", "int8 by row", "int8 by one scale"])
+def test_a_lora_added_to_a_weight(stored: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels, "FACTORS", triton.language.float32)  # the interpreter cannot multiply bfloat16
+    rows, columns = triton_kernels.MERGE_ROWS + 5, triton_kernels.MERGE_COLUMNS + 3
+    up, down = drawn(rows, rank), drawn(rank, columns)
+    weight = drawn(rows, columns)
+    scale = None
+    if stored != "bfloat16":
+        weight = torch.randint(-127, 128, (rows, columns), dtype=torch.int8)
+        scale = torch.rand(rows) if stored == "int8 by row" else torch.tensor(0.5)
+    merged = triton_kernels.merge_low_rank(weight, scale, up, down)
+    expected = pointwise.merge_low_rank(weight, scale, up.float(), down.float(), torch.float32)
+    assert error(merged, expected) < 0.004
 
 
 def producers() -> dict[str, Callable[[Form], Activation]]:

@@ -47,6 +47,17 @@ KERNELS: dict[str, tuple[dict[str, str], dict[str, object]]] = {
         {"weight": "*fp8e4nv", "scale": "*fp32", "out": "*bf16", "columns": "i32", "scale_stride": "i32"},
         {"BLOCK": triton_kernels.COLUMNS},
     ),
+    "_merge_low_rank": (
+        {"weight": "*i8", "scale": "*fp32", "up": "*bf16", "down": "*bf16", "out": "*bf16"}
+        | dict.fromkeys(("rows", "columns", "rank", "scale_stride"), "i32"),
+        {
+            "SCALED": True,
+            "ROWS": triton_kernels.MERGE_ROWS,
+            "COLUMNS": triton_kernels.MERGE_COLUMNS,
+            "RANKS": triton_kernels.MERGE_RANKS,
+            "FACTORS": triton_kernels.FACTORS,
+        },
+    ),
     "_quantize_rows": (
         {"tokens": "*bf16", "out": "*bf16", "columns": "i32"} | QUANTIZED,
         {"VALUES": False, "E4M3": True, "BLOCK": 4096},

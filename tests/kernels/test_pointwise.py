@@ -123,6 +123,7 @@ def test_kernels_run_on_the_tensors_gpu(index: int, monkeypatch: pytest.MonkeyPa
         triton_kernels.gate_heads([torch.empty(2, 4, 2, 4)], torch.empty(2, 4, 2))
         triton_kernels.gelu_(x, kernels.Form.E4M3)
         triton_kernels.upcast_rows(torch.empty(8, 8, dtype=torch.int8), torch.empty(8))
+        triton_kernels.merge_low_rank(torch.empty(8, 8), None, torch.empty(8, 2), torch.empty(2, 8))
         triton_kernels.quantize_rows(x[0])
         triton_kernels.norm_silu_and_pad(torch.empty(1, 8, 3, 2, 2), 1e-8, 1, 1)
     assert {name: kernel.launched_on for name, kernel in launched.items()} == {name: [index] for name in names}

@@ -63,7 +63,7 @@ def test_planned_memory_is_that_of_planes_and_few_frames() -> None:
         pixels = to_host(frames).pixels
     assert pixels.shape == (40, 96, 64)
     one = 3 * 64 * 64 * 4
-    assert 40 * 96 * 64 < ledger.peak < 40 * 96 * 64 + 8 * 4 * one
+    assert 40 * 96 * 64 < ledger.peak < 40 * 96 * 64 + 3 * 4 * one
 
 
 def test_a_file_of_planes_is_as_close_to_the_frames_as_one_of_rgb(tmp_path: Path) -> None:

@@ -34,17 +34,17 @@ def nvmlDeviceGetUUID(handle: str) -> str:
     return handle
 
 
-def nvmlDeviceGetName(handle: str) -> str:
-    return f"Stub {handle}"
-
-
-def nvmlSystemGetDriverVersion() -> str:
-    return "570.1"
-
-
 def nvmlDeviceGetMemoryInfo(handle: str) -> SimpleNamespace:
     gpu = _answers()[handle]
     return SimpleNamespace(total=gpu["total"], free=gpu["free"], used=gpu["total"] - gpu["free"])
+
+
+def nvmlDeviceGetName(handle: str) -> str:
+    return f"Stand-in {handle}"
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    return "580.1"
 
 
 def nvmlDeviceGetCudaComputeCapability(handle: str) -> list[int]:

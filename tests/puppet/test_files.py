@@ -13,7 +13,8 @@ import pytest
 from ltx_a2v import A2VPipeline
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidModel, InvalidOutput
-from ltx_a2v.puppet import SHIPPED, SIZES, nearest_size, puppet_paths, puppet_size, unfamiliar
+from ltx_a2v.puppet import SHIPPED, SIZES, puppet_paths, puppet_size, unfamiliar
+from ltx_a2v.request import nearest_shape
 from tests.puppet.conftest import short_request
 
 
@@ -61,7 +62,7 @@ def test_a_cache_folder_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     [((100, 100), (256, 256)), ((1920, 1080), (384, 256)), ((600, 800), (256, 384)), ((1, 32), (256, 384))],
 )
 def test_the_size_nearest_to_a_picture(picture: tuple[int, int], size: tuple[int, int]) -> None:
-    assert nearest_size(*picture) == size
+    assert nearest_shape(picture, SIZES) == size
 
 
 def test_sizes_that_it_was_not_trained_for_get_a_notice(puppet_model: ModelPaths, model: ModelPaths) -> None:

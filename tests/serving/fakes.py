@@ -17,7 +17,7 @@ import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
-from ltx_a2v.request import FAST_STEPS, GenerationRequest, fit_num_frames
+from ltx_a2v.request import DEFAULTS, FAST_STEPS, GenerationRequest, fit_num_frames, frame_size
 from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
@@ -80,8 +80,7 @@ class FakePipeline:
         yield Done(
             GenerationResult(
                 request.output_path,
-                request.width,
-                request.height,
+                *frame_size(request, None, DEFAULTS.sizes),
                 frames,
                 request.frame_rate,
                 request.seed,
@@ -102,9 +101,10 @@ def write_video(request: GenerationRequest, frames: int) -> None:
     """One colour per seed, a sixteenth of the size."""
     with av.open(str(request.output_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(request.frame_rate).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = request.width // 4, request.height // 4, "yuv420p"
+        width, height = (side // 4 for side in frame_size(request, None, DEFAULTS.sizes))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
-        picture = np.full((request.height // 4, request.width // 4, 3), request.seed % 256, np.uint8)
+        picture = np.full((height, width, 3), request.seed % 256, np.uint8)
         for _ in range(min(frames, 9)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())

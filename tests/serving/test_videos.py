@@ -37,7 +37,7 @@ def test_a_job_from_upload_to_download(server: Server) -> None:
 def test_seconds_are_auto_until_the_audio_is_known(server: Server) -> None:
     job = server.create("slow=0.02")
     assert job["seconds"] == "auto"
-    assert server.wait(job["id"])["seconds"] == "1.71"  # 41 frames of 2 s at 24/s
+    assert server.wait(job["id"])["seconds"] == "2.04"  # 49 frames for 2 s at 24/s
 
 
 def test_content_understands_ranges(server: Server) -> None:
@@ -348,4 +348,4 @@ def test_models_and_options(server: Server) -> None:
     options = server.client.get("/api/options").json()
     assert options["presets"]["standard"] == {"long_side": 768, "short_side": 512, "num_inference_steps": 30}
     fitted = server.client.get("/api/fit?width=1280&height=720&seconds=4").json()
-    assert fitted == {"width": 1280, "height": 704, "size": "1280x704", "num_frames": 97, "seconds": 4.042}
+    assert fitted == {"width": 1280, "height": 768, "size": "1280x768", "num_frames": 97, "seconds": 4.042}

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx_a2v.errors import InvalidModel, named
+from ltx_a2v.settings.defaults import at_home
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelPaths:
     """The two or three files and the text encoder folder that a model consists of."""
 
@@ -24,6 +25,18 @@ class ModelPaths:
     """Latent x2 upsampler, e.g. `ltx-2.3-spatial-upscaler-x2-1.1.safetensors`."""
     gemma_root: Path
     """Hugging Face folder of the text encoder, e.g. `gemma-3-12b-it-qat-q4_0-unquantized`."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, at_home(Path(path)))
+
+    def __repr__(self) -> str:
+        """The folder, where all files are in one, and their names in it."""
+        paths = [str(getattr(self, name)) for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        folder = os.path.commonpath([os.path.abspath(path) for path in paths])  # noqa: PTH100  `Path` follows links
+        return f"ModelPaths({', '.join(os.path.relpath(path, folder) for path in paths)} in {folder})"
 
     @classmethod
     def discover(
@@ -41,7 +54,7 @@ class ModelPaths:
 
         Raises `InvalidModel` when a file is not found, or when several could be meant.
         """
-        folder = Path(model_dir)
+        folder = at_home(Path(model_dir))
         check_folder(folder, "model folder")
         weights = [path for depth in _DEPTHS for path in sorted(folder.glob(f"{depth}*.safetensors"))]
         loras = [path for path in weights if "distilled-lora" in path.name]
@@ -49,7 +62,7 @@ class ModelPaths:
         checkpoints = [path for path in weights if _is_checkpoint_name(path.name)]
 
         def given_or_only(given: str | Path | None, what: str, field: str, found: list[Path]) -> Path:
-            return Path(given) if given else _only(what, field, found, folder)
+            return at_home(Path(given)) if given else _only(what, field, found, folder)
 
         return cls(
             given_or_only(checkpoint, "checkpoint (ltx-*.safetensors)", "checkpoint_path", checkpoints),
@@ -106,7 +119,10 @@ def _gemma_folders(model_dir: Path) -> list[Path]:
 
 def _only(what: str, field: str, found: list[Path], model_dir: Path) -> Path:
     if not found:
-        raise InvalidModel(f"No {what} was found in {model_dir}; put it there or give its path with {named(field)}.")
+        raise InvalidModel(
+            f"No {what} was found in {model_dir}; put it there or give its path with {named(field)}; "
+            f"`ltx-a2v get --dir {model_dir}` says where to download it."
+        )
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(model_dir)) for path in found)
         raise InvalidModel(f"{model_dir} has more than one {what}: {names}; choose one with {named(field)}.")

@@ -19,6 +19,10 @@ from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.settings.model import ModelSettings
 
 HELP = "measure speed and memory, and make tables and plots of it"
+EXAMPLES = (
+    ("measure two modes and two budgets", "bench run --model-dir ~/models --modes int8,none --budgets unlimited,8GiB"),
+    ("the table, and whether a second run differs", "bench compare before.jsonl after.jsonl"),
+)
 BY_CASE = ("transformer_quantization", "vram_budget", "prompt_cache")
 """Settings that each case decides."""
 FILES = ("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
@@ -29,7 +33,7 @@ SMALL_SIZES, SMALL_BUDGETS = "256x256", "unlimited"
 """Of the miniature that ships."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name, (help_text, add, run_it) in _COMMANDS.items():
         subparser = commands.add_parser(name, help=help_text, description=help_text)
@@ -42,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     return command(arguments)
 
 
-def _add_synthetic(parser: argparse.ArgumentParser) -> None:
+def _add_synthetic(parser: Parser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write to")
     parser.add_argument(
         "--size", choices=("full", "tiny"), default="full", help="full: 78 GB; tiny: 25 MB, for a CPU (default: full)"
@@ -71,7 +75,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: Parser) -> None:
     add_setting_flags(parser, ModelSettings, "model, device and loading", without=BY_CASE)
     group = parser.add_argument_group("what is measured", "every combination of the lists, the first values first")
     group.add_argument("--modes", default=MODES, metavar="MODES", help=f"quantization modes (default: {MODES})")
@@ -148,7 +152,7 @@ def _other_settings(settings: ModelSettings) -> dict[str, Any]:
     return changed | {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
-def _add_table(parser: argparse.ArgumentParser) -> None:
+def _add_table(parser: Parser) -> None:
     parser.add_argument("results", type=Path, metavar="FILE", help="results of `bench run`")
     parser.add_argument(
         "--page", type=Path, help="write into this Markdown page, between its markers, as docs/benchmarks.md"
@@ -167,7 +171,7 @@ def _table(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_plot(parser: argparse.ArgumentParser) -> None:
+def _add_plot(parser: Parser) -> None:
     parser.add_argument("results", type=Path, metavar="FILE", help="results of `bench run`")
     parser.add_argument(
         "--output",
@@ -187,7 +191,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_compare(parser: argparse.ArgumentParser) -> None:
+def _add_compare(parser: Parser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="results of `bench run`")
     parser.add_argument("b", type=Path, metavar="B", help="others, of the same combinations")
 
@@ -200,7 +204,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+_COMMANDS: dict[str, tuple[str, Callable[[Parser], None], Callable[[argparse.Namespace], int]]] = {
     "synthetic": ("write a model with random weights", _add_synthetic, _synthetic),
     "run": ("measure generations; without a model, of the miniature that ships", _add_run, _run),
     "table": ("results as Markdown", _add_table, _table),

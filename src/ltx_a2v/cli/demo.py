@@ -11,23 +11,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltx_a2v.cli.early import check_files
 from ltx_a2v.cli.output import say, write_out
+from ltx_a2v.cli.outputs import add_overwrite_flag, free_output
+from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
 from ltx_a2v.cli.stopping import importing
 from ltx_a2v.errors import named
 from ltx_a2v.hardware.environment import prepare_libraries
-from ltx_a2v.puppet import NUM_FRAMES, nearest_size, puppet_paths, puppet_size
+from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
+from ltx_a2v.puppet import NUM_FRAMES, SIZES, puppet_paths, puppet_size
 from ltx_a2v.puppet.examples import FACE, PROMPT, SPEECH
-from ltx_a2v.request import GenerationRequest, flag_of
-from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
+from ltx_a2v.request import GenerationRequest, flag_of, nearest_shape
 
 if TYPE_CHECKING:
     from ltx_a2v.media.sync import Sync
 
 HELP = "make a drawn face speak, with the miniature model that ships"
+DEFAULT_OUTPUT = Path("demo.mp4")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+EXAMPLES = (
+    ("a drawn face speaks: demo.mp4, and demo.png to look at", "demo"),
+    ("your own voice and face", 'demo --audio speech.mp3 --image face.png --prompt "A woman speaks." --open'),
+)
+
+
+def add_flags(parser: Parser) -> None:
     parser.add_argument("--audio", type=Path, default=None, help="the speech; default: an example of 5 s")
     parser.add_argument("--image", type=Path, default=FACE, help="an upright face; default: a drawn one")
     parser.add_argument("--prompt", default=PROMPT, help=f"what is to be seen (default: {PROMPT})")
@@ -41,40 +51,44 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-path",
         type=Path,
-        default=Path("demo.mp4"),
-        help="where to write the mp4; its contact sheet is the PNG of the same name",
+        default=None,
+        help="where to write the mp4; its contact sheet is the PNG of the same name (default: demo.mp4, or the first "
+        "free name of demo-2.mp4, demo-3.mp4 ...)",
     )
+    add_overwrite_flag(parser)
     parser.add_argument("--open", action="store_true", help="open the video when it is done")
     add_report_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    given = arguments.output_path is not None
+    arguments.output_path = arguments.output_path or DEFAULT_OUTPUT
+    _check(arguments)
+    arguments.output_path = free_output(
+        arguments.output_path,
+        given=given,
+        overwrite=arguments.overwrite,
+        files=lambda video: (video, video.with_suffix(".png")),
+    )
     paths = puppet_paths()
+    say(f"ltx-a2v demo: {arguments.output_path}, with the {puppet_size()} miniature model; loading libraries ...")
     prepare_libraries()
 
     with importing():
         from ltx_a2v.cli.progress import watch
-        from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
-        from ltx_a2v.media.video import check_output
         from ltx_a2v.session import A2VPipeline
 
     request = _request(arguments)
     sheet = arguments.output_path.with_suffix(".png")
-    check_output(arguments.output_path)
-    check_output_file(sheet, ".png", "demo.png")
-    check_overwrites_nothing(
-        {"The contact sheet": sheet}, [(named("image"), request.image), (named("audio"), request.audio)]
-    )
     result = watch(A2VPipeline.open(paths, device="cpu").generate(request))
     sync, drawn = _look_at(request.output_path, result.frame_rate)
     write_whole(sheet, drawn)
-    notices = (*result.notices, *_cut(request))
     details = {
         **result.details,
         "contact_sheet": str(sheet),
         "sync": {"correlation": sync.correlation, "lag": sync.lag},
     }
-    print_report(replace(result, notices=notices, details=details), arguments.report)
+    print_report(replace(result, details=details), arguments.report)
     if arguments.report == "text":
         write_out(_measured(sync, sheet))
         say(f"Made by the {puppet_size()} miniature that ships with ltx-a2v, not by the 22B model (see README).")
@@ -83,12 +97,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Mistakes are answered before anything heavy is imported."""
+    sheet = arguments.output_path.with_suffix(".png")
+    check_overwrites_nothing({"The contact sheet": sheet}, [(named("image"), arguments.image)])
+    check_files(
+        GenerationRequest(
+            prompt=arguments.prompt,
+            image=arguments.image,
+            audio=arguments.audio or SPEECH,
+            output_path=arguments.output_path,
+        )
+    )
+    check_output_file(sheet, ".png", "demo.png")
+
+
 def _request(arguments: argparse.Namespace) -> GenerationRequest:
     """In the trained size that is nearest to the picture's shape; five seconds, or as long as the user's sound."""
     from ltx_a2v.media.picture import decode_image
 
     picture_height, picture_width, _ = decode_image(arguments.image, crf=0).shape
-    width, height = nearest_size(picture_width, picture_height)
+    width, height = nearest_shape((picture_width, picture_height), SIZES)
     return GenerationRequest(
         prompt=arguments.prompt,
         image=arguments.image,
@@ -99,16 +128,6 @@ def _request(arguments: argparse.Namespace) -> GenerationRequest:
         num_frames="auto" if arguments.audio else NUM_FRAMES,
         quality=arguments.quality,
     )
-
-
-def _cut(request: GenerationRequest) -> tuple[str, ...]:
-    """A notice where the sound goes on after the longest video."""
-    from ltx_a2v.media.sound.decode import audio_seconds
-
-    longest = MAX_AUTO_FRAMES / request.frame_rate
-    if request.num_frames != "auto" or audio_seconds(request.audio, at_most=longest + 0.5) < longest + 0.5:
-        return ()
-    return (f"The sound is longer than {longest:.1f} s, the longest video: it covers the beginning.",)
 
 
 def _look_at(video: Path, frame_rate: float) -> tuple[Sync, bytes]:

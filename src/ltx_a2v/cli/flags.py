@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import types
 import typing
 from pathlib import Path
@@ -12,52 +13,92 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ltx_a2v.request import GenerationRequest, Guidance, flag_of
+from ltx_a2v.cli.parser import Parser
+from ltx_a2v.errors import InvalidRequest, named
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Picture, flag_of
 from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.server import ServerSettings
 
 ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME_FLAG, --no-flag is LTX_A2V_FLAG=0"
 
+EVERYDAY_FIELDS = ("prompt", "audio", "image", "output_path", "num_frames", "seed", "quality")
+EVERYDAY_SETTINGS = ("model_dir", "vram_budget", "demo", "host", "port", "api_key", "output_dir")
+"""All others are for experts."""
+SHAPES = dict(zip(("landscape", "portrait", "square"), DEFAULTS.sizes, strict=True))
+SIZE_HELP = (
+    f"auto ({', '.join(f'{name} {w}x{h}' for name, (w, h) in SHAPES.items())}, whichever is nearest to the picture), "
+    "one of these names, or WIDTHxHEIGHT in multiples of 64 (default: auto)"
+)
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def add_request_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -> None:
-    """One flag per field of a request, or of those in `only`, and of its guidance."""
+def add_request_flags(parser: Parser, only: tuple[str, ...] = ()) -> None:
+    """One flag per field of a request, or of those in `only`, and of its guidance; and `--size`."""
     _add_field_flags(parser, GenerationRequest, "request", only)
+    parser.everyday.add_argument("--size", metavar="SIZE", default=argparse.SUPPRESS, help=SIZE_HELP)
     _add_field_flags(parser, Guidance, "guidance")
 
 
 def request_from(arguments: argparse.Namespace, **defaults: object) -> GenerationRequest:
     """`defaults` are of this command, where no flag was given. Raises `InvalidRequest`."""
     guidance = Guidance(**_fields(arguments, "guidance"))
-    return GenerationRequest(**{**defaults, **_fields(arguments, "request"), "guidance": guidance})
+    given = {**_size(arguments), **_pictures(_fields(arguments, "request"))}
+    return GenerationRequest(**{**defaults, **given, "guidance": guidance})
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    add_setting_flags(parser, ModelSettings, "model, device and loading")
+def _pictures(given: dict[str, Any]) -> dict[str, Any]:
+    """One `--image PATH` is the request's `image`; several, or one at a frame, are its `images`."""
+    pictures = [Picture.parse(text) for text in given.pop("image", ())]
+    if len(pictures) == 1 and pictures[0] == Picture(file=pictures[0].file):
+        return {**given, "image": pictures[0].file}
+    return {**given, "images": tuple(pictures)} if pictures else given
 
 
-def add_setting_flags(
-    parser: argparse.ArgumentParser, settings: type[Settings], title: str, without: tuple[str, ...] = ()
-) -> None:
+def _size(arguments: argparse.Namespace) -> dict[str, int | str]:
+    """Width and height of `--size`."""
+    size = getattr(arguments, "size", "auto")
+    if size == "auto":
+        return {}
+    if _fields(arguments, "request").keys() & {"width", "height"}:
+        raise InvalidRequest("size", size, f"and {named('width')} or {named('height')} say the same thing: give one")
+    if size in SHAPES:
+        width, height = SHAPES[size]
+    elif found := re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", size):
+        width, height = int(found[1]), int(found[2])
+    else:
+        raise InvalidRequest("size", size, f"is no size; write auto, {', '.join(SHAPES)}, or 768x512")
+    return {"width": width, "height": height}
+
+
+def add_model_flags(parser: Parser) -> None:
+    add_setting_flags(parser, ModelSettings, "expert: model, device and loading")
+
+
+def add_setting_flags(parser: Parser, settings: type[Settings], title: str, without: tuple[str, ...] = ()) -> None:
     """One flag per field that the class adds to its base, except those in `without`.
 
     A flag that is not given is absent from the namespace, so that the environment applies.
     """
-    group = parser.add_argument_group(title, ENVIRONMENT)
+    expert = parser.add_argument_group(title, ENVIRONMENT)
     for name in [name for name in inspect.get_annotations(settings) if name not in without]:
         field = settings.model_fields.get(name)
         if field is not None and _extra(field).get("flag") is not False:
+            group = parser.everyday if name in EVERYDAY_SETTINGS else expert
             group.add_argument(settings.flag(name), dest=name, default=argparse.SUPPRESS, **_argument(field))
 
 
 def flag_name(field: str) -> str:
     """What the command line calls a field of a request or a setting: `guidance.cfg` -> its flag."""
+    if field == "images" or field.startswith(Picture.prefix):
+        return flag_of(GenerationRequest, "image")
     if field.startswith(Guidance.prefix):
         return flag_of(Guidance, field.removeprefix(Guidance.prefix))
     if field in GenerationRequest.model_fields and field != "guidance":
         return flag_of(GenerationRequest, field)
+    if field == "loras":  # as Python calls them
+        field = "lora"
     if field in ServerSettings.model_fields:
         return ServerSettings.flag(field)
     return f"--{field.replace('_', '-')}"
@@ -68,24 +109,32 @@ def settings_from(arguments: argparse.Namespace, settings: type[SettingsT]) -> S
     return settings(**{name: value for name, value in vars(arguments).items() if name in settings.model_fields})
 
 
-def _add_field_flags(
-    parser: argparse.ArgumentParser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()
-) -> None:
+def _add_field_flags(parser: Parser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()) -> None:
     """Text stays text, which the settings' model parses and checks."""
-    group = parser.add_argument_group(title)
+    expert = parser.add_argument_group(f"expert: {title}")
     for name, field in model.model_fields.items():
         if not _extra(field) or (only and name not in only):
             continue
+        group = parser.everyday if title == "request" and name in EVERYDAY_FIELDS else expert
         shown = "" if field.is_required() or field.default is None else f" (default: {_shown(field.default)})"
         group.add_argument(
             flag_of(model, name),
             dest=f"{title}.{name}",
             required=field.is_required(),
             default=argparse.SUPPRESS,
-            metavar="N" if name == "stg_blocks" else "|".join(_choices(field)) or name.upper(),
-            nargs="*" if name == "stg_blocks" else None,
+            metavar=_METAVARS.get(name) or "|".join(_choices(field)) or name.upper(),
             help=f"{field.description}{shown}".replace("%", "%%"),
+            **_ways(name),
         )
+
+
+_METAVARS = {"stg_blocks": "N", "image": "PATH[:FRAME[:STRENGTH]]"}
+
+
+def _ways(name: str) -> dict[str, Any]:
+    """How a flag is given more than once, or with several values."""
+    ways: dict[str, dict[str, Any]] = {"stg_blocks": {"nargs": "*"}, "image": {"action": "append"}}
+    return ways.get(name, {})
 
 
 def _shown(default: Any) -> str:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 
+from ltx_a2v.cli.early import check_files
 from ltx_a2v.cli.flags import add_model_flags, add_request_flags, request_from, settings_from
+from ltx_a2v.cli.output import say
+from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, free_output
+from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
 from ltx_a2v.cli.stopping import importing
 from ltx_a2v.hardware.environment import prepare_libraries
@@ -13,8 +18,21 @@ from ltx_a2v.settings.model import ModelSettings
 HELP = "make one video"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+EXAMPLES = (
+    (
+        "as long as the sound, in the shape of the picture",
+        'generate --model-dir ~/models/LTX-2.3 --image face.png --audio speech.mp3 --prompt "A woman speaks calmly."',
+    ),
+    (
+        "within 8 GiB of the GPU",
+        'generate --model-dir ~/models/LTX-2.3 --vram-budget 8GiB --audio speech.mp3 --prompt "A man speaks."',
+    ),
+)
+
+
+def add_flags(parser: Parser) -> None:
     add_request_flags(parser)
+    add_overwrite_flag(parser.everyday)
     add_model_flags(parser)
     add_report_flag(parser)
 
@@ -23,6 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, ModelSettings)
     request = request_from(arguments, quality=settings.default_quality)
     settings.check()  # mistakes answer before anything heavy is imported
+    check_files(request)
+    request = request.model_copy(
+        update={
+            "output_path": free_output(
+                request.output_path,
+                given="request.output_path" in vars(arguments),
+                overwrite=arguments.overwrite,
+            )
+        }
+    )
+    check_free("save_latents", request.save_latents, arguments.overwrite)
+    say(f"ltx-a2v {version('ltx-a2v')}: {request.audio.name} becomes {request.output_path}; loading libraries ...")
     prepare_libraries()
 
     with importing():

@@ -9,16 +9,26 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import bench, demo, generate, plan, quantize, serve
+from ltx_a2v.cli import bench, demo, doctor, generate, get, plan, quantize, serve
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
-from ltx_a2v.cli.parser import Parser
+from ltx_a2v.cli.parser import Parser, ShowVersion
 from ltx_a2v.cli.stopping import EXIT_CODE, STOPPED, interrupt, on_stop
 from ltx_a2v.errors import A2VError
 from ltx_a2v.versions import NEWEST
 
-COMMANDS = {"generate": generate, "quantize": quantize, "serve": serve, "plan": plan, "demo": demo, "bench": bench}
-"""Each a module with `HELP`, `add_flags(parser)` and `run(arguments)`, which returns the exit code."""
+COMMANDS = {
+    "generate": generate,
+    "quantize": quantize,
+    "serve": serve,
+    "plan": plan,
+    "demo": demo,
+    "get": get,
+    "doctor": doctor,
+    "bench": bench,
+}
+"""Each a module with `HELP`, `EXAMPLES` (what for, command), `add_flags(parser)` and `run(arguments)`, which returns
+the exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,14 +48,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="ltx-a2v", description=f"One image + speech + a prompt -> a lip-synced video, with {NEWEST.name}."
+        prog="ltx-a2v",
+        description=f"One image + speech + a prompt -> a lip-synced video, with {NEWEST.name}.",
+        epilog="examples:\n  # no model files, no GPU: a drawn face speaks\n  ltx-a2v demo\n"
+        "  # what to download, then what fits on this machine\n  ltx-a2v get --dir ~/models/LTX-2.3\n"
+        "  ltx-a2v plan --model-dir ~/models/LTX-2.3\n",
     )
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.HELP)
+        subparser = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
+            usage=f"{parser.prog} {name} [flags]",
+            epilog=_examples(command.EXAMPLES),
+        )
         command.add_flags(subparser)
         subparser.set_defaults(run=command.run)
     return parser
+
+
+def _examples(examples: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["examples:", *(f"  # {what}\n  ltx-a2v {command}" for what, command in examples)])
 
 
 if __name__ == "__main__":

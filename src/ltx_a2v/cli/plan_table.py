@@ -69,13 +69,13 @@ def where(placement: Placement) -> str:
 
 def print_table(rows: list[Row], speeds: Mapping[str, Speeds], title: str) -> None:
     """One line per plan; below them what some plans have in common, and what was measured."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("mode", "budget"):
-        table.add_column(column)
-    for column in ("peak", "host", "per step", "resident", *(("step", "step 2", "video") if speeds else ())):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("budget", "mode"):
+        table.add_column(column, no_wrap=True)
+    for column in ("peak", "RAM", "copied", "resident", *(("step", "step 2", "video") if speeds else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.mode, row.budget, *_cells(row))
+        table.add_row(row.budget, row.mode, *_cells(row))
     console = Console()
     console.print(table)
     for line in _explained(rows, speeds):
@@ -112,9 +112,8 @@ def _cost(row: Row) -> float:
 
 def _explained(rows: list[Row], speeds: Mapping[str, Speeds]) -> Iterator[str]:
     yield (
-        "In GiB, peak: device memory; host: copies of weights in host memory; per step: what each step of stage 1 "
-        "copies to the device. resident: the transformer's blocks that stay there. A mode's video has the same bytes "
-        "in all its rows."
+        "GiB. peak: device memory. RAM: copies of weights. copied: to the device at each step of stage 1. resident: "
+        "blocks of the transformer that stay on the device. A mode gives the same bytes within every budget."
     )
     if speeds:
         yield "In seconds, step and step 2: one step of either stage; video: all of a generation, from nothing loaded."
@@ -124,21 +123,18 @@ def _explained(rows: list[Row], speeds: Mapping[str, Speeds]) -> Iterator[str]:
             f"{mode}: the smallest budget at this size is {at_least(plan.smallest)}; besides weights, "
             f"{largest.name} takes most, {gib(largest.activations)}."
         )
-    for row in rows:
-        if row.refusal:
-            yield f"{row.mode}, {row.budget}: {row.refusal}"
-    for note, plans in _shared_notes(rows).items():
-        yield f"{', '.join(plans)}: {note}"
+    if refusal := next((row.refusal for row in rows if row.refusal), ""):
+        yield f"too small: {refusal}"
+    if noted := [row for row in rows if row.plan and row.plan.notes]:
+        yield f"{', '.join(dict.fromkeys(row.budget for row in noted))}: {_most_of(noted)}"
     for mode, speed in speeds.items():
         yield f"{mode}: {_said(speed)}"
 
 
-def _shared_notes(rows: list[Row]) -> dict[str, list[str]]:
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        for note in row.plan.notes if row.plan else ():
-            notes.setdefault(note, []).append(f"{row.mode} {row.budget}")
-    return notes
+def _most_of(rows: list[Row]) -> str:
+    """The notes of several plans differ in amounts: those of the plan that needs most hold for all."""
+    plans = [row.plan for row in rows if row.plan is not None]
+    return " ".join(max(plans, key=lambda plan: plan.bus_bytes_per_step).notes)
 
 
 def _said(speeds: Speeds) -> str:

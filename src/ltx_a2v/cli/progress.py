@@ -20,7 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.events import (
+    PHASE_TITLES,
+    Done,
+    Event,
+    GenerationResult,
+    Notice,
+    PhaseFinished,
+    PhaseStarted,
+    Planned,
+    StepFinished,
+)
 
 Result = TypeVar("Result")
 
@@ -90,12 +100,14 @@ class _Bars:
     def show(self, event: Event) -> None:
         match event:
             case PhaseStarted(phase, steps):
-                self._tasks[phase] = self._progress.add_task(phase, total=steps or 1)
+                self._tasks[phase] = self._progress.add_task(PHASE_TITLES[phase], total=steps or 1)
             case StepFinished(phase, step):
                 self._progress.update(self._tasks[phase], completed=step)
             case PhaseFinished(phase):
                 task = self._progress.tasks[self._tasks[phase]]
                 self._progress.update(task.id, completed=task.total)
+            case Planned(message):
+                self._progress.console.print(f"plan: {message}", markup=False)
             case Notice(message):
                 self._progress.console.print(f"note: {message}", markup=False)
             case _:
@@ -126,6 +138,8 @@ class _Lines:
                 self._say(f"{phase} {step}/{steps}, {left:.1f} s left")
             case PhaseFinished(phase, seconds):
                 self._say(f"{phase} done in {seconds:.2f} s")
+            case Planned(message):
+                self._say(f"plan: {message}")
             case Notice(message):
                 self._say(f"note: {message}")
             case _:

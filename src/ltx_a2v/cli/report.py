@@ -26,8 +26,10 @@ def _as_text(result: GenerationResult) -> str:
     seconds = result.num_frames / result.frame_rate
     phases = ", ".join(f"{name} {took:.1f}" for name, took in result.phases.items())
     notes = "".join(f"note: {notice}\n" for notice in result.notices)
+    plan = f"plan: {result.details['plan']}\n" if "plan" in result.details else ""
+    peak = f"; peak VRAM {result.peak_vram_gib:.2f} GiB" if result.peak_vram_gib else ""
     return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
         f"seed {result.seed}, quality {result.quality}\n"
-        f"{result.elapsed_seconds:.1f} s ({phases}); peak VRAM {result.peak_vram_gib:.2f} GiB\n{notes}"
+        f"{result.elapsed_seconds:.1f} s ({phases}){peak}\n{plan}{notes}"
     )

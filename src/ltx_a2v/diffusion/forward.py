@@ -31,7 +31,7 @@ class StageInputs:
     grid: LatentGrid
     frame_rate: float
     mask: Tensor
-    """[1, frames, 1, 1]: each latent frame's factor on sigma."""
+    """[1, frames + appended, 1, 1]: the factor on sigma of each latent frame and each appended picture."""
     audio_tokens: Tensor
     """[1, T, audio channels], clean."""
     positive_text: Tensor
@@ -39,6 +39,8 @@ class StageInputs:
     negative_text: Tensor
     audio_text: Tensor
     """[1, text tokens, audio dim], positive."""
+    appended: tuple[int, ...] = ()
+    """The frame of the video at which each appended picture is shown."""
 
 
 class StageForward:
@@ -112,6 +114,7 @@ def _make_ropes(transformer: Any, inputs: StageInputs) -> Ropes:
     video = transformer.rope.prepare_video_coords(
         1, grid.frames, grid.height, grid.width, device, fps=inputs.frame_rate
     )
+    video = torch.cat([video, *(_shown_at(frame, video, inputs) for frame in inputs.appended)], dim=2)
     audio = transformer.audio_rope.prepare_audio_coords(1, inputs.audio_tokens.shape[1], device)
     return Ropes(
         video=transformer.rope(video),
@@ -119,6 +122,14 @@ def _make_ropes(transformer: Any, inputs: StageInputs) -> Ropes:
         video_cross=transformer.cross_attn_rope(video[:, 0:1]),
         audio_cross=transformer.cross_attn_audio_rope(audio[:, 0:1]),
     )
+
+
+def _shown_at(frame: int, video: Tensor, inputs: StageInputs) -> Tensor:
+    """Coordinates [1, 3, tokens, 2] of a picture shown at `frame`: an ordinary latent frame's rows and columns, and the
+    time of this frame alone (reference: `VideoConditionByKeyframeIndex`)."""
+    shown = video[:, :, : inputs.grid.frame_tokens].clone()
+    shown[:, 0] = torch.tensor([frame, frame + 1], device=video.device) / inputs.frame_rate
+    return shown
 
 
 def _modulation(transformer: Any, inputs: StageInputs, sigma: Tensor, dtype: torch.dtype) -> Modulation:

@@ -7,6 +7,7 @@ noised; stage 2 continues the same generator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +48,23 @@ class LatentGrid:
 
 
 @dataclass(frozen=True)
+class HeldPicture:
+    """What the video shows at a frame. The picture of frame 0 takes the place of the first latent frame; any other is
+    appended to the latent as tokens of its own, which are dropped after the stage."""
+
+    latent: Tensor
+    """[1, C, 1, H, W]"""
+    frame: int
+    """Of the video."""
+    strength: float
+    """1 holds it as it is, 0 ignores it."""
+
+
+@dataclass(frozen=True)
 class StageLatent:
-    """The start of a stage. `noisy` and `clean` are [1, tokens, C]; `mask` is [1, frames, 1, 1] float32: 1 where
-    the sampler may change the latent, 1 - strength in the frame that the picture gave."""
+    """The start of a stage. `noisy` and `clean` are [1, tokens, C]: the grid's latent frames, then the appended
+    pictures. `mask` is [1, frames + appended, 1, 1] float32: 1 where the sampler may change the latent, 1 - strength
+    where a picture is held."""
 
     grid: LatentGrid
     noisy: Tensor
@@ -57,28 +72,31 @@ class StageLatent:
     mask: Tensor
 
     def per_token(self, values: Tensor) -> Tensor:
-        """[1, frames, 1, 1] -> [1, tokens, 1]."""
-        return values.expand(1, self.grid.frames, self.grid.frame_tokens, 1).reshape(1, -1, 1)
+        """[1, frames + appended, 1, 1] -> [1, tokens, 1]."""
+        return values.expand(-1, -1, self.grid.frame_tokens, 1).reshape(1, -1, 1)
 
 
 def start_stage(
     grid: LatentGrid,
     initial: Tensor,
-    picture: Tensor | None,
-    strength: float,
+    pictures: Sequence[HeldPicture],
     noise_scale: float,
     generator: torch.Generator | None,
     audio_tokens: Tensor,
 ) -> StageLatent:
-    """Noise the `initial` latent [1, C, F, H, W] and hold the `picture`'s latent [1, C, 1, H, W] in frame 0.
+    """Noise the `initial` latent [1, C, F, H, W] and hold the `pictures`. Appended ones start from 0.
 
     `noisy = clean (1 - mask) + mask (initial (1 - scale) + noise scale)` (reference: `GaussianNoiser`).
     """
+    appended = [picture for picture in pictures if picture.frame]
     start = grid.pack(initial)
-    clean, mask = start.clone(), torch.ones(1, grid.frames, 1, 1, device=start.device)
-    if picture is not None:
-        clean[:, : grid.frame_tokens] = picture.flatten(2).transpose(1, 2)
-        mask[:, 0] = 1 - strength
+    if appended:
+        start = torch.cat([start, start.new_zeros(1, len(appended) * grid.frame_tokens, start.shape[2])], dim=1)
+    clean, mask = start.clone(), torch.ones(1, grid.frames + len(appended), 1, 1, device=start.device)
+    first = [picture for picture in pictures if not picture.frame]
+    for place, picture in [(0, p) for p in first] + list(enumerate(appended, start=grid.frames)):
+        clean[:, place * grid.frame_tokens : (place + 1) * grid.frame_tokens] = grid.pack(picture.latent)
+        mask[:, place] = 1 - picture.strength
     noise = _draw(start, generator)
     _draw(audio_tokens, generator)
     stage = StageLatent(grid, start, clean, mask)

@@ -94,6 +94,19 @@ def upcast_rows(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(torch.float32).mul_(scale.view(-1, 1)).to(dtype)
 
 
+def merge_low_rank(weight: Tensor, scale: Tensor | None, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
+    """`weight` [out, in] (times the float32 `scale`, [out] or one) + up [out, rank] down [rank, in], in `dtype`.
+
+    The kernel rounds once and writes once; the plain form rounds the weight before it adds.
+    """
+    if fused(weight.device, dtype):
+        if weight.is_meta:
+            return torch.empty_like(weight, dtype=dtype)
+        return triton_kernels().merge_low_rank(weight, scale, up, down)
+    whole = weight.to(dtype) if scale is None else upcast_rows(weight, scale, dtype)
+    return torch.addmm(whole, up, down) if whole is weight else whole.addmm_(up, down)
+
+
 def quantize_rows(tokens: Tensor) -> Quantized:
     """[..., in] -> e4m3, with scales that map each row's largest magnitude to 448; a row of zeros stays one."""
     if _fused_rows(tokens, Form.E4M3):

@@ -27,6 +27,11 @@ COLUMNS = 2048
 _LARGEST = tl.constexpr(E4M3_MAX)
 _PER_LARGEST = tl.constexpr(1 / E4M3_MAX)
 _TINY = tl.constexpr(TINY)
+MERGE_ROWS, MERGE_COLUMNS, MERGE_RANKS = 128, 128, 64
+"""Of a weight's tile to which a LoRA is added, and of the factors that one product takes. Of seven tiles the fastest on
+an H100, with 4 warps: 0.157 ms for int8 16384 x 4096 and rank 384; upcast and addmm take 0.220."""
+FACTORS = tl.bfloat16
+"""What factors are multiplied in."""
 PIXEL_VALUES = 4096
 """Values of neighbouring pixels that one program normalises: its loads fill the GPU's widest ones."""
 
@@ -105,6 +110,23 @@ def upcast_rows(weight: Tensor, scale: Tensor) -> Tensor:
     out = torch.empty((rows, columns), dtype=torch.bfloat16, device=weight.device)
     grid = rows, triton.cdiv(columns, COLUMNS)
     _launch(_upcast_rows, grid, weight, scale, out, columns, int(scale.numel() > 1), BLOCK=COLUMNS, num_warps=4)
+    return out
+
+
+def merge_low_rank(weight: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> Tensor:
+    rows, columns = weight.shape
+    out = torch.empty((rows, columns), dtype=torch.bfloat16, device=weight.device)
+    grid = (triton.cdiv(rows, MERGE_ROWS) * triton.cdiv(columns, MERGE_COLUMNS),)
+    stride = 0 if scale is None else int(scale.numel() > 1)
+    constants = {
+        "SCALED": scale is not None,
+        "ROWS": MERGE_ROWS,
+        "COLUMNS": MERGE_COLUMNS,
+        "RANKS": MERGE_RANKS,
+        "FACTORS": FACTORS,
+    }
+    given = weight, up if scale is None else scale, up.contiguous(), down.contiguous(), out
+    _launch(_merge_low_rank, grid, *given, rows, columns, up.shape[1], stride, **constants, num_warps=4, num_stages=3)
     return out
 
 
@@ -329,6 +351,42 @@ def _upcast_rows(
     by = tl.load(scale + row * scale_stride)
     value = tl.load(weight + row * columns + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * columns + column, (value * by).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def _merge_low_rank(
+    weight,
+    scale,
+    up,
+    down,
+    out,
+    rows,
+    columns,
+    rank,
+    scale_stride,
+    SCALED: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr,  # noqa: N803
+    RANKS: tl.constexpr,  # noqa: N803
+    FACTORS: tl.constexpr,  # noqa: N803
+):
+    across = tl.cdiv(columns, COLUMNS)
+    row = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)
+    column = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
+    change = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for first in range(0, rank, RANKS):
+        ranks = first + tl.arange(0, RANKS)
+        left = (row < rows)[:, None] & (ranks < rank)[None, :]
+        right = (ranks < rank)[:, None] & (column < columns)[None, :]
+        b = tl.load(up + row[:, None] * rank + ranks[None, :], mask=left, other=0.0)
+        a = tl.load(down + ranks[:, None] * columns + column[None, :], mask=right, other=0.0)
+        change = tl.dot(b.to(FACTORS), a.to(FACTORS), change)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    place = row.to(tl.int64)[:, None] * columns + column[None, :]
+    value = tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
+    if SCALED:
+        value = value * tl.load(scale + row * scale_stride, mask=row < rows, other=0.0)[:, None]
+    tl.store(out + place, (value + change).to(tl.bfloat16), mask=inside)
 
 
 @triton.jit

@@ -18,7 +18,7 @@ BT709_LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue (ITU-R BT.709, 3.2)."""
 BT709_BLUE, BT709_RED = 1.8556, 1.5748
 """What blue - luma and red - luma are divided by."""
-FRAMES_AT_ONCE = 8
+FRAMES_AT_ONCE = 4
 """Converted together: few launches, and temporaries of less memory than a decoder's activations."""
 
 
@@ -77,7 +77,7 @@ def to_yuv420p(frames: Tensor) -> Tensor:
 
 def _unit(frames: Tensor) -> Tensor:
     """[-1, 1] -> [0, 1]"""
-    return ((frames.float() + 1) / 2).clamp(0, 1)
+    return (frames.float() + 1).div_(2).clamp_(0, 1)
 
 
 def _luma(rgb: Tensor) -> Tensor:

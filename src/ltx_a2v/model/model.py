@@ -57,8 +57,9 @@ class Model:
         Raises `InvalidModel` or `InvalidMode` when the files do not hold what the options want.
         """
         options = options or LoadOptions()
+        wanted = options.transformer_quantization
         transformer_policy, connectors_policy = choose_policies(
-            options.transformer_quantization,
+            None if wanted in ("auto", "file") else wanted,  # "auto" begins with the file's own: `A2VPipeline` decides
             options.keep_bf16_blocks,
             files.paths.checkpoint,
             files.stored,

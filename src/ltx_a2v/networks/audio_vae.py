@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKLLTX2Audio
 from torch import Tensor, nn
 
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import AutoencoderKLLTX2Audio
 from ltx_a2v.versions import ModelConfig
 
 

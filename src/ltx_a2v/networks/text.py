@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma3TextConfig, Gemma3TextModel
 
@@ -15,6 +14,7 @@ from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.reader import read_rows
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import LTX2TextConnectors
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.versions import ModelConfig
 

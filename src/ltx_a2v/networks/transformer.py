@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from diffusers import LTX2VideoTransformer3DModel
 from torch import nn
 
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import LTX2VideoTransformer3DModel
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.versions import ModelConfig
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import LTX2LatentUpsamplerModel
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.versions import LatentLayout
 

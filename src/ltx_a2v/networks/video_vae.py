@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
 from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.kernels import layout_of
 from ltx_a2v.networks import video_decoder
 from ltx_a2v.networks.build import on_meta
+from ltx_a2v.networks.diffusers_modules import AutoencoderKLLTX2Video
 from ltx_a2v.networks.tiling import Span, spatial_spans, temporal_spans
 from ltx_a2v.versions import ModelConfig, Tiling
 

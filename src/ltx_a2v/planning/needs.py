@@ -17,7 +17,8 @@ from torch import Tensor
 from ltx_a2v import pipeline as method
 from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED
-from ltx_a2v.fitting import FittedRequest, VideoShape
+from ltx_a2v.diffusion.latents import HeldPicture
+from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
@@ -42,7 +43,7 @@ WORKSPACES = 128 * 2**20
 on which graphs are captured has one more of cuBLAS, as large."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
 """Bytes allowed for cuDNN while decoding, in addition: in contiguous memory an H100 took 0.78 GiB more than predicted
-at 768x512. cuDNN says what it takes only by computing, which a plan does not: `scripts/bench_decode.py` measures it."""
+at 768x512. Only computing shows what cuDNN takes, and a plan computes nothing; `scripts/bench_decode.py` does."""
 
 
 @torch.inference_mode()
@@ -121,7 +122,8 @@ class _MetaPhases:
         video, audio = model.config.widths
         context = Context(self._empty(1, self._tokens, video), self._empty(1, self._tokens, audio))
         sound = self._empty(1, shape.audio_tokens, version.latents.audio_channels)
-        self._conditions = Conditions(context, context, sound, {})
+        pictures = {scale: self._held_pictures(channels, scale) for scale in (2, 1)}
+        self._conditions = Conditions(context, context, sound, pictures)
 
     def connect(self) -> object:
         """The connectors for one prompt, while the hidden states of the other are kept."""
@@ -140,9 +142,8 @@ class _MetaPhases:
 
     def encode_pictures(self) -> object:
         shape = self._shape
-        sizes = {scale: (shape.height // scale, shape.width // scale) for scale in (2, 1) if shape.has_image}
-        pictures = {scale: self._empty(1, 3, 1, *size) for scale, size in sizes.items()}
-        return method.encode_pictures(self._model, pictures)
+        pixels = {scale: self._empty(1, 3, 1, shape.height // scale, shape.width // scale) for scale in (2, 1)}
+        return method.encode_pictures(self._model, [FittedPicture(frame, 1.0, pixels) for frame in shape.pictures])
 
     def stage_1(self) -> object:
         perturbed = (1,) if self._shape.guidance.stg_blocks else ()
@@ -164,17 +165,23 @@ class _MetaPhases:
         with self._model.transformer(stage.distilled) as transformer:
             return method.denoise_stage(self._model, transformer, stage, fitted, self._conditions, initial, None)
 
+    def _held_pictures(self, channels: int, scale: int) -> list[HeldPicture]:
+        grid = self._shape.grid(scale)
+        latent = self._empty(1, channels, 1, grid.height, grid.width)
+        return [HeldPicture(latent, frame, 1.0) for frame in self._shape.pictures]
+
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._model.dtype, device=META)
 
 
 def _kept_between_phases(model: Model, shape: VideoShape) -> int:
-    """Bytes of the tensors that phases pass on: both contexts, the sound, the picture and the result of either stage,
-    and the upsampled latent."""
+    """Bytes of the tensors that phases pass on: both contexts, the sound, the pictures and the result of either
+    stage, and the upsampled latent."""
     contexts = 2 * model.config.version.text_encoder.tokens * sum(model.config.widths)
     half, full = shape.grid(2), shape.grid(1)
     sound = shape.latents.audio_channels * shape.audio_tokens
-    video = shape.latents.channels * (half.frame_tokens + half.tokens + full.frame_tokens + 2 * full.tokens)
+    pictures = len(shape.pictures) * (half.frame_tokens + full.frame_tokens)
+    video = shape.latents.channels * (pictures + half.tokens + 2 * full.tokens)
     return (contexts + sound + video) * model.dtype.itemsize
 
 

@@ -75,7 +75,7 @@ class PhasePlan:
         return self.weights + self.activations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Where each network keeps its weights, and the peaks of device memory that follow; all sizes in bytes."""
 
@@ -98,6 +98,12 @@ class Plan:
     @property
     def peak(self) -> int:
         return max(phase.peak for phase in self.phases)
+
+    def __repr__(self) -> str:
+        budget = "unlimited" if self.budget is None else gib(self.budget)
+        resident = self.placements["transformer"].resident_blocks if "transformer" in self.placements else None
+        blocks = "all blocks" if resident is None else f"{resident} blocks"
+        return f"Plan(budget {budget}, peak {gib(self.peak)}, {blocks} of the transformer resident)"
 
 
 def make_plan(

@@ -242,13 +242,15 @@ def _time_step(
     def draw(*size: int) -> Tensor:
         return torch.randn(size, device=device, dtype=dtype)
 
-    video, audio = config.widths
+    (video, audio), tokens = config.widths, config.version.text_encoder.tokens
     inputs = StageInputs(
         grid,
         shape.frame_rate,
         torch.ones(1, grid.frames, 1, 1, device=device),
         draw(1, shape.audio_tokens, shape.latents.audio_channels),
-        *(draw(1, config.version.text_encoder.tokens, width) for width in (video, video, audio)),
+        positive_text=draw(1, tokens, video),
+        negative_text=draw(1, tokens, video),
+        audio_text=draw(1, tokens, audio),
     )
     marks: list[float] = []
 

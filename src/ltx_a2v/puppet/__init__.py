@@ -60,15 +60,14 @@ def puppet_size() -> str:
     return f"{round(SHIPPED.stat().st_size / 1e6)} MB"
 
 
-def nearest_size(width: int, height: int) -> tuple[int, int]:
-    """The one of `SIZES` whose shape is nearest to a picture's."""
-    return min(SIZES, key=lambda size: max(width * size[1], height * size[0]) / min(width * size[1], height * size[0]))
+def is_puppet(paths: ModelPaths) -> bool:
+    return paths.checkpoint.name == CHECKPOINT
 
 
 def unfamiliar(paths: ModelPaths, width: int, height: int, frame_rate: float) -> str | None:
     """A sentence where the puppet is asked for what it was not trained for; None for other models."""
     known = (width, height) in SIZES and frame_rate == FRAME_RATE
-    if known or paths.checkpoint.name != CHECKPOINT:
+    if known or not is_puppet(paths):
         return None
     trained = ", ".join(f"{w}x{h}" for w, h in SIZES)
     return (

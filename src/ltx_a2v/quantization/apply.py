@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltx_a2v.kernels import Activation, Form, fused_on, gelu_
+from ltx_a2v.kernels import Activation, Form, fused_on, gelu_, merge_low_rank
 from ltx_a2v.quantization.linear import StoredLinear
 
 
@@ -103,10 +103,13 @@ def _whole_weight(layer: nn.Linear, tokens: int, dtype: torch.dtype) -> Tensor |
     loras = _loras(layer)
     if not (merges(layer, tokens) if loras else _upcasts(layer)):
         return None
-    weight = layer.dequantize(dtype) if isinstance(layer, StoredLinear) else layer.weight.to(dtype)
-    for lora in loras:
-        stored = weight is layer.weight  # must not change
-        weight = torch.addmm(weight, lora.up, lora.down) if stored else weight.addmm_(lora.up, lora.down)
+    if not loras:
+        return layer.dequantize(dtype) if isinstance(layer, StoredLinear) else layer.weight.to(dtype)
+    first, *others = loras
+    stored, scale = layer.stored_weight() if isinstance(layer, StoredLinear) else (layer.weight, None)
+    weight = merge_low_rank(stored, scale, first.up, first.down, dtype)
+    for lora in others:
+        weight.addmm_(lora.up, lora.down)
     return weight
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ltx_a2v.errors import InvalidMode
 from ltx_a2v.versions import NEWEST, CoveredLayers
 
-MAX_BLOCKS = 1000
 """Far above any network's depth: a slip in a range is an error, not a list of a billion numbers."""
 
 
@@ -48,17 +46,3 @@ TRANSFORMER = Coverage.of(NEWEST.covered.transformer, keeps_blocks=True)
 CONNECTORS = Coverage.of(NEWEST.covered.connectors)
 TEXT_ENCODER = Coverage.of(NEWEST.covered.text_encoder)
 """Of the newest version; a model that is opened has those of its own."""
-
-
-def parse_blocks(text: str) -> frozenset[int]:
-    """`"0,43-47"` -> {0, 43, 44, 45, 46, 47}; empty text is no blocks."""
-    blocks: set[int] = set()
-    for part in text.split(",") if text.strip() else []:
-        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if not first <= last < MAX_BLOCKS:
-            raise InvalidMode(
-                f"{text!r} is not a list of blocks: give numbers and ranges from low to high, as 0,43-47."
-            )
-        blocks.update(range(first, last + 1))
-    return frozenset(blocks)

@@ -52,6 +52,10 @@ class StoredLinear(nn.Linear):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, in] that `forward` multiplies by, rounded to `dtype`."""
 
+    def stored_weight(self) -> tuple[Tensor, Tensor | None]:
+        """Where the format `upcasts`: the weight [out, in] as it is stored, and its float32 scale ([out] or one)."""
+        return self.weight, getattr(self, "weight_scale", None)
+
     def input_form(self) -> Form:
         """What `forward` multiplies; a layer that takes quantized rows quantizes a plain tensor itself."""
         return Form.VALUES

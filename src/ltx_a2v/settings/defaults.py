@@ -14,6 +14,7 @@ VRAM_HEADROOM = 2**30
 
 MAX_SIZE = 4096
 MAX_FRAMES = 1025
+MAX_PICTURES = 8
 MAX_AUTO_FRAMES = 257
 MAX_AUDIO_START = 7 * 24 * 3600
 """Seconds into the audio: a week of it."""
@@ -29,11 +30,31 @@ REDUCED_IMAGE_PIXELS = MAX_SIZE**2
 MAX_IMAGE_ASPECT = 32
 """Long side over short side: a hair-thin picture would have to be blown up without bound to cover the frame."""
 
+QUANTIZATIONS = (
+    "fp8-cast",
+    "fp8-scaled",
+    "fp8-scaled-mm",
+    "int8",
+    "int8-quanto",
+    "fp8-quanto",
+    "int4-quanto",
+)
+"""The transformer's modes besides `none`; `quantization/modes.py` has their formats."""
+TEXT_ENCODER_QUANTIZATIONS = ("none", "int4", "bnb-nf4")
+
 READ_THREADS = 8
 """Threads that read a checkpoint: never slower than 1, 2 or 4 by the medians in docs/benchmarks-appendix.md."""
 READ_CHUNK_BYTES = 16 * 2**20
 """Read by one thread in one call; two per thread are in flight, 256 MiB. A power of two, as torch rounds pinned memory
 up to one."""
+
+
+def at_home(path: Path) -> Path:
+    """With a leading `~` replaced by the user's home folder, where it is known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # `~name` of no user
+        return path
 
 
 def cache_dir() -> Path:

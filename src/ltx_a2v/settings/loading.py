@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
-from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH
+from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH, at_home
 
 if TYPE_CHECKING:
     from ltx_a2v.planning.plan import Keep
@@ -23,6 +23,7 @@ class StyleLora:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", at_home(Path(self.path)))
         if not math.isfinite(self.strength):
             raise InvalidRequest("lora", str(self.path), f"has the strength {self.strength}; it must be finite")
 
@@ -45,12 +46,13 @@ def _exists(given: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadOptions:
     """The options of `A2VPipeline.open`, except files, device and dtype."""
 
-    transformer_quantization: str | None = None
-    """A mode of `quantization.MODES`; None takes the file as it is."""
+    transformer_quantization: str | None = "auto"
+    """A mode of `quantization.MODES`, "auto" (on a GPU int8 where the file's own format would not stay resident), or
+    None or "file" for the file's own format."""
     keep_bf16_blocks: frozenset[int] = frozenset()
     text_encoder_quantization: str = "none"
     """One of `quantization.TEXT_ENCODER_MODES`."""
@@ -73,3 +75,11 @@ class LoadOptions:
         if not 0 <= self.distilled_lora_strength <= MAX_DISTILLED_LORA_STRENGTH:
             reason = f"is not a strength: it must be from 0 to {MAX_DISTILLED_LORA_STRENGTH:g}"
             raise InvalidRequest("distilled_lora_strength", self.distilled_lora_strength, reason)
+
+    def __repr__(self) -> str:
+        """Only the fields that differ from their defaults."""
+        defaults = type(self).__dataclass_fields__
+        given = {name: getattr(self, name) for name in defaults}
+        usual = {name: LoadOptions.__dict__.get(name) for name in defaults} | {"budget": Budget()}
+        shown = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+        return f"LoadOptions({', '.join(shown)})"

@@ -5,6 +5,8 @@ A field is a flag, an environment variable (`LTX_A2V_…`), a default and a help
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,16 +14,23 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidModel, InvalidRequest, named
+from ltx_a2v.errors import InvalidInput, InvalidMode, InvalidModel, InvalidRequest, did_you_mean, named
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.request import Quality
 from ltx_a2v.settings.base import Settings
-from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH, VRAM_HEADROOM
+from ltx_a2v.settings.defaults import (
+    MAX_DISTILLED_LORA_STRENGTH,
+    QUANTIZATIONS,
+    TEXT_ENCODER_QUANTIZATIONS,
+    VRAM_HEADROOM,
+)
 from ltx_a2v.settings.loading import StyleLora
-from ltx_a2v.settings.units import parse_bytes
+from ltx_a2v.settings.units import parse_blocks, parse_bytes
 from ltx_a2v.versions import NEWEST
 
-QUANTIZATION_MODES = "fp8-cast, fp8-scaled, fp8-scaled-mm, int8, int8-quanto, fp8-quanto or int4-quanto"
+QUANTIZATION_MODES = f"{', '.join(QUANTIZATIONS[:-1])} or {QUANTIZATIONS[-1]}"
+MODES = ("auto", "file", "none", *QUANTIZATIONS)
+DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 
 
 def _option(default: Any, metavar: str, description: str) -> Any:
@@ -54,11 +63,12 @@ class ModelSettings(Settings):
         "Most host memory for copies of weights that are streamed, as 16GiB; 0 streams from the file. Default: four "
         "fifths of what is available.",
     )
-    transformer_quantization: str | None = _option(
-        None,
+    transformer_quantization: str = _option(
+        "auto",
         "MODE",
-        f"How the transformer's weights are stored and multiplied: none, {QUANTIZATION_MODES}; "
-        "default: as the checkpoint is.",
+        "How the transformer's weights are stored and multiplied: auto (keep the checkpoint's own format where "
+        "everything then stays on the GPU, else int8), file (keep the checkpoint's own format), none, "
+        f"{QUANTIZATION_MODES}.",
     )
     text_encoder_quantization: str = _option(
         "none",
@@ -110,7 +120,7 @@ class ModelSettings(Settings):
             raise InvalidModel(
                 f"No model files were given: use {named('model_dir')} (or LTX_A2V_MODEL_DIR), or "
                 f"{named('checkpoint_path')}, {named('distilled_lora_path')}, {named('spatial_upsampler_path')} and "
-                f"{named('gemma_root')}; `ltx-a2v demo` needs none."
+                f"{named('gemma_root')}; `ltx-a2v get` says where to download them, `ltx-a2v demo` needs none."
             )
         return ModelPaths.discover(self.model_dir, **known, distilled_checkpoint=self.distilled_checkpoint)
 
@@ -151,4 +161,16 @@ class ModelSettings(Settings):
         heavy is imported."""
         if self.distilled_checkpoint:
             self._check_no_distilled_lora()
-        _ = self.budget, self.host_limit, self.loras, self.model_paths
+        _ = self.budget, self.host_limit, self.loras, parse_blocks(self.keep_bf16_blocks)
+        check_name("quantization mode", self.transformer_quantization, MODES)
+        check_name("text encoder quantization", self.text_encoder_quantization, TEXT_ENCODER_QUANTIZATIONS)
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise InvalidInput(f"{named('device')} {self.device!r} is no device; use cuda, cuda:1 or cpu.")
+        _ = self.model_paths
+
+
+def check_name(what: str, given: str, known: Sequence[str]) -> None:
+    """Raises `InvalidMode`."""
+    if given not in known:
+        hint = did_you_mean(given, known) or f"choose one of {', '.join(known)}."
+        raise InvalidMode(f"There is no {what} {given!r}: {hint}")

@@ -7,9 +7,10 @@ import re
 
 from pydantic import ByteSize, TypeAdapter
 
-from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.errors import InvalidMode, InvalidRequest
 
 NEVER = math.inf
+MAX_BLOCKS = 1000
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = TypeAdapter(ByteSize)
@@ -45,3 +46,17 @@ def parse_bytes(text: str, field: str, others: str = "") -> int:
         raise InvalidRequest(field, text, f"has no unit; write {found[1]}GiB")
     unit = found[2] if found[2].lower().endswith("b") else f"{found[2]}B"
     return int(_BYTES.validate_python(found[1] + unit))
+
+
+def parse_blocks(text: str) -> frozenset[int]:
+    """`"0,43-47"` -> {0, 43, 44, 45, 46, 47}; empty text is no blocks."""
+    blocks: set[int] = set()
+    for part in text.split(",") if text.strip() else []:
+        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < MAX_BLOCKS:
+            raise InvalidMode(
+                f"{text!r} is not a list of blocks: give numbers and ranges from low to high, as 0,43-47."
+            )
+        blocks.update(range(first, last + 1))
+    return frozenset(blocks)

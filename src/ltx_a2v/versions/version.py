@@ -34,6 +34,13 @@ class GenerationDefaults:
     seed: int
     negative_prompt: str
 
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Widths and heights that follow a picture: landscape, which is also the one without a picture, portrait and
+        square."""
+        short = min(self.width, self.height)
+        return (self.width, self.height), (self.height, self.width), (short, short)
+
     def stg_blocks(self, num_layers: int) -> tuple[int, ...]:
         """The perturbed block of a transformer with `num_layers`; none where there is only one layer."""
         return (round(self.stg_block * num_layers),) if num_layers > 1 else ()

@@ -111,10 +111,10 @@ VideoCreate = _body(
             str | dict[str, str] | None,
             _text("The first frame: a file part, a data URL, {'image_url': data URL}, or a path below --input-dir."),
         ),
-        "size": (str | None, _text("WIDTHxHEIGHT, multiples of 64.", pattern=r"^\d{1,5}x\d{1,5}$")),
+        "size": (str | None, _text("WIDTHxHEIGHT, multiples of 64, or auto.", pattern=r"^(auto|\d{1,5}x\d{1,5})$")),
         "seconds": (
             float | Annotated[str, Field(max_length=32)] | None,
-            _text("Length; the nearest that the model can make is taken. Default: the audio's."),
+            _text("Length; rounded up to what the model can make. Default: the audio's."),
         ),
         **_fields_of(GenerationRequest, fps="frame_rate"),
     },
@@ -215,7 +215,7 @@ def unknown_field(name: str) -> InvalidRequest:
     return error
 
 
-_REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512", "model_type": "is not an object"}
+_REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512, or auto", "model_type": "is not an object"}
 
 
 def _places(complaint: ErrorDetails) -> list[str]:

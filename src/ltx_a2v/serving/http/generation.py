@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ltx_a2v.errors import InvalidRequest, TooLarge
-from ltx_a2v.request import GenerationRequest, check_quality, nearest_num_frames
+from ltx_a2v.request import DEFAULTS, GenerationRequest, check_quality, fit_num_frames, frame_size
 from ltx_a2v.serving.http.bodies import FILE_FIELDS
+from ltx_a2v.settings.defaults import MAX_FRAMES
 from ltx_a2v.settings.server import ServerSettings
 
 
@@ -19,7 +20,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     _check_model(body, settings)
     fields = {name: value for name, value in body.items() if name in GenerationRequest.model_fields}
     fields = {name: value for name, value in fields.items() if name not in FILE_FIELDS}
-    if body.get("size") is not None:
+    if body.get("size") not in (None, "auto"):
         fields["width"], fields["height"] = (int(side) for side in body["size"].split("x"))
     if "fps" in body:
         fields["frame_rate"] = body["fps"]
@@ -37,9 +38,8 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
 
 
 def fit_seconds(seconds: float, frame_rate: float) -> int:
-    """The number of frames nearest to `seconds` that the model can make."""
-    wanted = seconds * frame_rate
-    return min(nearest_num_frames(round(min(wanted, 1e6))), key=lambda frames: abs(frames - wanted))
+    """The fewest frames that have room for `seconds`, as a request with num_frames "auto" takes them for a sound."""
+    return fit_num_frames(min(seconds, 1e6), frame_rate, at_most=MAX_FRAMES)
 
 
 def _check_model(body: dict[str, Any], settings: ServerSettings) -> None:
@@ -69,9 +69,10 @@ def _of_the_body(error: InvalidRequest, body: dict[str, Any]) -> InvalidRequest:
 
 
 def _check_limits(request: GenerationRequest, settings: ServerSettings, body: dict[str, Any]) -> None:
-    pixels = request.width * request.height
+    width, height = frame_size(request, None, DEFAULTS.sizes)
+    pixels = width * height
     if pixels > settings.max_pixels:
-        message = f"{request.width}x{request.height} has {pixels} pixels; this server allows {settings.max_pixels}."
+        message = f"{width}x{height} has {pixels} pixels; this server allows {settings.max_pixels}."
         raise TooLarge(message, "size_too_large")
     if request.num_frames != "auto" and request.num_frames > settings.max_frames:
         message = f"{request.num_frames} frames are more than this server's {settings.max_frames}."

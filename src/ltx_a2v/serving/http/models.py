@@ -34,7 +34,7 @@ class Video(BaseModel):
     expires_at: int | None = Field(description="Unix time when the files are removed; null where they are kept.")
     expired: bool = Field(description="Whether the files were removed.")
     prompt: str = Field(description="As it was sent.")
-    size: str = Field(description="WIDTHxHEIGHT in pixels.")
+    size: str = Field(description="WIDTHxHEIGHT in pixels; 'auto' until the picture's shape is known.")
     seconds: str = Field(description="Length of the video; 'auto' until the audio's length is known.")
     seed: int = Field(description="The same seed and settings give the same video.")
     error: JobError | None = Field(description="Why a failed job failed; null for others.")
@@ -191,7 +191,7 @@ class ModelList(BaseModel):
 
 
 class Fitted(BaseModel):
-    """The nearest size in pixels, and length in frames and seconds, that the model can make."""
+    """Size in pixels and length in frames and seconds, rounded up to what the model can make."""
 
     width: int = Field(description="Pixels, a multiple of 64.")
     height: int = Field(description="Pixels, a multiple of 64.")

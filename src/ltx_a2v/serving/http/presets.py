@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ltx_a2v.puppet import SIZES
-from ltx_a2v.request import FAST_STEPS, GenerationRequest
+from ltx_a2v.request import DEFAULTS, FAST_STEPS, GenerationRequest
 
 STEPS: int = GenerationRequest.model_fields["num_inference_steps"].default
 
 PRESETS: dict[str, dict[str, int]] = {
     "draft": {"long_side": 512, "short_side": 320, "num_inference_steps": 15},
     "standard": {
-        "long_side": GenerationRequest.model_fields["width"].default,
-        "short_side": GenerationRequest.model_fields["height"].default,
+        "long_side": DEFAULTS.width,
+        "short_side": DEFAULTS.height,
         "num_inference_steps": STEPS,
     },
     "large": {"long_side": 1280, "short_side": 768, "num_inference_steps": STEPS},

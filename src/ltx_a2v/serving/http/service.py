@@ -178,7 +178,7 @@ class Service:
             expires_at=_whole(end),
             expired=job.expired,
             prompt=asked["prompt"],
-            size=f"{asked['width']}x{asked['height']}",
+            size=_size(job),
             seconds=_seconds(job),
             seed=asked["seed"],
             error=_error(job),
@@ -276,6 +276,11 @@ def _failure(job: Job) -> A2VError:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+def _size(job: Job) -> str:
+    known = job.result or job.request
+    return "auto" if "auto" in (known["width"], known["height"]) else f"{known['width']}x{known['height']}"
 
 
 def _seconds(job: Job) -> str:

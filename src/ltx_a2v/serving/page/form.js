@@ -184,8 +184,11 @@ export class Form {
 
   async reuse(job) {
     const { settings } = job;
-    this.carried = { settings, size: [settings.width, settings.height] };
-    this.chooseSize(settings.width, settings.height);
+    const { width, height } = job.result ?? settings;
+    const isKnown = width !== "auto" && height !== "auto"; // else the picture decides again
+    this.carried = { settings, size: isKnown ? [width, height] : null };
+    if (isKnown) this.chooseSize(width, height);
+    else document.querySelector("input[name=preset][value=standard]").checked = true;
     $("prompt").value = job.prompt;
     $("negative").value = settings.negative_prompt;
     $("seed").value = settings.seed;
@@ -197,7 +200,7 @@ export class Form {
     $("cfg").value = settings.guidance.cfg;
     $("modality").value = settings.guidance.modality;
     chooseQuality(settings.quality ?? "standard");
-    this.formatIsChosen = true; // the picture was cut on purpose
+    this.formatIsChosen = isKnown; // the picture was cut on purpose
     this.picture.take(job.has_image ? await uploaded(job, "image") : null);
     const frames = job.result?.num_frames ?? settings.num_frames;
     await this.sound.take(await uploaded(job, "audio"));

@@ -45,6 +45,8 @@ class Observer:
                 running.step_began = now
             case "PhaseFinished":
                 self._phase_finished(running, worker, event)
+            case "Planned":
+                say("plan", event["message"])
             case "Notice":
                 say("notice", event["message"])
         if running:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 import ltx_a2v
 from ltx_a2v.puppet import puppet_size
-from ltx_a2v.request import GenerationRequest, Guidance, nearest_sizes
+from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.generation import fit_seconds, generation_of
@@ -22,9 +22,10 @@ routes = APIRouter(prefix="/api", tags=["form"], responses=openapi.errors(401, 4
 
 
 def _defaults() -> dict[str, Any]:
-    names = ("frame_rate", "num_inference_steps", "seed", "width", "height", "negative_prompt")
+    names = ("frame_rate", "num_inference_steps", "seed", "negative_prompt")
+    size = {"width": DEFAULTS.width, "height": DEFAULTS.height}
     guidance = {name: Guidance.model_fields[name].default for name in ("cfg", "modality")}
-    return {name: GenerationRequest.model_fields[name].default for name in names} | guidance
+    return {name: GenerationRequest.model_fields[name].default for name in names} | size | guidance
 
 
 FRAME_RATE: float = GenerationRequest.model_fields["frame_rate"].default
@@ -54,8 +55,8 @@ def fit(
     seconds: Annotated[float, Query(gt=0, le=100_000, allow_inf_nan=False, description="Wanted length.")],
     fps: Annotated[float, Query(ge=1, le=120, allow_inf_nan=False, description="Frames per second.")] = FRAME_RATE,
 ) -> api.Fitted:
-    """The nearest size and length that the model can make, within the server's limits."""
-    w, h = (min(nearest_sizes(side), key=lambda size: abs(size - side)) for side in (width, height))
+    """The size and length that the model makes of what is asked for, rounded up, within the server's limits."""
+    w, h = (nearest_sizes(side)[-1] for side in (width, height))
     frames = min(fit_seconds(seconds, fps), (service.settings.max_frames - 1) // 8 * 8 + 1)
     return api.Fitted(width=w, height=h, size=f"{w}x{h}", num_frames=frames, seconds=round(frames / fps, 3))
 
