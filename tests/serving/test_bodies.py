@@ -70,6 +70,40 @@ def test_a_missing_field_is_named(server: Server) -> None:
     assert server.client.get("/v1/videos?limit=0").json()["error"]["param"] == "limit"
 
 
+REFUSED: list[tuple[str, dict[str, str], int, str]] = [
+    ("an empty prompt", {"prompt": "", "audio": data_url(wav())}, 422, "prompt"),
+    ("a blank prompt", {"prompt": " \n", "audio": data_url(wav())}, 422, "prompt"),
+    ("a path without an input folder", {"prompt": "x", "audio": "/etc/passwd"}, 403, "audio"),
+    ("a picture too large", {"prompt": "x", "audio": data_url(wav()), "input_reference": "L"}, 413, "input_reference"),
+    ("base64 that is none", {"prompt": "x", "audio_reference": "data:audio/wav;base64,%"}, 422, "audio_reference"),
+    ("too many frames", {"prompt": "x", "audio": data_url(wav()), "num_frames": "33"}, 413, "num_frames"),
+    ("too many seconds", {"prompt": "x", "audio": data_url(wav()), "seconds": "2"}, 413, "seconds"),
+    ("too many pixels", {"prompt": "x", "audio": data_url(wav()), "size": "1024x1024"}, 413, "size"),
+]
+
+
+def test_every_refusal_names_its_field(start: Callable[..., Server]) -> None:
+    server = start("--no-standby", "--max-image-mb", "1", "--max-frames", "25", "--max-pixels", "500000")
+    large = data_url(b"x" * (2**20 + 1))
+    for what, fields, status, param in REFUSED:
+        reply = form(server, {name: large if value == "L" else value for name, value in fields.items()})
+        assert (what, reply.status_code, reply.json()["error"]["param"]) == (what, status, param)
+    reply = server.client.post("/v1/videos", files=[("prompt", (None, "a")), ("prompt", (None, "b"))])
+    assert reply.json()["error"]["param"] == "prompt"
+    for path in ("", "/content", "/events"):
+        assert server.client.get(f"/v1/videos/video_0{path}").json()["error"]["param"] == "video_id"
+    reply = form(server, {"prompt": "x", "audio": data_url(wav())}, headers={"Idempotency-Key": "a b"})
+    assert reply.json()["error"]["param"] == "Idempotency-Key"
+
+
+def test_parameters_are_refused_in_plain_words(server: Server) -> None:
+    error = server.client.get("/v1/videos?limit=0").json()["error"]
+    assert error["message"] == "limit 0 is too small: it must be at least 1."
+    error = server.client.get("/api/fit?width=wide&height=64&seconds=1").json()["error"]
+    assert error["message"] == "width 'wide' is not a whole number."
+    assert server.client.get("/api/fit?width=64&height=64").json()["error"]["message"] == "seconds is missing."
+
+
 def test_errors_keep_the_server_s_folders_to_themselves(server: Server) -> None:
     """Where files lie is told by the log."""
     job = server.make("tell-a-path")

@@ -166,7 +166,7 @@ def test_a_video_from_two_files(page: Page, tmp_path: Path) -> None:
 def test_the_example_is_one_click_away(page: Page) -> None:
     assert not page.driver.find_element(By.ID, "demo").is_displayed()
     page.click("#example")
-    page.until("return document.getElementById('fitted').textContent.includes('5.4 s')")
+    page.until("return document.getElementById('fitted').textContent.includes('5.7 s')")
     page.until("return document.querySelector('input[value=square]').checked")
     assert page.driver.execute_script("return document.getElementById('prompt').value") == PROMPT
     page.click("#submit")
@@ -413,7 +413,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.driver.execute_script("document.getElementById('example').focus()")
     keys = ActionChains(page.driver)
     keys.send_keys(Keys.ENTER).perform()
-    page.until("return document.getElementById('fitted').textContent.includes('5.4 s')")
+    page.until("return document.getElementById('fitted').textContent.includes('5.7 s')")
     seen = []
     for _ in range(30):
         ActionChains(page.driver).send_keys(Keys.TAB).perform()

@@ -72,3 +72,26 @@ def test_bodies_are_described(api: Any) -> None:
     assert raw["components"]["schemas"]["VideoCreate"]["examples"]
     undescribed = [name for name, field in fields.items() if "description" not in field and "anyOf" not in field]
     assert undescribed == []
+
+
+def test_every_field_parameter_and_operation_is_described(api: Any) -> None:
+    raw = api[0].raw_schema
+    shapes = raw["components"]["schemas"].items()
+    fields = [(f"{name}.{field}", schema) for name, shape in shapes for field, schema in shape["properties"].items()]
+    assert [name for name, schema in fields if "description" not in schema and "$ref" not in schema] == []
+    operations = [(f"{method} {path}", each) for path, found in raw["paths"].items() for method, each in found.items()]
+    assert [name for name, operation in operations if not operation.get("description")] == []
+    for name, operation in operations:
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description") or parameter["schema"].get("description"), (name, parameter["name"])
+
+
+def test_the_api_s_page_is_served_without_outside_requests(api: Any) -> None:
+    _, base = api
+    reply = httpx.get(f"{base}/docs")
+    assert reply.status_code == 200
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    for name in ("/docs", "/static/docs.js", "/static/help.html", "/"):
+        text = httpx.get(base + name).text
+        assert "http://" not in text
+        assert "https://" not in text

@@ -14,6 +14,7 @@ from ltx_a2v.errors import A2VError, InvalidRequest
 from ltx_a2v.serving.http.replies import error_body, error_reply
 from ltx_a2v.serving.jobs.storage import FULL, storage_failed
 from ltx_a2v.serving.logs import say
+from ltx_a2v.settings.complaints import reason_of
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -49,9 +50,9 @@ async def _invalid_parameter(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, RequestValidationError)
     complaint = error.errors()[0]
     name = ".".join(str(part) for part in complaint["loc"][1:])
-    refusal = InvalidRequest(reason=f"{name or 'The body'}: {complaint['msg']}")
-    refusal.field = name
-    return error_reply(refusal, request.url.path)
+    if complaint["type"] == "missing":
+        return error_reply(InvalidRequest(name, reason="is missing"), request.url.path)
+    return error_reply(InvalidRequest(name, complaint["input"], reason_of(complaint)), request.url.path)
 
 
 async def _left(_request: Request, _error: Exception) -> Response:

@@ -73,10 +73,14 @@ def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema["components"]["schemas"].update(_body_schemas())
+            schemas = app.openapi_schema["components"]["schemas"]
+            schemas.update(_body_schemas())
+            for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; refusals have our shape
+                schemas.pop(unused, None)
             for path in app.openapi_schema["paths"].values():
                 for operation in path.values():
                     _errors_are_json(operation["responses"])
+                    _refusals_have_our_shape(operation["responses"])
         return app.openapi_schema
 
     return schema
@@ -88,6 +92,13 @@ def _errors_are_json(responses: dict[str, dict[str, Any]]) -> None:
         stream = response.get("content", {}).pop("text/event-stream", None) if status != "200" else None
         if stream is not None:
             response["content"]["application/json"] = stream
+
+
+def _refusals_have_our_shape(responses: dict[str, dict[str, Any]]) -> None:
+    """FastAPI describes its own reply to parameters that cannot be used, where a route describes none."""
+    for content in responses.get("422", {}).get("content", {}).values():
+        if content["schema"].get("$ref", "").endswith("HTTPValidationError"):
+            content["schema"]["$ref"] = _REF.format(model="ErrorReply")
 
 
 def _body_schemas() -> dict[str, Any]:

@@ -8,7 +8,7 @@ $("first").textContent = `curl ${location.origin}/v1/videos \\
   -F prompt='A young woman speaks calmly to the camera.' \\
   -F input_reference=@face.png -F audio=@speech.wav
 
-curl -N ${location.origin}/v1/videos/ID/events              # until it has ended
+curl -N ${location.origin}/v1/videos/ID/events  # until it has ended
 curl -o video.mp4 ${location.origin}/v1/videos/ID/content`;
 
 function element(tag, text = "", ...children) {
@@ -19,7 +19,7 @@ function element(tag, text = "", ...children) {
 }
 
 function operation(method, path, { description = "", summary, parameters = [], requestBody, responses }) {
-  const head = element("summary", "", element("b", method.toUpperCase()), element("code", path), ` – ${summary}`);
+  const head = element("summary", "", element("b", method.toUpperCase()), element("code", path), ` – ${description.split(/[.:]\s|[.:]$/)[0] || summary}`);
   const about = element("details", "", head, element("p", description));
   if (requestBody) {
     const kinds = Object.entries(requestBody.content).map(([kind, { schema }]) => [kind, link(schema)]);

@@ -6,7 +6,7 @@ import { Mistake, calm, mark, trying } from "./messages.js";
 import { Sound } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
-const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, takes longer" };
+const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, slower" };
 const GUIDED_ONLY = ["steps", "cfg", "modality", "negative"];
 const NUMBERS = ["seed", "steps", "fps", "cfg", "modality"];
 const USUAL_SECONDS = 4;
@@ -27,8 +27,8 @@ export class Form {
     const { defaults, presets, qualities, demo } = this.options;
     $("demo").hidden = !demo;
     $("demo").textContent = `This is the demo: a ${demo} miniature that animates drawn faces, not the 22B model.`;
-    for (const [name, { long_side: long, short_side: short, num_inference_steps: steps }] of Object.entries(presets)) {
-      const radio = addChoice("presets", "preset", name, name, `${long} × ${short}, ${PRESET_HINTS[name] ?? ""}`);
+    for (const [name, { num_inference_steps: steps }] of Object.entries(presets)) {
+      const radio = addChoice("presets", "preset", name, name, "");
       radio.checked = name === "standard";
       radio.addEventListener("change", () => {
         $("steps").value = steps;
@@ -92,13 +92,25 @@ export class Form {
 
   wantedSize() {
     if (this.carried.size && !chosen("preset")) return this.carried.size;
-    const { long_side: long, short_side: short } = this.options.presets[chosen("preset")];
+    return this.sizeOf(chosen("preset"));
+  }
+
+  sizeOf(preset) {
+    const { long_side: long, short_side: short } = this.options.presets[preset];
     const shape = chosen("orientation");
     if (shape === "square") return [short, short];
     return shape === "portrait" ? [short, long] : [long, short];
   }
 
+  // Each button says its size in the chosen format.
+  labelSizes() {
+    for (const { value, parentElement: label } of document.querySelectorAll("input[name=preset]")) {
+      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}, ${PRESET_HINTS[value] ?? ""}`;
+    }
+  }
+
   async fit() {
+    this.labelSizes();
     if (this.wrongNumber()) return;
     const [width, height] = this.wantedSize();
     const seconds = this.sound.seconds || USUAL_SECONDS;
@@ -172,8 +184,11 @@ export class Form {
 
   async reuse(job) {
     const { settings } = job;
-    this.carried = { settings, size: [settings.width, settings.height] };
-    this.chooseSize(settings.width, settings.height);
+    const { width, height } = job.result ?? settings;
+    const isKnown = width !== "auto" && height !== "auto"; // else the picture decides again
+    this.carried = { settings, size: isKnown ? [width, height] : null };
+    if (isKnown) this.chooseSize(width, height);
+    else document.querySelector("input[name=preset][value=standard]").checked = true;
     $("prompt").value = job.prompt;
     $("negative").value = settings.negative_prompt;
     $("seed").value = settings.seed;
@@ -185,7 +200,7 @@ export class Form {
     $("cfg").value = settings.guidance.cfg;
     $("modality").value = settings.guidance.modality;
     chooseQuality(settings.quality ?? "standard");
-    this.formatIsChosen = true; // the picture was cut on purpose
+    this.formatIsChosen = isKnown; // the picture was cut on purpose
     this.picture.take(job.has_image ? await uploaded(job, "image") : null);
     const frames = job.result?.num_frames ?? settings.num_frames;
     await this.sound.take(await uploaded(job, "audio"));

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.records import Job
@@ -19,7 +19,7 @@ Serving = Annotated[Service, Depends(_service)]
 """The one service of this server."""
 
 
-async def _job(video_id: str, service: Serving) -> Job:
+async def _job(video_id: Annotated[str, Path(description="The job's `id`.")], service: Serving) -> Job:
     return await service.find(video_id)
 
 

@@ -28,6 +28,9 @@ def _defaults() -> dict[str, Any]:
     return {name: GenerationRequest.model_fields[name].default for name in names} | size | guidance
 
 
+FRAME_RATE: float = GenerationRequest.model_fields["frame_rate"].default
+
+
 @routes.get("/options")
 def options(service: Serving) -> dict[str, Any]:
     """Version, defaults, presets, qualities, limits and an example for a form; `demo` is the miniature's size where
@@ -47,10 +50,10 @@ def options(service: Serving) -> dict[str, Any]:
 @routes.get("/fit", responses=openapi.errors(422))
 def fit(
     service: Serving,
-    width: Annotated[int, Query(ge=1, le=100_000)],
-    height: Annotated[int, Query(ge=1, le=100_000)],
-    seconds: Annotated[float, Query(gt=0, le=100_000, allow_inf_nan=False)],
-    fps: Annotated[float, Query(ge=1, le=120, allow_inf_nan=False)] = _defaults()["frame_rate"],
+    width: Annotated[int, Query(ge=1, le=100_000, description="Wanted width in pixels.")],
+    height: Annotated[int, Query(ge=1, le=100_000, description="Wanted height in pixels.")],
+    seconds: Annotated[float, Query(gt=0, le=100_000, allow_inf_nan=False, description="Wanted length.")],
+    fps: Annotated[float, Query(ge=1, le=120, allow_inf_nan=False, description="Frames per second.")] = FRAME_RATE,
 ) -> api.Fitted:
     """The size and length that the model makes of what is asked for, rounded up, within the server's limits."""
     w, h = (nearest_sizes(side)[-1] for side in (width, height))
@@ -64,7 +67,7 @@ async def estimate(
     width: Annotated[int, Query(ge=1, le=99_999, description="As `GET /api/fit` replies it.")],
     height: Annotated[int, Query(ge=1, le=99_999, description="As `GET /api/fit` replies it.")],
     num_frames: Annotated[int, Query(description="As `GET /api/fit` replies it.")],
-    fps: Annotated[float, Query(allow_inf_nan=False, description="Frames per second.")] = _defaults()["frame_rate"],
+    fps: Annotated[float, Query(allow_inf_nan=False, description="Frames per second.")] = FRAME_RATE,
     quality: Annotated[Literal["standard", "fast"] | None, Query(description="Default: the server's.")] = None,
     num_inference_steps: Annotated[int | None, Query(description="Denoising steps of stage 1.")] = None,
     cfg: Annotated[float | None, Query(allow_inf_nan=False, description="`guidance.cfg`.")] = None,

@@ -33,6 +33,7 @@ def ready(service: Serving) -> Response:
 
 @routes.get("/metrics", response_class=Response, responses={**openapi.errors(401, 403), 200: openapi.PROMETHEUS})
 def metrics(service: Serving) -> Response:
+    """For Prometheus: queue, jobs, failures by kind, seconds per phase and step, memory."""
     gpu, scheduler, told = service.gpu(), service.scheduler, service.metrics
     told.queued.set(service.store.count("queued"))
     told.running.set(int(scheduler.running is not None))

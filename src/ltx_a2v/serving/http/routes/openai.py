@@ -13,4 +13,5 @@ routes = APIRouter(tags=["models"])
 
 @routes.get("/v1/models", responses=openapi.errors(401, 403))
 async def models(service: Serving) -> api.ModelList:
+    """The one model that is served."""
     return api.ModelList(data=[api.Model(id=service.settings.model_id, created=service.started_at)])

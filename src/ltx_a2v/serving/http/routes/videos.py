@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -56,9 +56,10 @@ async def create_video_and_wait(request: Request, service: Serving) -> FileRespo
 async def list_videos(
     service: Serving,
     after: Annotated[str | None, Query(description="The id that the page follows.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="Most jobs of the page.")] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> api.VideoList:
+    """A page of the jobs, newest first."""
     jobs = await asyncio.to_thread(service.store.page, after, limit + 1, order == "desc")
     data = [await service.video(job) for job in jobs[:limit]]
     ids = [video.id for video in data]
@@ -69,6 +70,7 @@ async def list_videos(
 
 @routes.get("/{video_id}", responses=openapi.errors(404))
 async def retrieve_video(job: Found, service: Serving) -> api.Video:
+    """The job, now. 200 also for a failed one, whose `error` says why."""
     return await service.video(job)
 
 
@@ -79,11 +81,13 @@ async def retrieve_video(job: Found, service: Serving) -> api.Video:
     responses={**openapi.errors(404, 409, 410, 422), 200: openapi.CONTENT, 206: openapi.CONTENT, 416: openapi.RANGE},
 )
 async def download_content(
-    job: Found, service: Serving, variant: Annotated[Literal["video", "thumbnail"], Query()] = "video"
+    job: Found,
+    service: Serving,
+    variant: Annotated[Literal["video", "thumbnail"], Query(description="Which file.")] = "video",
 ) -> FileResponse:
     """The mp4 (ranges are understood) or a JPEG of its first frame."""
     name, kind = (VIDEO, "video/mp4") if variant == "video" else (THUMBNAIL, "image/jpeg")
-    filename = f"{job.id}{Path(name).suffix}"
+    filename = f"{job.id}{PurePath(name).suffix}"
     path = service.file(job, name)
     return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
@@ -94,7 +98,9 @@ async def download_content(
     response_class=FileResponse,
     responses={**openapi.errors(404, 410, 422), 200: openapi.BYTES, 206: openapi.BYTES, 416: openapi.RANGE},
 )
-async def download_input(job: Found, which: Literal["audio", "image"], service: Serving) -> FileResponse:
+async def download_input(
+    job: Found, which: Annotated[Literal["audio", "image"], Path(description="Which file.")], service: Serving
+) -> FileResponse:
     """What was uploaded for this job, never shown by a browser as a page."""
     if job.expired:
         raise Expired(f"The files of {job.id} were removed after their time.")
