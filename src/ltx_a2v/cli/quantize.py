@@ -20,8 +20,8 @@ HELP = "write a checkpoint once as a quantization mode stores it"
 EXAMPLES = (
     (
         "half the file: it starts faster, and needs half the memory",
-        "quantize --checkpoint-path ltx-2.3-22b-dev.safetensors --transformer-quantization int8 "
-        "--output-path ltx-2.3-22b-dev-int8.safetensors",
+        "quantize --checkpoint-path checkpoint.safetensors --transformer-quantization int8 "
+        "--output-path checkpoint-int8.safetensors",
     ),
 )
 
