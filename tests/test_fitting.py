@@ -53,7 +53,8 @@ def test_the_size_follows_the_picture(
 ) -> None:
     made = fitted(files, tmp_path, picture, image_crf=0)
     assert (made.shape.width, made.shape.height) == (made.request.width, made.request.height) == size
-    assert {scale: tensor.shape[-2:] for scale, tensor in made.pictures.items()} == (
+    pixels = {scale: tensor for shown in made.pictures for scale, tensor in shown.pixels.items()}
+    assert {scale: tensor.shape[-2:] for scale, tensor in pixels.items()} == (
         {scale: (size[1] // scale, size[0] // scale) for scale in (2, 1)} if picture else {}
     )
 

@@ -20,7 +20,11 @@ TINY = {"size": "64x64", "num_frames": 9, "num_inference_steps": 2}
 def test_a_segfault_is_tried_again_once_and_then_told(server: Server) -> None:
     job = server.make("crash-at=stage_1")
     assert (job["status"], job["attempts"]) == ("failed", 2)
-    assert job["error"] == {"code": "worker_failed", "message": "The worker process was killed by SIGSEGV."}
+    assert job["error"] == {
+        "code": "worker_failed",
+        "message": "The worker process was killed by SIGSEGV.",
+        "param": None,
+    }
     assert server.make()["status"] == "completed"
 
 

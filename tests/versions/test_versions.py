@@ -57,7 +57,7 @@ def test_requests_are_filled_in_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
-MODELS = {"versions", "miniature.py", "puppet"}
+MODELS = {"versions", "miniature.py", "puppet", "bench"}
 """Where a version or a model is described."""
 OF_THE_MODEL = {"diffusion", "model", "networks", "planning", "prompts", "pipeline.py", "session.py", "request.py"}
 """Where 128 and 1024 would be latent channels and text tokens."""

@@ -28,7 +28,7 @@ from ltx_a2v.settings.model import ModelSettings
 HELP = "check this machine, its libraries and the model files; each problem with its cure"
 EXAMPLES = (
     ("the machine and its libraries", "doctor"),
-    ("and the model files", "doctor --model-dir ~/models/LTX-2.3"),
+    ("and the model files", "doctor --model-dir ~/models/ltx"),
 )
 PROBLEM = 1
 """The exit code where a problem was found."""

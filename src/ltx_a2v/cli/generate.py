@@ -21,11 +21,11 @@ HELP = "make one video"
 EXAMPLES = (
     (
         "as long as the sound, in the shape of the picture",
-        'generate --model-dir ~/models/LTX-2.3 --image face.png --audio speech.mp3 --prompt "A woman speaks calmly."',
+        'generate --model-dir ~/models/ltx --image face.png --audio speech.mp3 --prompt "A woman speaks calmly."',
     ),
     (
         "within 8 GiB of the GPU",
-        'generate --model-dir ~/models/LTX-2.3 --vram-budget 8GiB --audio speech.mp3 --prompt "A man speaks."',
+        'generate --model-dir ~/models/ltx --vram-budget 8GiB --audio speech.mp3 --prompt "A man speaks."',
     ),
 )
 

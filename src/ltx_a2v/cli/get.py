@@ -20,13 +20,13 @@ from ltx_a2v.versions import NEWEST
 
 HELP = "download the model's files, or print how; resumes, and checks what is there"
 EXAMPLES = (
-    ("what is missing in a folder, and the commands that bring it", "get --dir ~/models/LTX-2.3 --print"),
-    ("download it, about 76 GB", "get --dir ~/models/LTX-2.3"),
+    ("what is missing in a folder, and the commands that bring it", "get --dir ~/models/ltx --print"),
+    ("download it, about 76 GB", "get --dir ~/models/ltx"),
 )
 MISSING = 1
 """The exit code where files are missing or not whole."""
 HUB = "https://huggingface.co"
-LTX, GEMMA = "Lightricks/LTX-2.3", "google/gemma-3-12b-it-qat-q4_0-unquantized"
+LTX, GEMMA = f"Lightricks/{NEWEST.name}", "google/gemma-3-12b-it-qat-q4_0-unquantized"
 LICENCES = {
     LTX: "read the licence on that page; whether it must be accepted before a download is not known here",
     GEMMA: "accept Google's terms on that page while logged in, then run `hf auth login`",
@@ -56,7 +56,7 @@ PARTS = (
 
 
 def add_flags(parser: Parser) -> None:
-    parser.everyday.add_argument("--dir", type=Path, required=True, help="Folder for the files, as ~/models/LTX-2.3.")
+    parser.everyday.add_argument("--dir", type=Path, required=True, help="Folder for the files, as ~/models/ltx.")
     parser.everyday.add_argument(
         "--print", action="store_true", help="Print what is missing and the commands, and download nothing."
     )

@@ -51,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ltx-a2v",
         description=f"One image + speech + a prompt -> a lip-synced video, with {NEWEST.name}.",
         epilog="examples:\n  # no model files, no GPU: a drawn face speaks\n  ltx-a2v demo\n"
-        "  # what to download, then what fits on this machine\n  ltx-a2v get --dir ~/models/LTX-2.3\n"
-        "  ltx-a2v plan --model-dir ~/models/LTX-2.3\n",
+        "  # what to download, then what fits on this machine\n  ltx-a2v get --dir ~/models/ltx\n"
+        "  ltx-a2v plan --model-dir ~/models/ltx\n",
     )
     parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "what fits in how much memory, before anything is loaded"
 EXAMPLES = (
-    ("what this machine can do", "plan --model-dir ~/models/LTX-2.3"),
+    ("what this machine can do", "plan --model-dir ~/models/ltx"),
     (
         "compare two modes in portrait, with predicted times",
         "plan --model-dir ~/models --size portrait --modes int8,none --measure",

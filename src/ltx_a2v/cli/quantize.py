@@ -26,8 +26,8 @@ HELP = "write a checkpoint or the text encoder once as a quantization mode store
 EXAMPLES = (
     (
         "half the file: it starts faster, and needs half the memory",
-        "quantize --checkpoint-path ltx-2.3-22b-dev.safetensors --transformer-quantization int8 "
-        "--output-path ltx-2.3-22b-dev-int8.safetensors",
+        "quantize --checkpoint-path checkpoint.safetensors --transformer-quantization int8 "
+        "--output-path checkpoint-int8.safetensors",
     ),
     (
         "a text encoder of a quarter of the bytes",

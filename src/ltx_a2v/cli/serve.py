@@ -13,8 +13,8 @@ HELP = "take requests over HTTP, and give the GPU back in between"
 
 EXAMPLES = (
     ("try it with the miniature model that ships: http://127.0.0.1:8892", "serve --demo"),
-    ("the real model, for this machine only", "serve --model-dir ~/models/LTX-2.3"),
-    ("for others in the network; the key is in LTX_A2V_API_KEY", "serve --model-dir ~/models/LTX-2.3 --host 0.0.0.0"),
+    ("the real model, for this machine only", "serve --model-dir ~/models/ltx"),
+    ("for others in the network; the key is in LTX_A2V_API_KEY", "serve --model-dir ~/models/ltx --host 0.0.0.0"),
 )
 
 

@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        return max(phase.peak for phase in self.phases)
+        return max((phase.peak for phase in self.phases), default=0)
 
     def __repr__(self) -> str:
         budget = "unlimited" if self.budget is None else gib(self.budget)
