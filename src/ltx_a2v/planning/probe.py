@@ -25,6 +25,7 @@ from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.hardware.streams import wait
 from ltx_a2v.media.frames import to_host
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.networks.tiling import spatial_spans, temporal_spans
@@ -185,7 +186,7 @@ class _Sample:
 
             return COPIES * flat.numel() / _seconds(copy, self._device)
         finally:
-            _wait(self._device)
+            wait(self._device)
             buffer.release()
 
 
@@ -255,7 +256,7 @@ def _time_step(
     marks: list[float] = []
 
     def mark() -> None:
-        _wait(device)
+        wait(device)
         marks.append(time.perf_counter())
 
     def blocks() -> Iterator[Any]:
@@ -310,13 +311,8 @@ def _time_decode(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
