@@ -5,7 +5,7 @@
 The folders hold a random model of the real shapes (`ltx-a2v bench synthetic --output FOLDER --second-output FOLDER_2`);
 only headers are read of the transformer. Each mode encodes three new pairs of prompts: "cold" reads the files and fills
 the copies, "warm" is the last. For a folder written by `ltx-a2v quantize --text-encoder`: `--gemma-root FOLDER --modes
-file`. Prints one JSON line per mode: the seconds, the copies in host memory, and whether cold and warm give the same bits.
+file`. Prints one JSON line per mode: seconds, copies in host memory, and whether cold and warm give the same bits.
 The first "resident" time is cold; "streamed" then finds the copies in host memory.
 """
 

@@ -91,16 +91,19 @@ def identity_psnr(frames: Tensor) -> float:
     """Of the last frame against the first, outside the mouth."""
     height, width = frames.shape[1:3]
     outside = ~box_mask(height, width, MOUTH_BOX, "cpu")
-    error = (frames[-1].float() - frames[0].float())[outside].square().mean()
-    return float(10 * math.log10(255**2 / max(float(error), 1e-3)))
+    return psnr(frames[-1].float()[outside], frames[0].float()[outside])
 
 
 def same_face_psnr(one: Tensor, other: Tensor) -> float:
     """Between two films of one face with different sounds, frame by frame, outside the mouth."""
     height, width = one.shape[1:3]
     outside = ~box_mask(height, width, MOUTH_BOX, "cpu")
-    error = (one.float() - other.float())[:, outside].square().mean()
-    return float(10 * math.log10(255**2 / max(float(error), 1e-3)))
+    return psnr(one.float()[:, outside], other.float()[:, outside])
+
+
+def psnr(one: Tensor, other: Tensor) -> float:
+    """dB, of values in 0 to 255."""
+    return 10 * math.log10(255**2 / max(float((one - other).square().mean()), 1e-3))
 
 
 def row(sync: Sync) -> str:

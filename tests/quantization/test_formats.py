@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltx_a2v.kernels import merge_low_rank
 from ltx_a2v.quantization import MODES, TEXT_ENCODER_MODES, relative_error
 from ltx_a2v.quantization.int4 import Int4Linear
 from ltx_a2v.quantization.linear import Format, StoredLinear, reassign
@@ -236,3 +237,12 @@ def test_a_large_weight_is_upcast_in_pieces(mode: str, monkeypatch: pytest.Monke
         whole = layer(tokens)
         monkeypatch.setattr("ltx_a2v.quantization.linear.UPCAST_ELEMENTS", 48 * 7)
         torch.testing.assert_close(layer(tokens), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [mode for mode, kind in FORMATS.items() if kind.upcasts])
+def test_a_lora_can_be_merged_into_every_format_that_is_upcast(mode: str) -> None:
+    """Also where 4 bits are packed: what is stored there is no matrix that factors could be added to."""
+    layer = reassign(nn.Linear(64, 32), FORMATS[mode]).requires_grad_(False)
+    up, down = torch.randn(32, 4), torch.randn(4, 64)
+    merged = merge_low_rank(*layer.to_merge(torch.float32), up, down, torch.float32)
+    assert torch.allclose(merged, layer.dequantize(torch.float32) + up @ down, atol=1e-5)

@@ -16,8 +16,8 @@ import torch
 from torch._C._autograd import DeviceType
 
 from ltx_a2v.bench.case import Case
-from ltx_a2v.bench.machine import wait
 from ltx_a2v.events import StepFinished
+from ltx_a2v.hardware.streams import wait
 from ltx_a2v.session import A2VPipeline
 
 _FIRST = 2

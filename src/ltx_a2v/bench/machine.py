@@ -14,6 +14,7 @@ import torch
 from ltx_a2v.bench.device import device_name
 from ltx_a2v.hardware import driver
 from ltx_a2v.hardware.host_memory import host_memory_total
+from ltx_a2v.hardware.streams import wait
 from ltx_a2v.kernels.activation import Quantized
 from ltx_a2v.quantization.fp8_scaled_mm import fp8_matmul, takes_row_scales
 from ltx_a2v.residency.host_copies import HostBuffer
@@ -103,12 +104,6 @@ def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> 
         work()
     wait(device)
     return time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""CUDA streams that do not collide.
+"""CUDA streams that do not collide, and waiting for a device.
 
 torch gives streams from a pool of 32 per device, in turn: after 32 more, a new stream is one that is in use already.
 A copy on the stream that is being captured would become part of the graph. So that stream is reserved.
@@ -23,3 +23,9 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     while (stream := torch.cuda.Stream(device)) == reserved:
         pass
     return stream
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has finished; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,19 +60,9 @@ def fit_image(pixels: Tensor, width: int, height: int) -> Tensor:
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as a viewer shows it, from the header. Raises `InvalidImage`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _open(path) as image:
-                _check_size(image, path)
-                sideways = image.getexif().get(ORIENTATION, 1) >= 5
-    except Image.DecompressionBombError:
-        raise InvalidImage(_too_large(path)) from None
-    except InvalidImage:
-        raise
-    except Exception as error:  # as in `_decode`
-        raise InvalidImage(f"The image {path} is damaged ({_reason(error)}); save it again or give another.") from error
-    return (image.height, image.width) if sideways else (image.width, image.height)
+    with _opened(path) as image:
+        sideways = image.getexif().get(ORIENTATION, 1) >= 5
+        return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 def check_image(path: Path) -> None:
@@ -79,19 +71,26 @@ def check_image(path: Path) -> None:
 
 
 def _decode(path: Path) -> npt.NDArray[np.uint8]:
+    with _opened(path) as image:
+        half = _half(image)
+        if half is not None and image.format == "JPEG":
+            image.draft(image.mode, half)
+        image.load()
+        colours = _to_srgb(_upright(image))
+        # A JPEG was decoded at half its size already.
+        return np.array(colours.reduce(2) if half is not None and image.size != half else colours)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file, whose pixels are not read yet; what goes wrong while it is used becomes `InvalidImage`."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures, for which we have our own limit, and of odd metadata, which is not used.
             warnings.simplefilter("ignore")
             with _open(path) as image:
                 _check_size(image, path)
-                half = _half(image)
-                if half is not None and image.format == "JPEG":
-                    image.draft(image.mode, half)
-                image.load()
-                colours = _to_srgb(_upright(image))
-                # A JPEG was decoded at half its size already.
-                return np.array(colours.reduce(2) if half is not None and image.size != half else colours)
+                yield image
     except Image.DecompressionBombError:
         raise InvalidImage(_too_large(path)) from None
     except InvalidImage:

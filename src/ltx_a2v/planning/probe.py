@@ -27,6 +27,7 @@ from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.fitting import VideoShape
+from ltx_a2v.hardware.streams import wait
 from ltx_a2v.media.frames import to_host
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.networks import text
@@ -227,7 +228,7 @@ class _Sample:
 
             return COPIES * flat.numel() / _seconds(copy, self._device), prepared
         finally:
-            _wait(self._device)
+            wait(self._device)
             for buffer in buffers:
                 buffer.release()
 
@@ -298,7 +299,7 @@ def _time_step(
     marks: list[float] = []
 
     def mark() -> None:
-        _wait(device)
+        wait(device)
         marks.append(time.perf_counter())
 
     def blocks() -> Iterator[Any]:
@@ -337,7 +338,7 @@ def _time_text(encoder: _Sample, length: int, device: torch.device, dtype: torch
     marks: list[float] = []
 
     def mark(*_: object) -> None:
-        _wait(device)
+        wait(device)
         marks.append(time.perf_counter())
 
     hooks = [layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)]
@@ -409,13 +410,8 @@ def _second_time(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -106,7 +106,7 @@ def _whole_weight(layer: nn.Linear, tokens: int, dtype: torch.dtype) -> Tensor |
     if not loras:
         return layer.dequantize(dtype) if isinstance(layer, StoredLinear) else layer.weight.to(dtype)
     first, *others = loras
-    stored, scale = layer.stored_weight() if isinstance(layer, StoredLinear) else (layer.weight, None)
+    stored, scale = layer.to_merge(dtype) if isinstance(layer, StoredLinear) else (layer.weight, None)
     weight = merge_low_rank(stored, scale, first.up, first.down, dtype)
     for lora in others:
         weight.addmm_(lora.up, lora.down)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from ltx_a2v.versions import NEWEST, CoveredLayers
 
-"""Far above any network's depth: a slip in a range is an error, not a list of a billion numbers."""
-
 
 @dataclass(frozen=True)
 class Coverage:

@@ -29,6 +29,9 @@ class Fp8CastLinear(StoredLinear):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         return self.weight.to(dtype)
 
+    def to_merge(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+        return self.weight, None
+
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)

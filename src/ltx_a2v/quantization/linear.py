@@ -52,9 +52,10 @@ class StoredLinear(nn.Linear):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, in] that `forward` multiplies by, rounded to `dtype`."""
 
-    def stored_weight(self) -> tuple[Tensor, Tensor | None]:
-        """Where the format `upcasts`: the weight [out, in] as it is stored, and its float32 scale ([out] or one)."""
-        return self.weight, getattr(self, "weight_scale", None)
+    def to_merge(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """A weight [out, in], and the float32 scale ([out] or one) that it is still to be multiplied by, for
+        `kernels.merge_low_rank`: as stored, where the kernel can upcast it itself."""
+        return self.dequantize(dtype), None
 
     def input_form(self) -> Form:
         """What `forward` multiplies; a layer that takes quantized rows quantizes a plain tensor itself."""

@@ -45,6 +45,9 @@ class PrequantizedLinear(StoredLinear):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         return upcast_rows(self.weight, self.weight_scale, dtype)
 
+    def to_merge(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+        return self.weight, self.weight_scale
+
     def forward(self, input: Tensor) -> Tensor:
         return scaled_linear(input, self.weight, self.weight_scale, self.bias)
 

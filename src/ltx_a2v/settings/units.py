@@ -11,6 +11,7 @@ from ltx_a2v.errors import InvalidMode, InvalidRequest
 
 NEVER = math.inf
 MAX_BLOCKS = 1000
+"""Far above any network's depth: a slip in a range is an error, not a list of a billion numbers."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = TypeAdapter(ByteSize)
