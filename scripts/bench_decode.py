@@ -2,9 +2,9 @@
 
     python scripts/bench_decode.py [--sizes 768x512,1280x768] [--frames 97]
 
-Prints a line per variant: seconds of the first and of the fastest later run, peak memory above the weights, and the mean
-difference to diffusers' own forward in levels of 255. What of the memory is cuDNN's workspaces, a generation's JSON
-report shows: `memory.decode` has the predicted peak, which allows for them, and the allocated one.
+Prints a line per variant: seconds of the first and of the fastest later run, peak memory above the weights, and the
+mean difference to diffusers' own forward in levels of 255. cuDNN's workspaces are the difference between the predicted
+and the allocated peak in a generation's JSON report (`memory.decode`).
 Then the whole path from latent to mp4, and H.264 alone by its number of threads. Random weights paint noise, which
 costs H.264 several times what a picture does: `smooth` encodes the same frames blurred.
 """
