@@ -33,11 +33,12 @@ from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.progress import with_bars
 from ltx_a2v.prompts.encoder import PromptEncoder
+from ltx_a2v.prompts.wording import worded
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
 from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
-from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
 
 USUAL_FRAMES = 97
@@ -177,6 +178,7 @@ class A2VPipeline:
         with _host_memory_errors():
             fitted = self._fit(request)
             plan = plan or self._plan(fitted.shape, self.model.options.budget)
+            fitted = _worded(fitted, self.model.options.prompt_enhancer)
             report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
                 for event in events:
@@ -313,6 +315,7 @@ class _Report:
             notices=tuple(self._notices),
             details={
                 "plan": self._line,
+                "prompt": request.prompt,
                 "transformer_quantization": self._model.transformer_policy.mode,
                 "memory": self._memory(),
                 "read_ahead": self._read_ahead(),
@@ -344,6 +347,13 @@ class _Report:
             }
             for name, peak in predicted.items()
         }
+
+
+def _worded(fitted: FittedRequest, enhancer: PromptEnhancer | None) -> FittedRequest:
+    """With the final prompt, which the report then has too."""
+    prompt, notices = worded(fitted.request, enhancer)
+    request = fitted.request.model_copy(update={"prompt": prompt})
+    return replace(fitted, request=request, notices=(*notices, *fitted.notices))
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -392,5 +402,6 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             cuda_graphs=settings.cuda_graphs,
             budget=settings.budget,
             host_memory=settings.host_limit,
+            prompt_enhancer=settings.prompt_enhancer,
         ),
     )
