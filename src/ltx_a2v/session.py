@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, Invali
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.media.check import check_video
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
 from ltx_a2v.phases import GIB, PhaseLog
@@ -184,6 +185,8 @@ class A2VPipeline:
                 for event in events:
                     report.add(event)
                     yield event
+            if request.check_sync and (notice := report.measure_sync()):
+                yield notice
             yield Done(report.result())
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
@@ -282,6 +285,7 @@ class _Report:
         self._line = ""
         self._started = time.perf_counter()
         self._notices: list[str] = []
+        self._sync: dict[str, Any] = {}
         self.ahead = ReadAhead([])
         self.begin_attempt(None)
 
@@ -297,6 +301,17 @@ class _Report:
             self._notices.append(event.message)
         elif isinstance(event, PhaseFinished):
             self._finished[event.phase] = event
+
+    def measure_sync(self) -> Notice | None:
+        """In the finished file; a notice where that cannot be done, which is no reason to lose the video."""
+        drawn = puppet.is_puppet(self._model.files.paths)
+        try:
+            self._sync = {"sync": check_video(self._fitted.request.output_path, "drawn" if drawn else "real").as_json()}
+        except InvalidInput as error:
+            notice = Notice(f"The sync was not measured: {error.template}")
+            self.add(notice)
+            return notice
+        return None
 
     def result(self) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
@@ -320,6 +335,7 @@ class _Report:
                 "memory": self._memory(),
                 "read_ahead": self._read_ahead(),
                 **self._predicted(),
+                **self._sync,
             },
         )
 
