@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidInput
+from ltx_a2v.media import sync
 from ltx_a2v.media.faces.landmarks import FaceMeter
 from ltx_a2v.media.read_video import each_frame, open_video
 from ltx_a2v.media.sound.conditioning import level
@@ -30,6 +31,8 @@ Face = Literal["real", "drawn"]
 
 MAX_LAG_SECONDS = 0.25
 SHORTEST_SECONDS = 1.0
+CLOSED: dict[Face, float] = {"drawn": sync.CLOSED, "real": 0.25}
+"""Share of the widest opening below which a mouth is closed. Landmarks of lips at rest wander by up to a fifth."""
 WINDOW_SECONDS = 5.0
 SEEN = 0.1
 """Share of the frames that must show a face."""
@@ -112,6 +115,8 @@ def check_video(path: Path, face: Face = "real", window: float = WINDOW_SECONDS)
 def _timing(path: Path) -> tuple[float, float]:
     """Frames per second, and the second of the file at which they begin; what has no sound is refused here."""
     with open_video(path) as (container, stream):
+        if container.format.name.endswith(("_pipe", "image2")):
+            raise InvalidInput(f"{path} is a picture, not a video; give a video with sound.")
         if not container.streams.audio:
             raise InvalidInput(f"{path} has no sound, so there is nothing that its mouth could follow.")
         starts = [float((s.start_time or 0) * (s.time_base or 0)) for s in (stream, container.streams.audio[0])]
@@ -143,7 +148,7 @@ def _check_face(path: Path, face: Face, opening: Tensor) -> None:
 def _compared(face: Face, rate: float, opening: Tensor, heard: Tensor, window: float) -> VideoSync:
     max_lag = round(MAX_LAG_SECONDS * rate)
     lag = best_lag(opening, heard, max_lag)
-    closed, silent = is_closed(opening), is_silent(heard)
+    closed, silent = is_closed(opening, CLOSED[face]), is_silent(heard)
 
     def part(first: int, end: int) -> Part:
         mouth, sound = opening[first:end], heard[first:end]

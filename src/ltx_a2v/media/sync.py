@@ -60,11 +60,11 @@ def is_silent(heard: Tensor) -> Tensor:
     return F.max_pool1d((heard > SILENT).float()[None], 3, 1, 1)[0] == 0
 
 
-def is_closed(opening: Tensor) -> Tensor:
-    """[F] bool; False where no mouth was seen (NaN)."""
+def is_closed(opening: Tensor, share: float = CLOSED) -> Tensor:
+    """[F] bool: opened by less than `share` of the widest opening; False where no mouth was seen (NaN)."""
     seen = opening[~opening.isnan()]
     rest = seen.quantile(0.02)
-    return (opening - rest) < CLOSED * (seen.max() - rest).clamp(min=0.01)
+    return (opening - rest) < share * (seen.max() - rest).clamp(min=0.01)
 
 
 def mouth_opening(

@@ -81,7 +81,8 @@ def _draw_parts(axes: Any, sync: VideoSync) -> None:
         axes.text(middle, height + 0.02, f"{part.correlation:.2f}{own}", ha="center", va="bottom", fontsize=8)
     if sync.by_chance is not None:
         axes.axhline(sync.by_chance, color=QUIET, linestyle="--", linewidth=1)
-        axes.text(0, sync.by_chance + 0.02, " at wrong times", fontsize=8, color=QUIET, va="bottom")
+        at = axes.get_yaxis_transform()  # to the right of the last part
+        axes.text(1.01, sync.by_chance, "at wrong\ntimes", transform=at, fontsize=8, color=QUIET, va="center")
     least = min([0.0, *(part.correlation for part in sync.parts if part.correlation is not None)])
     axes.set_ylim(least * 1.1, 1.3)
     axes.set_yticks([0, 0.5, 1])
