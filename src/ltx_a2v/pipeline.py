@@ -127,11 +127,11 @@ def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioCl
     request, seconds = fitted.request, fitted.shape.seconds
     with on_host():
         clip = load_audio(request.audio, request.audio_start_time, seconds)
-        heard = (
-            clip.waveform if request.speech_preparation == "off" else prepare_speech(clip.waveform, clip.sample_rate)
-        )
+        heard = resample(clip.waveform, clip.sample_rate, config.sample_rate)
+        if request.speech_preparation == "auto":
+            heard = prepare_speech(heard, config.sample_rate)
         mel = log_mel(
-            resample(heard, clip.sample_rate, config.sample_rate),
+            heard,
             sample_rate=config.sample_rate,
             n_fft=config.fft_length,
             hop=config.hop_length,

@@ -191,6 +191,7 @@ def test_a_style_is_shown_before_it_is_used(page: Page, tmp_path: Path) -> None:
     shown = page.text("#final-prompt").removeprefix("Becomes: ")
     assert shown == styled("a man of $& speaks", "stage")
     assert not page.driver.find_element(By.ID, "enhance").is_displayed(), "there is nothing to enhance with"
+    page.click("#style")
     page.photograph("style")
     page.make("a man of $& speaks", 1)
     (job,) = [

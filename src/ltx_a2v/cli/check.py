@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ltx_a2v.cli.output import write_out
 from ltx_a2v.cli.outputs import add_overwrite_flag, check_free
@@ -13,9 +13,6 @@ from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.stopping import importing
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing, write_whole
-
-if TYPE_CHECKING:
-    from ltx_a2v.media.check import Part, VideoSync
 
 HELP = "measure how the mouth of a finished video follows its sound"
 EXAMPLES = (
@@ -60,36 +57,33 @@ def run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.json, json.dumps(found).encode() + b"\n")
     if arguments.plot:
         write_whole(arguments.plot, plot_sync(sync, arguments.video.name))
-    write_out(as_text(sync))
+    write_out(as_text(sync.as_json()))
     return 0
 
 
-def as_text(sync: VideoSync) -> str:
-    """A line for the whole, and one per part."""
-    whole = sync.whole
-    chance = "" if sync.by_chance is None else f" (at wrong times of the sound mostly below {sync.by_chance:.2f})"
+def as_text(found: dict[str, Any]) -> str:
+    """What `VideoSync.as_json` says: a line for the whole, and one per part."""
+    rate, parts = found["frame_rate"], found["parts"]
     lines = [
-        f"face: {sync.face}, found in {whole.frames_with_face} of {len(sync.opening)} frames",
-        f"mouth and loudness: {_follows(whole, sync.frame_rate)}{chance}{_rests(whole)}",
-        *(
-            f"  {part.start:.1f} to {part.end:.1f} s: {_follows(part, sync.frame_rate)}{_rests(part)}"
-            for part in sync.parts[:MOST_LINES]
-        ),
+        f"face: {found['face']}, found in {found['frames_with_face']} of {found['frames']} frames",
+        f"mouth and loudness: {as_line(found, rate)}",
+        *(f"  {part['start']:.1f} to {part['end']:.1f} s: {as_line(part, rate)}" for part in parts[:MOST_LINES]),
     ]
-    left = len(sync.parts) - MOST_LINES
-    return "\n".join([*lines, *([f"  and {left} more parts, which --json FILE writes"] if left > 0 else [])]) + "\n"
+    if len(parts) > MOST_LINES:
+        lines.append(f"  and {len(parts) - MOST_LINES} more parts, which --json FILE writes")
+    return "\n".join(lines) + "\n"
 
 
-def _follows(part: Part, frame_rate: float) -> str:
-    if part.correlation is None or part.lag_frames is None:
-        return "the mouth or the sound does not move"
-    late, milliseconds = part.lag_frames, abs(part.lag_frames) / frame_rate * 1000
-    when = f"{abs(late)} frames ({milliseconds:.0f} ms) {'late' if late > 0 else 'early'}" if late else "no lag"
-    return f"correlation {part.correlation:.2f}, {when}"
-
-
-def _rests(part: Part) -> str:
-    return "" if part.closed_in_silence is None else f", closed in {part.closed_in_silence:.0%} of the silent frames"
+def as_line(part: dict[str, Any], frame_rate: float) -> str:
+    """Of a part, or of the whole video."""
+    late, rests, chance = part["lag_frames"], part["closed_in_silence"], part.get("by_chance")
+    said = "the mouth or the sound does not move"
+    if late is not None:
+        by = f"{abs(late)} frames ({abs(late) / frame_rate * 1000:.0f} ms) {'late' if late > 0 else 'early'}"
+        said = f"correlation {part['correlation']:.2f}, {by if late else 'no lag'}"
+    if chance is not None:
+        said += f" (at wrong times of the sound mostly below {chance:.2f})"
+    return said if rests is None else f"{said}, closed in {rests:.0%} of the silent frames"
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

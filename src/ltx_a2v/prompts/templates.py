@@ -35,4 +35,5 @@ def styled(prompt: str, style: PromptStyle) -> str:
     words = prompt.strip()
     if not words:
         return TEMPLATES[style].replace(f"{WORDS} ", "")
+    words = words[0].upper() + words[1:]
     return TEMPLATES[style].replace(WORDS, words if words.endswith(ENDINGS) else f"{words}.")

@@ -18,7 +18,7 @@ def worded(request: GenerationRequest, enhancer: PromptEnhancer | None) -> tuple
         try:
             prompt = enhance(prompt, enhancer)
         except NotEnhanced as error:
-            notices.append(f"The prompt is used as you wrote it: the enhancer at {enhancer.url} {error}.")
+            notices.append(f"Your own words are used: the prompt enhancer {error}.")
     prompt = styled(prompt, request.prompt_style)
     if prompt != request.prompt:
         notices.append(f"The prompt became: {prompt}")

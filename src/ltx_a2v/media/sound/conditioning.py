@@ -57,11 +57,11 @@ def soften_cuts(waveform: Tensor, sample_rate: int) -> Tensor:
     A cut in the middle of a wave is a click in all bands of one row of the spectrogram, as a plosive is.
     """
     fade = max(1, round(FADE * sample_rate))
+    size = 2 * fade + 1
     loud = waveform.abs().amax(0) > DIGITAL_SILENCE
     heard = ~_silence(loud, round(SHORTEST_SILENCE * sample_rate))
-    inside = F.pad(heard.double(), (2 * fade, 2 * fade))  # silence is before and after the clip
-    inside = (_sliding_mean(inside, 2 * fade + 1) > 1 - 0.5 / (2 * fade + 1)).double()
-    return waveform * _sliding_mean(inside, 2 * fade + 1).float()
+    inside = _count(F.pad(heard, (2 * fade, 2 * fade)), size) == size  # silence is before and after the clip
+    return waveform * (_count(inside, size) / size)
 
 
 def high_pass(waveform: Tensor, sample_rate: int) -> Tensor:
@@ -125,14 +125,14 @@ def filtered(waveform: Tensor, sample_rate: int, response: Response) -> Tensor:
 
 def _silence(loud: Tensor, shortest: int) -> Tensor:
     """[N] bool -> [N] bool: where at least `shortest` samples in a row are not loud."""
-    empty = _sliding_mean(F.pad(loud.double(), (shortest - 1, shortest - 1), value=1.0), shortest) < 0.5 / shortest
-    return _sliding_mean(empty.double(), shortest) > 0.5 / shortest
+    empty = _count(F.pad(loud, (shortest - 1, shortest - 1), value=True), shortest) == 0
+    return _count(empty, shortest) > 0
 
 
-def _sliding_mean(values: Tensor, size: int) -> Tensor:
-    """[N] float64 -> [N - size + 1]"""
-    sums = F.pad(values.cumsum(0), (1, 0))
-    return (sums[size:] - sums[:-size]) / size
+def _count(mask: Tensor, size: int) -> Tensor:
+    """[N] bool -> [N - size + 1]: how many of `size` neighbours are true."""
+    sums = F.pad(mask.cumsum(0, dtype=torch.int32), (1, 0))
+    return sums[size:] - sums[:-size]
 
 
 def _block_means(power: Tensor, size: int, step: int) -> Tensor:

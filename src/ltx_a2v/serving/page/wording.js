@@ -15,7 +15,8 @@ export class Wording {
 
   // As `styled` of the server does it.
   final() {
-    const words = $("prompt").value.trim();
+    const given = $("prompt").value.trim();
+    const words = given.charAt(0).toUpperCase() + given.slice(1);
     return this.templates[$("style").value].replace("{words}", () => (ENDED.test(words) ? words : `${words}.`));
   }
 
