@@ -28,6 +28,7 @@ from ltx_a2v.events import Notice, Phase, StepFinished
 from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
 from ltx_a2v.media.frames import HostFrames, to_host
 from ltx_a2v.media.output_file import write_whole
+from ltx_a2v.media.sound.conditioning import prepare_speech
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
 from ltx_a2v.media.video import VideoWriter
@@ -126,8 +127,11 @@ def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioCl
     request, seconds = fitted.request, fitted.shape.seconds
     with on_host():
         clip = load_audio(request.audio, request.audio_start_time, seconds)
+        heard = resample(clip.waveform, clip.sample_rate, config.sample_rate)
+        if request.speech_preparation == "auto":
+            heard = prepare_speech(heard, config.sample_rate)
         mel = log_mel(
-            resample(clip.waveform, clip.sample_rate, config.sample_rate),
+            heard,
             sample_rate=config.sample_rate,
             n_fft=config.fft_length,
             hop=config.hop_length,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ltx_a2v.errors import InvalidRequest, did_you_mean, named
@@ -29,6 +29,8 @@ from ltx_a2v.settings.defaults import (
 from ltx_a2v.versions import NEWEST
 
 Quality = Literal["standard", "fast"]
+SpeechPreparation = Literal["auto", "off"]
+PromptStyle = Literal["none", "portrait", "stage"]
 DEFAULTS = NEWEST.defaults
 FAST_STEPS = NEWEST.schedule.distilled_steps
 SIZE_MULTIPLE, TEMPORAL_FACTOR = NEWEST.latents.size_multiple, NEWEST.latents.temporal_factor
@@ -59,8 +61,10 @@ class _Frozen(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_values(cls, value: Any) -> Any:
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         """Else True would be a width of 1."""
+        if cls.model_fields[info.field_name or ""].annotation is bool:
+            return value
         if isinstance(value, bool) or (isinstance(value, list | tuple) and any(isinstance(v, bool) for v in value)):
             raise PydanticCustomError("bool", "is not a value for this")
         return value
@@ -231,6 +235,20 @@ class GenerationRequest(_Frozen):
         "--quality",
         f"'standard': guided steps; 'fast': {FAST_STEPS} steps in one pass, by the distilled LoRA in both stages. "
         "Another result, not the same one sooner.",
+    )
+    speech_preparation: SpeechPreparation = _option(
+        "auto",
+        "--speech-preparation",
+        "What prepares the sound that conditions the video, never the sound that is heard: 'auto' or 'off'.",
+    )
+    prompt_style: PromptStyle = _option(
+        "none", "--prompt-style", "Words put around the prompt: who speaks, that they speak, what the camera does."
+    )
+    enhance_prompt: bool = _option(
+        False, "--enhance-prompt", "Have the prompt written out by the language model at the enhancer's URL."
+    )
+    check_sync: bool = _option(
+        False, "--check-sync", "Measure in the finished video how the mouth follows the sound, for the report."
     )
 
     @property

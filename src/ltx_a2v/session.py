@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, Invali
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.media.check import check_video
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
 from ltx_a2v.phases import GIB, PhaseLog
@@ -33,11 +34,12 @@ from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.progress import with_bars
 from ltx_a2v.prompts.encoder import PromptEncoder
+from ltx_a2v.prompts.wording import worded
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
 from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
-from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
 
 USUAL_FRAMES = 97
@@ -177,11 +179,14 @@ class A2VPipeline:
         with _host_memory_errors():
             fitted = self._fit(request)
             plan = plan or self._plan(fitted.shape, self.model.options.budget)
+            fitted = _worded(fitted, self.model.options.prompt_enhancer)
             report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
                 for event in events:
                     report.add(event)
                     yield event
+            if request.check_sync and (notice := report.measure_sync()):
+                yield notice
             yield Done(report.result(self._prompts.encoded))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
@@ -280,6 +285,7 @@ class _Report:
         self._line = ""
         self._started = time.perf_counter()
         self._notices: list[str] = []
+        self._sync: dict[str, Any] = {}
         self.ahead = ReadAhead([])
         self.begin_attempt(None)
 
@@ -295,6 +301,17 @@ class _Report:
             self._notices.append(event.message)
         elif isinstance(event, PhaseFinished):
             self._finished[event.phase] = event
+
+    def measure_sync(self) -> Notice | None:
+        """In the finished file; a notice where that cannot be done, which is no reason to lose the video."""
+        drawn = puppet.is_puppet(self._model.files.paths)
+        try:
+            self._sync = {"sync": check_video(self._fitted.request.output_path, "drawn" if drawn else "real").as_json()}
+        except InvalidInput as error:
+            notice = Notice(f"The sync was not measured: {error.template}")
+            self.add(notice)
+            return notice
+        return None
 
     def result(self, prompts_encoded: int) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
@@ -313,11 +330,13 @@ class _Report:
             notices=tuple(self._notices),
             details={
                 "plan": self._line,
+                "prompt": request.prompt,
                 "transformer_quantization": self._model.transformer_policy.mode,
                 "memory": self._memory(),
                 "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
                 **self._predicted(),
+                **self._sync,
             },
         )
 
@@ -345,6 +364,13 @@ class _Report:
             }
             for name, peak in predicted.items()
         }
+
+
+def _worded(fitted: FittedRequest, enhancer: PromptEnhancer | None) -> FittedRequest:
+    """With the final prompt, which the report then has too."""
+    prompt, notices = worded(fitted.request, enhancer)
+    request = fitted.request.model_copy(update={"prompt": prompt})
+    return replace(fitted, request=request, notices=(*notices, *fitted.notices))
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -393,5 +419,6 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             cuda_graphs=settings.cuda_graphs,
             budget=settings.budget,
             host_memory=settings.host_limit,
+            prompt_enhancer=settings.prompt_enhancer,
         ),
     )

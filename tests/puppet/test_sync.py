@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ltx_a2v import A2VPipeline, ModelPaths
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.media.check import check_video
 from ltx_a2v.media.sync import measure_sync, mouth_opening
 from ltx_a2v.puppet.examples import SPEECH
 from ltx_a2v.settings.loading import LoadOptions
@@ -50,6 +51,24 @@ def test_silence_keeps_it_closed(speaking: Film, film: FilmIt, tmp_path: Path) -
     spoken = mouth_opening(speaking.frames, LIPS)
     closed = opening - spoken.quantile(0.02) < 0.15 * (spoken.max() - spoken.quantile(0.02))
     assert closed.float().mean() >= 0.95
+
+
+def test_landmarks_see_the_same_as_the_puppets_own_measure(speaking: Film) -> None:
+    found = check_video(speaking.path, "real").whole
+    assert found.correlation is not None
+    assert found.correlation >= 0.8
+    assert found.lag_frames in (-1, 0, 1)
+
+
+def test_the_report_has_the_sync_where_it_is_asked_for(puppet: A2VPipeline, tmp_path: Path) -> None:
+    asked = {"num_frames": 33, "num_inference_steps": 2, "output_path": tmp_path / "v.mp4"}
+    report = puppet.run(short_request(**asked, check_sync=True)).as_json()
+    assert report["sync"] == check_video(tmp_path / "v.mp4", "drawn").as_json()
+    assert report["notices"] == []
+    too_short = puppet.run(short_request(**{**asked, "num_frames": 9}, check_sync=True)).as_json()
+    assert "sync" not in too_short
+    assert "The sync was not measured" in too_short["notices"][0]
+    assert "less than a second" in too_short["notices"][0]
 
 
 @pytest.mark.slow

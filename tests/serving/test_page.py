@@ -23,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 import ltx_a2v
+from ltx_a2v.prompts.templates import styled
 from ltx_a2v.puppet.examples import PROMPT
 from tests.serving.conftest import Server, wait_for
 
@@ -181,6 +182,25 @@ def test_the_demo_says_what_it_is(browser: webdriver.Chrome, start: Callable[...
     page.click("#example")
     page.until("return document.getElementById('fitted').textContent.startsWith('256 × 256')")
     page.photograph("demo")
+
+
+def test_a_style_is_shown_before_it_is_used(page: Page, tmp_path: Path) -> None:
+    assert page.text("#final-prompt") == ""
+    page.fill(tmp_path, "a man of $& speaks")  # text that a replacement could take for a pattern
+    page.set("style", "stage")
+    shown = page.text("#final-prompt").removeprefix("Becomes: ")
+    assert shown == styled("a man of $& speaks", "stage")
+    assert not page.driver.find_element(By.ID, "enhance").is_displayed(), "there is nothing to enhance with"
+    page.click("#style")
+    page.photograph("style")
+    page.make("a man of $& speaks", 1)
+    (job,) = [
+        job for job in page.server.client.get("/v1/videos").json()["data"] if job["prompt"] == "a man of $& speaks"
+    ]
+    assert job["settings"]["prompt_style"] == "stage"
+    page.set("style", "none")
+    page.click("#about .again")
+    page.until("return document.getElementById('style').value === 'stage'")
 
 
 def test_product_version_and_help(page: Page) -> None:

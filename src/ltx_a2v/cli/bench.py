@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_a2v.bench.case import HAS_QUALITY, STANDARD, Sweep, listed
-from ltx_a2v.cli.flags import add_setting_flags, settings_from
+from ltx_a2v.cli.flags import OF_PROMPTS, add_setting_flags, settings_from
 from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.stopping import EXIT_CODE
@@ -76,7 +76,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
 
 def _add_run(parser: Parser) -> None:
-    add_setting_flags(parser, ModelSettings, "model, device and loading", without=BY_CASE)
+    add_setting_flags(parser, ModelSettings, "model, device and loading", without=(*BY_CASE, *OF_PROMPTS))
     group = parser.add_argument_group("what is measured", "every combination of the lists, the first values first")
     group.add_argument("--modes", default=MODES, metavar="MODES", help=f"quantization modes (default: {MODES})")
     group.add_argument("--budgets", metavar="BUDGETS", help=f"VRAM budgets (default: {BUDGETS})")

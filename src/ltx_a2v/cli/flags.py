@@ -25,6 +25,8 @@ ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME
 EVERYDAY_FIELDS = ("prompt", "audio", "image", "output_path", "num_frames", "seed", "quality")
 EVERYDAY_SETTINGS = ("model_dir", "vram_budget", "demo", "host", "port", "api_key", "output_dir")
 """All others are for experts."""
+OF_PROMPTS = ("prompt_enhancer_url", "prompt_enhancer_model")
+"""Settings of no use to a command that takes no prompt."""
 SHAPES = dict(zip(("landscape", "portrait", "square"), DEFAULTS.sizes, strict=True))
 SIZE_HELP = (
     f"auto ({', '.join(f'{name} {w}x{h}' for name, (w, h) in SHAPES.items())}, whichever is nearest to the picture), "
@@ -72,8 +74,8 @@ def _size(arguments: argparse.Namespace) -> dict[str, int | str]:
     return {"width": width, "height": height}
 
 
-def add_model_flags(parser: Parser) -> None:
-    add_setting_flags(parser, ModelSettings, "expert: model, device and loading")
+def add_model_flags(parser: Parser, without: tuple[str, ...] = ()) -> None:
+    add_setting_flags(parser, ModelSettings, "expert: model, device and loading", without)
 
 
 def add_setting_flags(parser: Parser, settings: type[Settings], title: str, without: tuple[str, ...] = ()) -> None:
@@ -116,6 +118,11 @@ def _add_field_flags(parser: Parser, model: type[BaseModel], title: str, only: t
         if not _extra(field) or (only and name not in only):
             continue
         group = parser.everyday if title == "request" and name in EVERYDAY_FIELDS else expert
+        if field.annotation is bool:
+            group.add_argument(
+                flag_of(model, name), dest=f"{title}.{name}", default=argparse.SUPPRESS, **_argument(field)
+            )
+            continue
         shown = "" if field.is_required() or field.default is None else f" (default: {_shown(field.default)})"
         group.add_argument(
             flag_of(model, name),

@@ -44,7 +44,8 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, ModelSettings)
-    request = request_from(arguments, quality=settings.default_quality)
+    enhance = "prompt_enhancer_url" in vars(arguments)  # a flag is a wish, the environment only a possibility
+    request = request_from(arguments, quality=settings.default_quality, enhance_prompt=enhance)
     settings.check()  # mistakes answer before anything heavy is imported
     check_files(request)
     request = request.model_copy(

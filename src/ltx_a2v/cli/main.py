@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import batch, bench, demo, doctor, generate, get, plan, quantize, serve
+from ltx_a2v.cli import batch, bench, check, demo, doctor, generate, get, plan, quantize, serve
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser, ShowVersion
@@ -24,6 +24,7 @@ COMMANDS = {
     "batch": batch,
     "plan": plan,
     "demo": demo,
+    "check": check,
     "get": get,
     "doctor": doctor,
     "bench": bench,

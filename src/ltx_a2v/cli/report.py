@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ltx_a2v.cli.check import as_line
 from ltx_a2v.cli.output import write_out
 from ltx_a2v.errors import A2VError
 from ltx_a2v.events import GenerationResult
@@ -29,9 +30,11 @@ def _as_text(result: GenerationResult) -> str:
     phases = ", ".join(f"{name} {took:.1f}{said.get(name, '')}" for name, took in result.phases.items())
     notes = "".join(f"note: {notice}\n" for notice in result.notices)
     plan = f"plan: {result.details['plan']}\n" if "plan" in result.details else ""
+    sync = result.details.get("sync", {})
+    measured = f"sync: {as_line(sync, result.frame_rate)}\n" if "lag_frames" in sync else ""
     peak = f"; peak VRAM {result.peak_vram_gib:.2f} GiB" if result.peak_vram_gib else ""
     return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
         f"seed {result.seed}, quality {result.quality}\n"
-        f"{result.elapsed_seconds:.1f} s ({phases}){peak}\n{plan}{notes}"
+        f"{result.elapsed_seconds:.1f} s ({phases}){peak}\n{plan}{measured}{notes}"
     )

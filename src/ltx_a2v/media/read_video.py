@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 import torch
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from ltx_a2v.errors import InvalidInput
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its first stream of pictures. Raises `InvalidInput`."""
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{path} is a folder; give a video.")
+        with path.open("rb") as file:
+            try:
+                # No protocols: a playlist must not open other files or the network.
+                container = av.open(file, mode="r", options={"protocol_whitelist": "none"})
+            except (av.FFmpegError, ValueError) as error:
+                raise InvalidInput(f"{path} cannot be read as a video; give an mp4.") from error
+            with container:
+                if not container.streams.video:
+                    raise InvalidInput(f"{path} holds no pictures, only sound; give a video.")
+                yield container, container.streams.video[0]
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no video {path}; check the path.") from None
+    except OSError as error:
+        raise InvalidInput(f"The video {path} cannot be read: {error.strerror}.") from error
+
+
+def each_frame(path: Path, longest_side: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """uint8 [H, W, 3], upright, one after the other, not larger than `longest_side`. Raises `InvalidInput`."""
+    with open_video(path) as (container, stream):
+        try:
+            for frame in container.decode(stream):
+                scale = min(1.0, longest_side / max(frame.width, frame.height))
+                width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+                small = frame.reformat(width=width, height=height, format="rgb24")
+                upright: npt.NDArray[np.uint8] = np.rot90(small.to_ndarray(), round(frame.rotation / 90) % 4)
+                yield upright.copy()
+        except av.FFmpegError as error:
+            raise InvalidInput(f"{path} is damaged: it cannot be decoded to its end; give another video.") from error
 
 
 def read_frames(path: Path) -> Tensor:

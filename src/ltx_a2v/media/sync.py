@@ -43,26 +43,59 @@ def measure_sync(
     """`frames`: uint8 [F, H, W, 3]; `waveform`: [C, N] or [N] in [-1, 1], beginning with the first frame."""
     opening = mouth_opening(frames)
     heard = loudness(waveform, sample_rate, len(opening), frame_rate)
+    lag = best_lag(opening, heard, max_lag)
+    closed = is_closed(opening)[is_silent(heard)]
+    share = float(closed.float().mean()) if len(closed) else None
+    return Sync(correlation(opening, heard, lag), lag, share, float(opening.std()))
+
+
+def best_lag(opening: Tensor, heard: Tensor, max_lag: int) -> int:
+    """Frames by which the mouth comes after the sound; the smallest of equally good ones."""
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
-    found = {lag: _correlation(opening, heard, lag) for lag in lags}
-    best = max(lags, key=lambda lag: found[lag])
-    silent = F.max_pool1d((heard > SILENT).float()[None], 3, 1, 1)[0] == 0
-    rest = opening.quantile(0.02)
-    closed = (opening - rest) < CLOSED * (opening.max() - rest).clamp(min=0.01)
-    share = float(closed[silent].float().mean()) if silent.any() else None
-    return Sync(found[best], best, share, float(opening.std()))
+    return max(lags, key=lambda lag: correlation(opening, heard, lag))
 
 
-def mouth_opening(frames: Tensor, box: tuple[float, float, float, float] = MOUTH_BOX) -> Tensor:
-    """uint8 [F, H, W, 3] -> [F]: the share of `box` that is much darker than the skin there."""
+def is_silent(heard: Tensor) -> Tensor:
+    """[F] bool: no sound in the frame and its neighbours."""
+    return F.max_pool1d((heard > SILENT).float()[None], 3, 1, 1)[0] == 0
+
+
+def is_closed(opening: Tensor, share: float = CLOSED) -> Tensor:
+    """[F] bool: opened by less than `share` of the widest opening; False where no mouth was seen (NaN)."""
+    seen = opening[~opening.isnan()]
+    rest = seen.quantile(0.02)
+    return (opening - rest) < share * (seen.max() - rest).clamp(min=0.01)
+
+
+def mouth_opening(
+    frames: Tensor, box: tuple[float, float, float, float] = MOUTH_BOX, skin: Tensor | None = None
+) -> Tensor:
+    """uint8 [F, H, W, 3] -> [F]: the share of `box` that is much darker than the skin there.
+
+    `skin` is the brightness of the skin as `skin_of` other frames of the same video gave it.
+    """
+    grey = _grey(frames, box)
+    skin = _median(grey) if skin is None else skin
+    return ((0.45 - grey / skin) / 0.15).clamp(0, 1).mean(dim=(1, 2))
+
+
+def skin_of(frames: Tensor) -> Tensor:
+    """The brightness of most of the mouth's region: of the skin."""
+    return _median(_grey(frames, MOUTH_BOX))
+
+
+def _median(grey: Tensor) -> Tensor:
+    return grey.flatten().median().clamp(min=0.1)
+
+
+def _grey(frames: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """[F, h, w] in 0..1: the brightness within `box`."""
     height, width = frames.shape[1:3]
     half = min(height, width) / 2
     left, right = (round(width / 2 + edge * half) for edge in box[:2])
     top, bottom = (round(height / 2 + edge * half) for edge in box[2:])
     region = frames[:, max(top, 0) : bottom, max(left, 0) : right].float() / 255
-    grey = region @ torch.tensor([0.3, 0.6, 0.1], device=frames.device)
-    skin = grey.flatten().median().clamp(min=0.1)
-    return ((0.45 - grey / skin) / 0.15).clamp(0, 1).mean(dim=(1, 2))
+    return region @ torch.tensor([0.3, 0.6, 0.1], device=frames.device)
 
 
 def loudness(waveform: Tensor, sample_rate: int, frames: int, frame_rate: float = 24.0) -> Tensor:
@@ -77,12 +110,16 @@ def loudness(waveform: Tensor, sample_rate: int, frames: int, frame_rate: float 
     return ((level - QUIET_DB) / (LOUD_DB - QUIET_DB)).clamp(0, 1)
 
 
-def _correlation(opening: Tensor, heard: Tensor, lag: int) -> float:
-    """Of the opening with what was heard `lag` frames before."""
-    n = len(opening) - abs(lag)
-    if n < 2:
-        return 0.0
+def correlation(opening: Tensor, heard: Tensor, lag: int) -> float:
+    """Pearson's, of the opening with what was heard `lag` frames before; frames without a mouth (NaN) are left out.
+
+    0 where one of them never changes.
+    """
+    n = max(len(opening) - abs(lag), 0)
     mouth, sound = opening[max(lag, 0) :][:n], heard[max(-lag, 0) :][:n]
+    mouth, sound = mouth[~mouth.isnan()], sound[~mouth.isnan()]
+    if len(mouth) < 2:
+        return 0.0
     mouth, sound = mouth - mouth.mean(), sound - sound.mean()
     size = float(mouth.norm() * sound.norm())
     return float(mouth @ sound) / size if size > 1e-9 else 0.0

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
@@ -13,6 +14,10 @@ from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH, at_home
 
 if TYPE_CHECKING:
     from ltx_a2v.planning.plan import Keep
+
+
+ENHANCER_KEY = "LTX_A2V_PROMPT_ENHANCER_KEY"
+"""The environment variable with the key; there is no flag, since others on the machine can read those."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,28 @@ def _exists(given: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class PromptEnhancer:
+    """A language model that writes prompts out, behind an OpenAI-compatible endpoint."""
+
+    url: str
+    """Up to and with the version, as `http://127.0.0.1:11434/v1`."""
+    model: str
+    """What the endpoint calls it."""
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidRequest` for a URL that is no server's, or contains a password."""
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InvalidRequest("prompt_enhancer_url", self.url, "is no address; write http://127.0.0.1:11434/v1")
+        if parts.username or parts.password:
+            raise InvalidRequest("prompt_enhancer_url", reason=f"holds a password: give the key as {ENHANCER_KEY}")
+
+
 @dataclass(frozen=True, repr=False)
 class LoadOptions:
     """The options of `A2VPipeline.open`, except files, device and dtype."""
@@ -72,6 +99,8 @@ class LoadOptions:
     """Where weights may stay between requests."""
     read_ahead: bool | None = None
     """Read weights of later phases into host memory while the text encoder runs; None: on a GPU."""
+    prompt_enhancer: PromptEnhancer | None = None
+    """What enhances the prompts of requests that ask for it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.distilled_lora_strength <= MAX_DISTILLED_LORA_STRENGTH:

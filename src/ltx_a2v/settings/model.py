@@ -24,7 +24,7 @@ from ltx_a2v.settings.defaults import (
     TEXT_ENCODER_QUANTIZATIONS,
     VRAM_HEADROOM,
 )
-from ltx_a2v.settings.loading import StyleLora
+from ltx_a2v.settings.loading import PromptEnhancer, StyleLora
 from ltx_a2v.settings.units import parse_blocks, parse_bytes
 from ltx_a2v.versions import NEWEST
 
@@ -87,6 +87,12 @@ class ModelSettings(Settings):
         allow_inf_nan=False,
         description=f"Strength of the distilled LoRA, from 0 to {MAX_DISTILLED_LORA_STRENGTH:g}.",
     )
+    prompt_enhancer_url: str | None = Field(
+        None,
+        description="OpenAI-compatible endpoint that writes prompts out, as http://127.0.0.1:11434/v1; its key, if it "
+        "needs one, in LTX_A2V_PROMPT_ENHANCER_KEY. Gets the prompt, nothing else.",
+    )
+    prompt_enhancer_model: str | None = Field(None, description="What that endpoint calls its model.")
     prompt_cache: bool = Field(True, description="Encode every prompt again, and keep nothing of it on disk.")
     cuda_graphs: bool = Field(True, description="Issue every kernel of a step one by one: slower on most machines.")
     exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
@@ -136,6 +142,16 @@ class ModelSettings(Settings):
         return tuple(StyleLora.parse(given) for given in self.lora)
 
     @property
+    def prompt_enhancer(self) -> PromptEnhancer | None:
+        """Raises `InvalidRequest`."""
+        if self.prompt_enhancer_url is None:
+            return None
+        if self.prompt_enhancer_model is None:
+            reason = f"needs the model's name: give {named('prompt_enhancer_model')}, which local servers may ignore"
+            raise InvalidRequest("prompt_enhancer_url", self.prompt_enhancer_url, reason)
+        return PromptEnhancer(self.prompt_enhancer_url, self.prompt_enhancer_model)
+
+    @property
     def budget(self) -> Budget:
         """Raises `InvalidRequest`."""
         return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "vram_headroom"))
@@ -162,7 +178,7 @@ class ModelSettings(Settings):
         heavy is imported."""
         if self.distilled_checkpoint:
             self._check_no_distilled_lora()
-        _ = self.budget, self.host_limit, self.loras, parse_blocks(self.keep_bf16_blocks)
+        _ = self.budget, self.host_limit, self.loras, self.prompt_enhancer, parse_blocks(self.keep_bf16_blocks)
         check_name("quantization mode", self.transformer_quantization, MODES)
         if self.text_encoder_quantization is not None:
             check_name("text encoder quantization", self.text_encoder_quantization, TEXT_ENCODER_QUANTIZATIONS)

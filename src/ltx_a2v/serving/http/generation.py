@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_a2v.errors import InvalidRequest, TooLarge
+from ltx_a2v.prompts.wording import check_enhancer
 from ltx_a2v.request import DEFAULTS, GenerationRequest, check_quality, fit_num_frames, frame_size
 from ltx_a2v.serving.http.bodies import FILE_FIELDS
 from ltx_a2v.settings.defaults import MAX_FRAMES
@@ -31,6 +32,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     try:
         request = GenerationRequest(**fields, audio=Path("-"))
         check_quality(request, settings.distilled_checkpoint)
+        check_enhancer(request, settings.prompt_enhancer)
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
     _check_limits(request, settings, body)

@@ -90,6 +90,10 @@ class Generated(BaseModel):
     phases: dict[str, float] = Field(description="Seconds by phase.")
     model_version: str = Field(description="As the checkpoint says it.")
     quality: str = Field(description="The quality that was used.")
+    prompt: str | None = Field(None, description="The prompt as the model got it, with style and enhancement.")
+    sync: dict[str, Any] | None = Field(
+        None, description="As of `ltx-a2v check --json`, where `check_sync` asked for it."
+    )
     notices: list[str] = Field(description="What the user should know, as that the budget was short.")
 
 

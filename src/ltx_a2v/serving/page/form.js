@@ -4,6 +4,7 @@ import { Picture } from "./crop.js";
 import { showEstimate } from "./estimate.js";
 import { Mistake, calm, mark, trying } from "./messages.js";
 import { Sound } from "./sound.js";
+import { Wording } from "./wording.js";
 
 const $ = (id) => document.getElementById(id);
 const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, slower" };
@@ -19,6 +20,7 @@ export class Form {
     this.formatIsChosen = false;
     this.picture = new Picture($, () => this.pictureChanged());
     this.sound = new Sound($, () => this.fit());
+    this.wording = new Wording(options);
     this.applyDefaults();
     this.listen();
   }
@@ -162,8 +164,9 @@ export class Form {
   data() {
     const form = new FormData();
     const { guidance = {}, ...carried } = this.carried.settings ?? {};
-    for (const name of ["image_strength", "image_crf"]) if (name in carried) form.append(name, carried[name]);
+    for (const name of ["image_strength", "image_crf", "speech_preparation", "check_sync"]) if (name in carried) form.append(name, carried[name]);
     form.append("prompt", $("prompt").value);
+    this.wording.appendTo(form);
     form.append("quality", chosen("quality"));
     form.append("size", this.fitted.size);
     form.append("num_frames", this.fitted.num_frames);
@@ -190,6 +193,7 @@ export class Form {
     if (isKnown) this.chooseSize(width, height);
     else document.querySelector("input[name=preset][value=standard]").checked = true;
     $("prompt").value = job.prompt;
+    this.wording.take(settings);
     $("negative").value = settings.negative_prompt;
     $("seed").value = settings.seed;
     document.querySelector("input[name=seeding][value=same]").checked = true;
@@ -224,6 +228,7 @@ export class Form {
     const { image, audio, prompt } = this.options.example;
     const [picture, voice] = await Promise.all([fetchFile(image, "example picture"), fetchFile(audio, "example voice")]);
     $("prompt").value = prompt;
+    this.wording.preview();
     this.takePicture(picture);
     await this.sound.take(voice);
   }

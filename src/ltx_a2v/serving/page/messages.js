@@ -10,6 +10,8 @@ const FIELDS = {
   audio_reference: ["audio", "Voice"],
   audio_start_time: ["audio", "Start"],
   prompt: ["prompt", "Description"],
+  prompt_style: ["prompt", "Words around it"],
+  enhance_prompt: ["prompt", "Written out"],
   negative_prompt: ["negative", "Steer away from"],
   size: ["size", "Size"],
   width: ["size", "Width"],

@@ -32,7 +32,7 @@ export class Stage {
     const ended = ENDED.includes(job.status);
     const playable = job.status === "completed" && !job.expired;
     say(this.part(".state"), inWords(job, job.error && inPageWords(job.error)));
-    this.part(".prompt").textContent = job.prompt;
+    this.part(".prompt").textContent = job.result?.prompt ?? job.prompt; // with its style, once it is known
     this.part(".facts").textContent = facts(job);
     this.part("progress").hidden = job.status !== "in_progress";
     this.part("progress").value = job.progress;

@@ -16,6 +16,7 @@ import sys
 from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.client import environment_without_key
+from ltx_a2v.settings.loading import ENHANCER_KEY
 from ltx_a2v.settings.server import ServerSettings
 
 CHECK_SECONDS = 20.0
@@ -97,7 +98,7 @@ class FileChecker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=environment_without_key(self._settings),
+            env=environment_without_key(self._settings, ENHANCER_KEY),
         )
         return self.process
 

@@ -159,9 +159,10 @@ class WorkerClient:
         return death_by_signal(-code)
 
 
-def environment_without_key(settings: ServerSettings) -> dict[str, str]:
+def environment_without_key(settings: ServerSettings, *also_without: str) -> dict[str, str]:
     """The server's environment, for a process that parses untrusted files."""
-    inherited = {name: value for name, value in os.environ.items() if name.upper() != "LTX_A2V_API_KEY"}
+    secret = ("LTX_A2V_API_KEY", *also_without)
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
     return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 
 import ltx_a2v
+from ltx_a2v.prompts.templates import TEMPLATES
 from ltx_a2v.puppet import puppet_size
 from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
@@ -33,8 +34,8 @@ FRAME_RATE: float = GenerationRequest.model_fields["frame_rate"].default
 
 @routes.get("/options")
 def options(service: Serving) -> dict[str, Any]:
-    """Version, defaults, presets, qualities, limits and an example for a form; `demo` is the miniature's size where
-    that is served."""
+    """Version, defaults, presets, qualities, styles of prompts, limits and an example for a form; `demo` is the
+    miniature's size where that is served."""
     return {
         "model": service.settings.model_id,
         "version": ltx_a2v.__version__,
@@ -42,6 +43,8 @@ def options(service: Serving) -> dict[str, Any]:
         "example": page.EXAMPLE,
         "presets": presets(service.settings.demo),
         "qualities": qualities(service.settings.distilled_checkpoint),
+        "prompt_styles": TEMPLATES,
+        "enhances_prompts": service.settings.prompt_enhancer is not None,
         "defaults": _defaults(),
         "limits": service.settings.model_dump(mode="json", include=LIMITS),
     }
