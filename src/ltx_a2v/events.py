@@ -40,6 +40,17 @@ PHASE_TITLES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
+class WindowStarted:
+    """Window `window` of `windows` of a long video begins; its phases follow."""
+
+    window: int
+    """1-based."""
+    windows: int
+    is_made: bool = False
+    """By an earlier run: no phases follow."""
+
+
+@dataclass(frozen=True)
 class PhaseStarted:
     """A phase begins."""
 
@@ -124,4 +135,4 @@ class Done:
     result: GenerationResult
 
 
-Event = Planned | PhaseStarted | StepFinished | PhaseFinished | Notice | Done
+Event = Planned | WindowStarted | PhaseStarted | StepFinished | PhaseFinished | Notice | Done

@@ -6,7 +6,8 @@ Every mistake that can be found without weights is found here.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -15,20 +16,24 @@ from ltx_a2v import puppet
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
-from ltx_a2v.errors import InvalidRequest, named
+from ltx_a2v.errors import InvalidAudio, InvalidRequest, named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
 from ltx_a2v.media.sound.decode import audio_seconds
+from ltx_a2v.media.sync import frame_loudness
 from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
 from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Quality, check_quality, fit_num_frames, frame_size
-from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES
+from ltx_a2v.settings.defaults import MAX_SECONDS, MAX_WINDOW_FRAMES
 from ltx_a2v.versions import LatentLayout
+from ltx_a2v.windows import GUARD, Window, plan_windows
 
 TOLERATED_SECONDS = 0.05
-"""Sound after the longest video that is not worth a notice: a frame."""
+"""Sound after the longest video that is not worth an error: a frame."""
+ANCHOR_FRAME = -8
+"""Where later windows are shown the video's first picture: before their first frame, so that no frame must equal it."""
 TOLERATED_CROP = 0.02
 """Share of a picture's side that may be cropped without a notice."""
 
@@ -46,6 +51,8 @@ class VideoShape:
     """The frame of each picture."""
     latents: LatentLayout
     quality: Quality = "standard"
+    overlap: int = 0
+    """Frames at the beginning that the window before made."""
 
     @property
     def seconds(self) -> float:
@@ -77,14 +84,21 @@ class FittedPicture:
 
 @dataclass(frozen=True)
 class FittedRequest:
-    """A request with its shape and its pictures."""
+    """A request with its windows, one where the video is short, and its pictures."""
 
     request: GenerationRequest
-    """With width, height and number of frames as numbers."""
-    shape: VideoShape
+    """With width and height as numbers."""
+    video: VideoShape
+    """The whole video."""
+    windows: tuple[Window, ...]
     pictures: tuple[FittedPicture, ...] = ()
     notices: tuple[str, ...] = ()
-    """What fitting changed: a cropped picture, a sound that goes on after the video."""
+    """What fitting changed: a cropped picture."""
+
+    @cached_property
+    def shape(self) -> VideoShape:
+        """What is computed at once, on which memory and time depend."""
+        return largest_window(self.video, self.windows)
 
 
 def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iterable[Path]) -> FittedRequest:
@@ -99,11 +113,15 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         + [(named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
-    num_frames, cut = _fit_length(request)
+    num_frames = _fit_length(request)
+    if request.save_latents and num_frames > request.window_frames:
+        reason = f"is possible up to {named('window_frames')}, {request.window_frames} frames; leave it out"
+        raise InvalidRequest("save_latents", str(request.save_latents), reason)
     decoded = [decode_image(picture.file, request.image_crf) for picture in request.pictures]
     request = with_size(request, files.paths, (decoded[0].shape[1], decoded[0].shape[0]) if decoded else None)
     shape = shape_of(request, num_frames, files)
-    return FittedRequest(request, shape, _fit_pictures(decoded, request, shape), (*cut, *_cropped(decoded, shape)))
+    pictures, windows = _fit_pictures(decoded, request, shape), _fit_windows(request, num_frames)
+    return FittedRequest(request, shape, windows, pictures, _cropped(decoded, shape))
 
 
 def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int, int] | None) -> GenerationRequest:
@@ -113,19 +131,55 @@ def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int,
     return request.model_copy(update={"width": width, "height": height})
 
 
-def _fit_length(request: GenerationRequest) -> tuple[int, tuple[str, ...]]:
-    """Frames, and a notice where the sound goes on after them although nobody asked for that."""
+def _fit_length(request: GenerationRequest) -> int:
+    """Raises `InvalidAudio` for a sound that is too long, where nobody said how much of it is wanted."""
     if request.num_frames != "auto":
-        return request.num_frames, ()
-    longest = MAX_AUTO_FRAMES / request.frame_rate
-    covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest + TOLERATED_SECONDS)
-    num_frames = fit_num_frames(covered, request.frame_rate)
-    if covered < longest + TOLERATED_SECONDS:
-        return num_frames, ()
-    return num_frames, (
-        f"The sound is longer than {longest:.1f} s, the longest video: the video ends there. Make another one for the "
-        f"rest, which starts at {request.audio_start_time + longest:.1f} s.",
-    )
+        return request.num_frames
+    longest = MAX_SECONDS + TOLERATED_SECONDS
+    covered = audio_seconds(request.audio, request.audio_start_time, at_most=longest)
+    if covered >= longest:
+        raise InvalidAudio(
+            f"The sound of {request.audio} is longer than {MAX_SECONDS} s, the longest video; give "
+            f"{named('num_frames')}, and {named('audio_start_time')} for the rest."
+        )
+    return fit_num_frames(covered, request.frame_rate)
+
+
+def _fit_windows(request: GenerationRequest, num_frames: int) -> tuple[Window, ...]:
+    """Begun in pauses of the sound."""
+    heard = None
+    if num_frames > request.window_frames:
+        heard = frame_loudness(request.audio, request.audio_start_time, num_frames, request.frame_rate)
+    return windows_of(request, num_frames, heard)
+
+
+def windows_of(
+    request: GenerationRequest, num_frames: int, loudness: Sequence[float] | None = None
+) -> tuple[Window, ...]:
+    """Guard frames are left out where a window would be too long with them."""
+    longest = request.window_frames
+    guard = GUARD if request.speech_preparation == "auto" else 0
+    if min(num_frames, longest) + guard > MAX_WINDOW_FRAMES:
+        guard = 0
+    return plan_windows(num_frames, longest, request.window_overlap, guard, loudness)
+
+
+def largest_window(shape: VideoShape, windows: Iterable[Window]) -> VideoShape:
+    """The shape of what is computed for the window that needs most memory; `shape` is the whole video's."""
+    return max((shape_of_window(shape, window) for window in windows), key=lambda one: (len(one.pictures), one.overlap))
+
+
+def shape_of_window(shape: VideoShape, window: Window) -> VideoShape:
+    shown = tuple(frame for _, frame in shown_in(window, shape.pictures))
+    return replace(shape, num_frames=window.frames, pictures=shown, overlap=window.overlap)
+
+
+def shown_in(window: Window, pictures: Sequence[int]) -> list[tuple[int, int]]:
+    """The pictures that a window is shown, of those at the video's frames `pictures`: their index, and their frame from
+    the window's first. Later windows are shown the first picture as well, so that the face stays the same."""
+    own = [(index, frame - window.start) for index, frame in enumerate(pictures)]
+    anchor = [(index, ANCHOR_FRAME) for index, frame in enumerate(pictures) if frame == 0 and window.overlap]
+    return [*anchor, *((index, frame) for index, frame in own if window.overlap <= frame < window.frames)]
 
 
 def _cropped(pictures: Sequence[Tensor], shape: VideoShape) -> tuple[str, ...]:

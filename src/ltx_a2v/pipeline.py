@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
@@ -24,9 +25,10 @@ from ltx_a2v.diffusion.latents import HeldPicture, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
-from ltx_a2v.events import Notice, Phase, StepFinished
-from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
-from ltx_a2v.media.frames import HostFrames, to_host
+from ltx_a2v.events import Notice, Phase, StepFinished, WindowStarted
+from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape, shape_of_window, shown_in
+from ltx_a2v.media.frames import to_host, to_rgb
+from ltx_a2v.media.join import join
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.conditioning import prepare_speech
 from ltx_a2v.media.sound.mel import log_mel
@@ -42,6 +44,11 @@ from ltx_a2v.prompts.encoder import PromptEncoder
 from ltx_a2v.request import Guidance
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.versions import ModelConfig, Schedule
+from ltx_a2v.windows import Cut, HandedOn, Window, statistics_of, with_colours
+from ltx_a2v.work_dir import WorkDir
+
+COLOURS_HELD = 0.15
+"""How far the colours of a later window are moved to those of the first."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Speech:
+    """The sound of the whole video."""
+
+    clip: AudioClip
+    """What is heard, at its own rate."""
+    heard: Tensor
+    """What the model hears, [2, samples] at its rate."""
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """The encoded conditions of a video: prompts, sound and picture."""
+    """The encoded conditions of a window: prompts, sound and pictures."""
 
     positive: Context
     negative: Context
@@ -82,16 +99,72 @@ class Conditions:
     """By scale."""
 
 
-def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog) -> Work[None]:
-    """The whole method: writes the request's video, and its latents where asked for."""
-    request, shape, schedule = fitted.request, fitted.shape, model.config.version.schedule
-    noise = torch.Generator(model.device).manual_seed(request.seed)
+def generate_video(
+    model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog, work: WorkDir | None
+) -> Work[None]:
+    """The whole method: writes the request's video, and its latents where asked for. `work` keeps the windows of a
+    video that has several."""
+    speech = yield from log.phase("load_audio", lambda: load_sound(fitted, model.config))
+    contexts = yield from log.phase("encode_prompt", lambda: encode_prompts(model, prompts, fitted))
 
-    clip, mel = yield from log.phase("load_audio", lambda: load_sound(fitted, model.config))
-    positive, negative = yield from log.phase("encode_prompt", lambda: encode_prompts(model, prompts, fitted))
+    if work is None:
+        (window,) = fitted.windows
+        latents = yield from make_window(model, fitted, window, contexts, speech, None, log)
+        steps = decode_steps(model, fitted.shape)
+        yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip), steps=steps)
+        return
+
+    before: HandedOn | None = None
+    for window in fitted.windows:
+        before = yield from finished_window(model, fitted, window, contexts, speech, before, log, work)
+    segments = [work.segment(window) for window in fitted.windows]
+    join(segments, fitted.request.output_path, fitted.video.frame_rate, speech.clip)
+    work.remove(fitted.windows)
+
+
+def finished_window(
+    model: ModelInUse,
+    fitted: FittedRequest,
+    window: Window,
+    contexts: tuple[Context, Context],
+    speech: Speech,
+    before: HandedOn | None,
+    log: PhaseLog,
+    work: WorkDir,
+) -> Work[HandedOn]:
+    """What the window hands on, which is made unless an earlier run has made it."""
+    known = work.finished(window)
+    yield WindowStarted(window.index + 1, len(fitted.windows), known is not None)
+    if known is not None:
+        return known
+    latents = yield from make_window(model, fitted, window, contexts, speech, before, log)
+    steps = decode_steps(model, shape_of_window(fitted.video, window))
+    handed_on = yield from log.phase(
+        "decode", lambda: write_window(model, fitted, window, latents["stage_2"], before, work), steps=steps
+    )
+    work.finish(window, handed_on)
+    return handed_on
+
+
+def make_window(
+    model: ModelInUse,
+    fitted: FittedRequest,
+    window: Window,
+    contexts: tuple[Context, Context],
+    speech: Speech,
+    before: HandedOn | None,
+    log: PhaseLog,
+) -> Work[dict[str, Tensor]]:
+    """The latents of both stages, [1, C, F, H, W], for one window, which may be the whole video."""
+    request, shape, schedule = fitted.request, shape_of_window(fitted.video, window), model.config.version.schedule
+    noise = torch.Generator(model.device).manual_seed((request.seed + window.index) % 2**63)
+    model.computes(shape.computed)
+
+    mel = log_mel_of(speech, window, shape, model.config)
     sound = yield from log.phase("encode_audio", lambda: encode_sound(model, mel, shape.audio_tokens))
-    pictures = yield from log.phase("encode_image", lambda: encode_pictures(model, fitted.pictures))
-    conditions = Conditions(positive, negative, sound, pictures)
+    shown = shown_to(fitted, window, before)
+    pictures = yield from log.phase("encode_image", lambda: encode_pictures(model, shown))
+    conditions = Conditions(*contexts, sound, pictures)
 
     with ExitStack() as stack:
         half = half_stage(request.num_inference_steps, shape, schedule)
@@ -100,19 +173,28 @@ def generate_video(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequ
         )
         coarse = yield from log.phase(
             half.name,
-            lambda: denoise_stage(model, transformer, half, fitted, conditions, None, noise),
+            lambda: denoise_stage(model, transformer, half, shape, conditions, None, noise),
             steps=half.steps,
         )
         upsampled = yield from log.phase("upsample", lambda: upsample_latent(model, coarse))
         full = Stage("stage_2", 1, stage_2_sigmas(schedule), schedule.stage_2[0], UNGUIDED, distilled=True)
         fine = yield from log.phase(
             full.name,
-            lambda: denoise_stage(model, transformer, full, fitted, conditions, upsampled, noise),
+            lambda: denoise_stage(model, transformer, full, shape, conditions, upsampled, noise),
             steps=full.steps,
         )
+    return {"stage_1": coarse, "stage_2": fine}
 
-    latents = {"stage_1": coarse, "stage_2": fine}
-    yield from log.phase("decode", lambda: write_video(model, fitted, latents, clip), steps=decode_steps(model, shape))
+
+def shown_to(fitted: FittedRequest, window: Window, before: HandedOn | None) -> list[FittedPicture]:
+    """The pictures that a window is shown, and from its first frame on those that the window before made."""
+    frames = [picture.frame for picture in fitted.pictures]
+    own = [replace(fitted.pictures[index], frame=frame) for index, frame in shown_in(window, frames)]
+    if before is None:
+        return own
+    full = before.frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # [1, 3, overlap, H, W]
+    half = F.avg_pool3d(full, (1, 2, 2))
+    return [FittedPicture(0, 1.0, {2: half, 1: full}), *own]
 
 
 def half_stage(steps: int, shape: VideoShape, schedule: Schedule) -> Stage:
@@ -122,31 +204,40 @@ def half_stage(steps: int, shape: VideoShape, schedule: Schedule) -> Stage:
     return Stage("stage_1", 2, sigmas, 1.0, shape.guidance, distilled=fast)
 
 
-def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[tuple[AudioClip, Tensor]]:
-    """The clip at its own rate for the video, and its log-mel spectrogram [1, 2, frames, bins] for the model."""
-    request, seconds = fitted.request, fitted.shape.seconds
+def load_sound(fitted: FittedRequest, config: ModelConfig) -> Work[Speech]:
+    request, seconds = fitted.request, fitted.video.seconds
     with on_host():
         clip = load_audio(request.audio, request.audio_start_time, seconds)
-        heard = resample(clip.waveform, clip.sample_rate, config.sample_rate)
-        if request.speech_preparation == "auto":
-            heard = prepare_speech(heard, config.sample_rate)
-        mel = log_mel(
-            heard,
+        prepared = (
+            clip.waveform if request.speech_preparation == "off" else prepare_speech(clip.waveform, clip.sample_rate)
+        )
+        heard = resample(prepared, clip.sample_rate, config.sample_rate)
+    if clip.padded_seconds >= 0.01:
+        yield Notice(
+            f"The audio is {clip.padded_seconds:.2f} s shorter than the video of {seconds:.2f} s; the rest is silence."
+        )
+    return Speech(clip, heard)
+
+
+def log_mel_of(speech: Speech, window: Window, shape: VideoShape, config: ModelConfig) -> Tensor:
+    """The window's log-mel spectrogram [1, 2, frames, bins]; after the sound there is silence."""
+    begin, end = (
+        round(frame / shape.frame_rate * config.sample_rate) for frame in (window.start, window.start + window.frames)
+    )
+    with on_host():
+        part = speech.heard[:, begin:end]
+        return log_mel(
+            F.pad(part, (0, end - begin - part.shape[1])),
             sample_rate=config.sample_rate,
             n_fft=config.fft_length,
             hop=config.hop_length,
             n_mels=config.mel_bins,
         )
-    if clip.padded_seconds >= 0.01:
-        yield Notice(
-            f"The audio is {clip.padded_seconds:.2f} s shorter than the video of {seconds:.2f} s; the rest is silence."
-        )
-    return clip, mel
 
 
 def encode_prompts(model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest) -> Work[tuple[Context, Context]]:
     """Positive and negative context; where no pass asks for the negative one, the positive stands in."""
-    guided = Pass.NEGATIVE in passes_of(fitted.shape.guidance)
+    guided = Pass.NEGATIVE in passes_of(fitted.video.guidance)
     texts = [fitted.request.prompt, fitted.request.negative_prompt][: 1 + guided]
     contexts = yield from prompts.encode(model, texts)
     return contexts[0], contexts[-1]
@@ -177,14 +268,13 @@ def denoise_stage(
     model: ModelInUse,
     transformer: LoadedTransformer,
     stage: Stage,
-    fitted: FittedRequest,
+    shape: VideoShape,
     conditions: Conditions,
     initial: Tensor | None,
     noise: torch.Generator | None,
 ) -> Work[Tensor]:
     """-> latent [1, C, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
-    shape, guidance = fitted.shape, stage.guidance
-    grid = shape.grid(stage.scale)
+    guidance, grid = stage.guidance, shape.grid(stage.scale)
     start = start_stage(
         grid,
         initial if initial is not None else _zeros(model, grid.frames, grid.height, grid.width),
@@ -232,24 +322,56 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
-    request, shape = fitted.request, fitted.shape
+    request, video = fitted.request, fitted.video
+    left, step = video.num_frames, 0
     with VideoWriter(
-        request.output_path, width=shape.width, height=shape.height, frame_rate=shape.frame_rate, audio=clip
+        request.output_path, width=video.width, height=video.height, frame_rate=video.frame_rate, audio=clip
     ) as writer:
-        for step, frames in enumerate(decode(model, latents["stage_2"]), start=1):
+        for piece in decode(model, latents["stage_2"]):
+            frames = to_host(piece[:, :, :left])
+            left, step = max(left - piece.shape[2], 0), step + 1
+            del piece  # before the next is made
             writer.write(*frames)
             yield StepFinished("decode", step, decode_steps(model, fitted.shape))
         if request.save_latents:
             write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
 
 
-def decode(model: ModelInUse, latent: Tensor) -> Iterator[HostFrames]:
-    """[1, C, F, H, W] -> 8-bit frames of 32H x 32W pixels, first to last. On a GPU they may still be computing."""
+def write_window(
+    model: ModelInUse,
+    fitted: FittedRequest,
+    window: Window,
+    latent: Tensor,
+    before: HandedOn | None,
+    work: WorkDir,
+) -> Work[HandedOn]:
+    """Decode the latent and write the window's frames, of which the first are faded into from those handed on."""
+    video, colours = fitted.video, before.colours if before else statistics_of(latent)
+    latent = with_colours(latent, colours, COLOURS_HELD) if before else latent
+    steps, step = decode_steps(model, shape_of_window(video, window)), 0
+    cut, kept = Cut(window), list[Tensor]()
+    with VideoWriter(
+        work.segment(window), width=video.width, height=video.height, frame_rate=video.frame_rate, audio=None
+    ) as writer:
+        for piece in decode(model, latent):
+            fading, faded, plain, handed = cut.parts(piece)
+            if before is not None and fading:
+                old = before.frames[fading.start : fading.stop]
+                writer.write(cut.fade(fading, old, to_rgb(faded.cpu())))
+            if handed.shape[2]:
+                kept.append(to_rgb(handed.cpu()))
+            frames = to_host(plain)
+            del piece, faded, plain, handed  # before the next is made
+            writer.write(*frames)
+            step += 1
+            yield StepFinished("decode", step, steps)
+    return HandedOn(torch.cat(kept) if kept else torch.empty(0, dtype=torch.uint8), colours)
+
+
+def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:
+    """[1, C, F, H, W] -> frames [1, 3, n, 32H, 32W] in [-1, 1], first to last. On a GPU they may still be computing."""
     with model.use("video_decoder") as decoder:
-        for piece in video_vae.decode_pieces(decoder, latent, model.config.version.tiling):
-            frames = to_host(piece)
-            del piece  # before the next is made
-            yield frames
+        yield from video_vae.decode_pieces(decoder, latent, model.config.version.tiling)
 
 
 def decode_steps(model: ModelInUse, shape: VideoShape) -> int:

@@ -7,7 +7,16 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
 
-from ltx_a2v.events import PHASE_TITLES, Event, Notice, PhaseFinished, PhaseStarted, Planned, StepFinished
+from ltx_a2v.events import (
+    PHASE_TITLES,
+    Event,
+    Notice,
+    PhaseFinished,
+    PhaseStarted,
+    Planned,
+    StepFinished,
+    WindowStarted,
+)
 
 
 def with_bars(events: Generator[Event]) -> Iterator[Event]:
@@ -25,6 +34,8 @@ def with_bars(events: Generator[Event]) -> Iterator[Event]:
                     case PhaseFinished():
                         bar.update(bar.total - bar.n)
                         bar.close()
+                    case WindowStarted(window, windows):
+                        tqdm.write(f"window {window}/{windows}")
                     case Planned(message):
                         tqdm.write(f"plan: {message}")
                     case Notice(message):

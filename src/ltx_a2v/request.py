@@ -19,11 +19,13 @@ from ltx_a2v.errors import InvalidRequest, did_you_mean, named
 from ltx_a2v.settings.complaints import NOT_AN_INTEGER, reason_of
 from ltx_a2v.settings.defaults import (
     MAX_AUDIO_START,
-    MAX_AUTO_FRAMES,
+    MAX_FRAME_RATE,
     MAX_FRAMES,
     MAX_PICTURES,
+    MAX_SECONDS,
     MAX_SIZE,
     MAX_STEPS,
+    MAX_WINDOW_FRAMES,
     at_home,
 )
 from ltx_a2v.versions import NEWEST
@@ -218,9 +220,9 @@ class GenerationRequest(_Frozen):
     num_frames: int | Literal["auto"] = _option(
         "auto",
         "--num-frames",
-        f"Frames, 8k+1; 'auto' takes as many as the audio needs, rounded up, at most {MAX_AUTO_FRAMES}.",
+        "Frames, 8k+1; 'auto' takes as many as the audio needs, rounded up.",
     )
-    frame_rate: float = _option(DEFAULTS.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=120)
+    frame_rate: float = _option(DEFAULTS.frame_rate, "--frame-rate", "Frames per second.", ge=1, le=MAX_FRAME_RATE)
     num_inference_steps: int = _option(
         DEFAULTS.num_inference_steps, "--num-inference-steps", "Denoising steps of stage 1.", ge=1, le=MAX_STEPS
     )
@@ -240,6 +242,19 @@ class GenerationRequest(_Frozen):
         "auto",
         "--speech-preparation",
         "What prepares the sound that conditions the video, never the sound that is heard: 'auto' or 'off'.",
+    )
+    window_frames: int = _option(
+        241,
+        "--window-frames",
+        f"Frames that are made at once, 8k+1, at most {MAX_WINDOW_FRAMES}; a longer video is made in windows.",
+    )
+    window_overlap: int = _option(
+        17, "--window-overlap", "Frames that a window takes over from the one before, 8k+1, fewer than a window's."
+    )
+    work_dir: Path | None = _option(
+        None,
+        "--work-dir",
+        "Folder for the finished windows of a long video; after an interruption the same command goes on there.",
     )
     prompt_style: PromptStyle = _option(
         "none", "--prompt-style", "Words put around the prompt: who speaks, that they speak, what the camera does."
@@ -276,6 +291,29 @@ class GenerationRequest(_Frozen):
             return frames
         nearest = " or ".join(str(n) for n in nearest_num_frames(int(frames)))
         raise ValueError(f"must be 8k+1 and at most {MAX_FRAMES}, or 'auto'; use {nearest}")
+
+    @field_validator("window_frames", "window_overlap")
+    @classmethod
+    def _windows_of_whole_latent_frames(cls, frames: int) -> int:
+        if not (TEMPORAL_FACTOR < frames <= MAX_WINDOW_FRAMES and frames % TEMPORAL_FACTOR == 1):
+            raise ValueError(f"must be 8k+1, from {TEMPORAL_FACTOR + 1} to {MAX_WINDOW_FRAMES}")
+        return frames
+
+    @model_validator(mode="after")
+    def _windows_are_longer_than_their_overlap(self) -> GenerationRequest:
+        if self.window_overlap >= self.window_frames:
+            reason = f"must be less than {named('window_frames')}, {self.window_frames}"
+            raise InvalidRequest("window_overlap", self.window_overlap, reason)
+        return self
+
+    @model_validator(mode="after")
+    def _ends_within_an_hour(self) -> GenerationRequest:
+        if self.num_frames != "auto" and self.num_frames - 1 > MAX_SECONDS * self.frame_rate:
+            seconds = self.num_frames / self.frame_rate
+            raise InvalidRequest(
+                "num_frames", self.num_frames, f"are {seconds:.0f} s; a video may last {MAX_SECONDS} s"
+            )
+        return self
 
     @model_validator(mode="after")
     def _skips_fewer_steps_than_there_are(self) -> GenerationRequest:
@@ -333,14 +371,13 @@ def nearest_num_frames(frames: int) -> list[int]:
     return sorted({below, above})
 
 
-def fit_num_frames(audio_seconds: float, frame_rate: float, at_most: int = MAX_AUTO_FRAMES) -> int:
-    """The shortest 8k+1 that has room for `audio_seconds`, from 9 to `at_most`: silence at the end rather than a lost
-    syllable.
+def fit_num_frames(audio_seconds: float, frame_rate: float) -> int:
+    """The shortest 8k+1 that has room for `audio_seconds`, from 9 on: silence at the end rather than a lost syllable.
 
     A hundredth of a frame may be left over: 97 frames at 24/s are 178,237.5 samples at 44.1 kHz.
     """
     needed = math.ceil(audio_seconds * frame_rate - 0.01)
-    return min(max(-(-(needed - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 9), at_most)
+    return max(-(-(needed - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, 9)
 
 
 def frame_size(

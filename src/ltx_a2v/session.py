@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import Pass, passes_of
 from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, InvalidRequest, OutOfMemory, named
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
-from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
+from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, largest_window, shape_of, windows_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.media.check import check_video
 from ltx_a2v.model.files import ModelFiles
@@ -41,6 +41,7 @@ from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
+from ltx_a2v.work_dir import identity_of, open_work_dir
 
 USUAL_FRAMES = 97
 """Four seconds: what `prepare` expects where no request is given."""
@@ -178,7 +179,8 @@ class A2VPipeline:
         """
         with _host_memory_errors():
             fitted = self._fit(request)
-            plan = plan or self._plan(fitted.shape, self.model.options.budget)
+            keep = self.keep if len(fitted.windows) == 1 else "device"
+            plan = plan or self._plan(fitted.shape, self.model.options.budget, keep)
             fitted = _worded(fitted, self.model.options.prompt_enhancer)
             report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
@@ -215,15 +217,31 @@ class A2VPipeline:
             raise self._out_of_memory("also with a smaller plan") from error
 
     def _attempt(self, fitted: FittedRequest, plan: Plan, limit: int | None, report: _Report) -> Generator[Event]:
-        """Within `limit` bytes of the device. On a CPU, a ledger stands in for the device and keeps the limit."""
+        """Within `limit` bytes of the device. On a CPU, a ledger stands in for the device and keeps the limit.
+
+        Between the windows of a long video, weights stay where they would stay between requests.
+        """
         speeds = self._speeds.get(fitted.shape)
         steps = fitted.request.num_inference_steps
         report.begin_attempt(plan, self._predict(fitted.shape, steps, plan, speeds) if speeds else None)
         ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
-        model = self.model.within(plan.placements, fitted.shape.computed if plan.graphs else None)
-        events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
-        with capped(self.device, limit), closing(events), model.reading_ahead() as report.ahead:
+        model = self.model.within(plan.placements, graphs=plan.graphs)
+        with ExitStack() as stack:
+            work = None
+            if len(fitted.windows) > 1:
+                request, identity = fitted.request, identity_of(fitted, self.model)
+                work = stack.enter_context(open_work_dir(request.work_dir, identity, request.output_path))
+                stack.callback(self._release_beyond, self.keep)
+            log = PhaseLog(self.device, ledger)
+            events = stack.enter_context(closing(generate_video(model, self._prompts, fitted, log, work)))
+            stack.enter_context(capped(self.device, limit))
+            report.ahead = stack.enter_context(model.reading_ahead())
             yield from events if ledger is None else ledger.during(events)
+
+    def _release_beyond(self, keep: Keep) -> None:
+        """Free what was kept between windows and is not to be kept between requests."""
+        if keep != "device":
+            self.release("host" if keep == "host" else "nothing")
 
     def _predict(self, shape: VideoShape, steps: int, plan: Plan, speeds: Speeds) -> Prediction:
         texts = 1 + (Pass.NEGATIVE in passes_of(shape.guidance))
@@ -240,13 +258,14 @@ class A2VPipeline:
             raise InvalidRequest(
                 "num_frames", "auto", "depends on the audio, which a plan does not read; give a number"
             )
-        return shape_of(request, request.num_frames, self.model.files)
+        video = shape_of(request, request.num_frames, self.model.files)
+        return largest_window(video, windows_of(request, request.num_frames))
 
-    def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
+    def _plan(self, shape: VideoShape, budget: Budget, keep: Keep | None = None) -> Plan:
         limit = budget.resolve(self.device, self._reserved())
         if self._undecided:
             self._decide(shape, limit)
-        return self._planner.plan(shape, limit, self.keep)
+        return self._planner.plan(shape, limit, keep or self.keep)
 
     def _decide(self, shape: VideoShape, budget: int | None) -> None:
         """Choose the format of the quantization "auto", once: another format would be another model."""
@@ -263,7 +282,7 @@ class A2VPipeline:
         headroom = 2 * self.model.options.budget.headroom
         roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
         less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
-        return self._planner.plan(shape, less if roomy is None else min(less, roomy), self.keep)
+        return self._planner.plan(shape, less if roomy is None else min(less, roomy), failed.keep)
 
     def _reserved(self) -> int:
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
@@ -300,7 +319,8 @@ class _Report:
         elif isinstance(event, Notice):
             self._notices.append(event.message)
         elif isinstance(event, PhaseFinished):
-            self._finished[event.phase] = event
+            known = self._finished.get(event.phase)
+            self._finished[event.phase] = event if known is None else _both(known, event)
 
     def measure_sync(self) -> Notice | None:
         """In the finished file; a notice where that cannot be done, which is no reason to lose the video."""
@@ -314,7 +334,7 @@ class _Report:
         return None
 
     def result(self, prompts_encoded: int) -> GenerationResult:
-        request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
+        request, shape, finished = self._fitted.request, self._fitted.video, self._finished
         return GenerationResult(
             output_path=request.output_path,
             width=shape.width,
@@ -332,6 +352,7 @@ class _Report:
                 "plan": self._line,
                 "prompt": request.prompt,
                 "transformer_quantization": self._model.transformer_policy.mode,
+                "windows": len(self._fitted.windows),
                 "memory": self._memory(),
                 "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
@@ -364,6 +385,16 @@ class _Report:
             }
             for name, peak in predicted.items()
         }
+
+
+def _both(one: PhaseFinished, other: PhaseFinished) -> PhaseFinished:
+    """A phase that ran in two windows."""
+    return PhaseFinished(
+        one.phase,
+        round(one.seconds + other.seconds, 3),
+        max(one.allocated_gib, other.allocated_gib),
+        max(one.reserved_gib, other.reserved_gib),
+    )
 
 
 def _worded(fitted: FittedRequest, enhancer: PromptEnhancer | None) -> FittedRequest:

@@ -115,7 +115,7 @@ def test_seconds_take_the_nearest_length(server: Server) -> None:
         ({"keep_alive": "soon"}, 422, "invalid_request", "'soon' is not a duration"),
         ({"model": "sora-2"}, 422, "invalid_request", "'sora-2' is not served here"),
         ({"size": "4096x4096"}, 413, "size_too_large", "16777216 pixels"),
-        ({"num_frames": "1025"}, 413, "too_many_frames", "257"),
+        ({"num_frames": "20001"}, 413, "video_too_long", "600 s"),
         ({"input_reference": "http://127.0.0.1/x.png"}, 422, "invalid_request", "is a link, which is not followed"),
         ({"input_reference": "data:image/png;base64,???"}, 422, "invalid_request", "cannot be decoded"),
         ({"input_reference": "data:image/png,abc"}, 422, "invalid_request", "base64"),

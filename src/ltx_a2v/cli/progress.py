@@ -30,6 +30,7 @@ from ltx_a2v.events import (
     PhaseStarted,
     Planned,
     StepFinished,
+    WindowStarted,
 )
 
 Result = TypeVar("Result")
@@ -72,6 +73,29 @@ def show(work: Generator[Event, None, Result]) -> Result:
                 return cast("Result", end.value)
 
 
+class _Windows:
+    """How long a long video still takes, from the windows that were made so far."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._began: float | None = None
+
+    def line(self, event: WindowStarted) -> str:
+        name = f"window {event.window}/{event.windows}"
+        if event.is_made:
+            return f"{name}: made already"
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        left = (now - self._began) / self._made * (event.windows - event.window + 1) if self._made else None
+        self._made += 1
+        return name if left is None else f"{name}, about {_in_words(left)} left"
+
+
+def _in_words(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 class _Bars:
     """A bar per phase, on a terminal."""
 
@@ -87,6 +111,7 @@ class _Bars:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._windows = _Windows()
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -99,6 +124,9 @@ class _Bars:
 
     def show(self, event: Event) -> None:
         match event:
+            case WindowStarted():
+                self._forget_bars()
+                self._progress.console.print(self._windows.line(event), markup=False)
             case PhaseStarted(phase, steps):
                 self._tasks[phase] = self._progress.add_task(PHASE_TITLES[phase], total=steps or 1)
             case StepFinished(phase, step):
@@ -113,6 +141,12 @@ class _Bars:
             case _:
                 pass
 
+    def _forget_bars(self) -> None:
+        """Of the window before: else a long video would fill the terminal."""
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
+
 
 class _Lines:
     """A line per step, in a log."""
@@ -120,6 +154,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = 0.0
+        self._windows = _Windows()
 
     def __enter__(self) -> _Lines:
         return self
@@ -131,6 +166,8 @@ class _Lines:
 
     def show(self, event: Event) -> None:
         match event:
+            case WindowStarted():
+                self._say(self._windows.line(event))
             case PhaseStarted():
                 self._started = time.monotonic()
             case StepFinished(phase, step, steps):

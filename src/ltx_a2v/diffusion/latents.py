@@ -49,13 +49,14 @@ class LatentGrid:
 
 @dataclass(frozen=True)
 class HeldPicture:
-    """What the video shows at a frame. The picture of frame 0 takes the place of the first latent frame; any other is
-    appended to the latent as tokens of its own, which are dropped after the stage."""
+    """What the video shows at a frame. What is shown from frame 0 on, a picture or several frames, takes the place of
+    the first latent frames; any other picture is appended to the latent as tokens of its own, which are dropped after
+    the stage."""
 
     latent: Tensor
-    """[1, C, 1, H, W]"""
+    """[1, C, 1, H, W], or more latent frames for what is shown from frame 0 on."""
     frame: int
-    """Of the video."""
+    """Of what is computed; negative for a picture that is shown before it."""
     strength: float
     """1 holds it as it is, 0 ignores it."""
 
@@ -95,8 +96,9 @@ def start_stage(
     clean, mask = start.clone(), torch.ones(1, grid.frames + len(appended), 1, 1, device=start.device)
     first = [picture for picture in pictures if not picture.frame]
     for place, picture in [(0, p) for p in first] + list(enumerate(appended, start=grid.frames)):
-        clean[:, place * grid.frame_tokens : (place + 1) * grid.frame_tokens] = grid.pack(picture.latent)
-        mask[:, place] = 1 - picture.strength
+        end = place + picture.latent.shape[2]
+        clean[:, place * grid.frame_tokens : end * grid.frame_tokens] = grid.pack(picture.latent)
+        mask[:, place:end] = 1 - picture.strength
     noise = _draw(start, generator)
     _draw(audio_tokens, generator)
     stage = StageLatent(grid, start, clean, mask)

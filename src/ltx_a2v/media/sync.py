@@ -8,10 +8,13 @@ follows, how late, and whether it rests in silence. Made for one upright face in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ltx_a2v.media.sound.prepare import load_audio
 
 MOUTH_BOX = (-0.48, 0.48, 0.16, 0.80)
 """Left, right, top and bottom of the region, from the picture's centre in halves of its shorter side."""
@@ -21,6 +24,8 @@ QUIET_DB, LOUD_DB = -46.0, -14.0
 """Levels below full scale at which a mouth is closed and wide open."""
 SILENT = 0.02
 """Loudness below which a frame counts as silent, of 1."""
+FRAMES_AT_ONCE = 512
+"""Of which the loudness is computed together: 10 MB of samples."""
 CLOSED = 0.15
 """Opening below which a mouth counts as closed, of the clip's widest opening."""
 
@@ -108,6 +113,17 @@ def loudness(waveform: Tensor, sample_rate: int, frames: int, frame_rate: float 
     pieces = padded[centres[:, None] + torch.arange(size, device=mono.device)] * window
     level = 10 * torch.log10(pieces.square().sum(-1) / window.square().sum() + 1e-9)
     return ((level - QUIET_DB) / (LOUD_DB - QUIET_DB)).clamp(0, 1)
+
+
+def frame_loudness(path: Path, start: float, frames: int, frame_rate: float) -> list[float]:
+    """Of the sound from second `start` on, as `loudness` gives it for each frame. Raises `InvalidAudio`."""
+    clip = load_audio(path, start, frames / frame_rate)
+    mono, rate, levels = clip.waveform.mean(0), clip.sample_rate, list[float]()
+    for first in range(0, frames, FRAMES_AT_ONCE):
+        count = min(FRAMES_AT_ONCE, frames - first)
+        begin, end = (round(frame / frame_rate * rate) for frame in (first, first + count))
+        levels += loudness(mono[begin:end], rate, count, frame_rate).tolist()
+    return levels
 
 
 def correlation(opening: Tensor, heard: Tensor, lag: int) -> float:

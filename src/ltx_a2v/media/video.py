@@ -20,6 +20,7 @@ from typing import Self
 import av
 import torch
 from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,6 +50,11 @@ def check_output(path: Path) -> None:
     check_output_file(path, ".mp4", "video.mp4")
 
 
+def partial_of(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.absolute().with_name(f"{path.name}.{os.getpid()}.part")
+
+
 class VideoWriter:
     """An mp4 being written: H.264 yuv420p in BT.709, AAC, index in front, both streams from 0.
 
@@ -59,7 +65,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, *, width: int, height: int, frame_rate: float, audio: AudioClip | None) -> None:
         self._path = path.absolute()
-        self._partial = self._path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._partial = partial_of(path)
         self._shapes = (height, width, 3), (height * 3 // 2, width)
         self._thread = ThreadPoolExecutor(1, "video-encoder")
         self._pending: deque[Future[None]] = deque()
@@ -67,7 +73,7 @@ class VideoWriter:
         self._open = True
         self._encoder: _Encoder | None = None
         with self._or_discard():
-            self._encoder = _Encoder(self._partial, width, height, _exact_rate(frame_rate), audio)
+            self._encoder = _Encoder(self._partial, width, height, exact_rate(frame_rate), audio)
 
     def write(self, frames: Tensor, copied: torch.cuda.Event | None = None) -> None:
         """Append frames: uint8 on the CPU, RGB [F, H, W, 3] or the planes of yuv420p [F, 3 H / 2, W].
@@ -152,7 +158,7 @@ class _Encoder:
 
     def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction, audio: AudioClip | None) -> None:
         self._frame_rate = frame_rate
-        self._frames = self._samples = 0
+        self._frames = 0
         self._container = av.open(path, "w", format="mp4", options={"movflags": "+faststart"})
         self._video = self._container.add_stream("libx264", rate=frame_rate, options=_x264_options())
         context = self._video.codec_context
@@ -160,12 +166,7 @@ class _Encoder:
         context.thread_count = X264_THREADS
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        self._audio: AudioStream | None = None
-        if audio is not None:
-            self._rate = audio.sample_rate if audio.sample_rate in AAC_RATES else AAC_FALLBACK_RATE
-            self._waveform = resample(audio.waveform, audio.sample_rate, self._rate).cpu()
-            self._audio = self._container.add_stream("aac", rate=self._rate, layout="stereo")
-            self._audio.codec_context.bit_rate = min(AAC_BITS_PER_SECOND, AAC_BITS_PER_SAMPLE * self._rate)
+        self._sound = None if audio is None else SoundTrack(self._container, audio)
 
     def encode(self, pixels: Tensor) -> None:
         """One frame: uint8 RGB [H, W, 3], or planes of yuv420p [3 H / 2, W]."""
@@ -173,29 +174,45 @@ class _Encoder:
         frame.pts, frame.time_base = self._frames, 1 / self._frame_rate
         self._container.mux(self._video.encode(frame))
         self._frames += 1
-        if self._audio is not None:
-            self._encode_sound(self._audio, until=round(self._frames * self._rate / self._frame_rate))
+        if self._sound is not None:
+            self._sound.encode(until=self._frames / self._frame_rate)
 
     def finish(self) -> None:
         if self._frames == 0:
             raise ValueError("a video needs at least one frame")
         self._container.mux(self._video.encode())
-        if self._audio is not None:
-            self._container.mux(self._audio.encode())
+        if self._sound is not None:
+            self._sound.finish()
         self._container.close()
 
     def abandon(self) -> None:
         with contextlib.suppress(Exception):
             self._container.close()
 
-    def _encode_sound(self, stream: AudioStream, until: int) -> None:
-        """The samples up to `until`, silence where the clip has none left."""
-        sound = self._waveform[:, self._samples : until]
-        sound = F.pad(sound, (0, until - self._samples - sound.shape[-1]))
+
+class SoundTrack:
+    """The AAC track of a container, written in parts, so that it is interleaved with the video."""
+
+    def __init__(self, container: OutputContainer, audio: AudioClip) -> None:
+        self._container = container
+        self._rate = audio.sample_rate if audio.sample_rate in AAC_RATES else AAC_FALLBACK_RATE
+        self._waveform = resample(audio.waveform, audio.sample_rate, self._rate).cpu()
+        self._samples = 0
+        self._stream: AudioStream = container.add_stream("aac", rate=self._rate, layout="stereo")
+        self._stream.codec_context.bit_rate = min(AAC_BITS_PER_SECOND, AAC_BITS_PER_SAMPLE * self._rate)
+
+    def encode(self, until: Fraction) -> None:
+        """The samples up to that second, silence where the clip has none left."""
+        end = round(until * self._rate)
+        sound = self._waveform[:, self._samples : end]
+        sound = F.pad(sound, (0, end - self._samples - sound.shape[-1]))
         frame = av.AudioFrame.from_ndarray(sound.contiguous().numpy(), format="fltp", layout="stereo")
         frame.sample_rate, frame.pts, frame.time_base = self._rate, self._samples, Fraction(1, self._rate)
-        self._container.mux(stream.encode(frame))
-        self._samples = until
+        self._container.mux(self._stream.encode(frame))
+        self._samples = end
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode())
 
 
 def _x264_options() -> dict[str, str]:
@@ -218,7 +235,7 @@ def _from_planes(pixels: Tensor) -> av.VideoFrame:
     return frame
 
 
-def _exact_rate(frame_rate: float) -> Fraction:
+def exact_rate(frame_rate: float) -> Fraction:
     """The exact rate: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
     ntsc = Fraction(round(frame_rate) * 1000, 1001)
     return ntsc if abs(frame_rate - ntsc) < 1e-4 else Fraction(frame_rate).limit_denominator(1001)

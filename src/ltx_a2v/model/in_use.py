@@ -6,7 +6,7 @@ planner runs the same phases to measure their memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +46,9 @@ class ModelInUse(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def exact_passes(self) -> bool: ...
+
+    def computes(self, shape: Hashable) -> None:
+        """What is computed from here on has this shape: CUDA graphs of any other are released."""
 
     def use(self, name: str) -> AbstractContextManager[Any]:
         """The module of a network whose blocks are not streamed."""

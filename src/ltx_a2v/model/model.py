@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -114,15 +114,12 @@ class Model:
         """Bytes of host memory that copies of weights take now."""
         return sum(network.host_bytes for network in self.networks.values())
 
-    def within(self, placements: Mapping[str, Placement], graphs: Hashable = None) -> PlacedModel:
-        """This model with its weights where a plan's placements say.
-
-        `graphs`: the shape of video for which CUDA graphs may be captured; None for no graphs. Those of another
-        shape are released.
-        """
-        if self.graphs is not None:
-            self.graphs.only_for(graphs)
-        return PlacedModel(self, placements, None if graphs is None else self.graphs)
+    def within(self, placements: Mapping[str, Placement], graphs: bool = False) -> PlacedModel:
+        """This model with its weights where a plan's placements say. `graphs`: whether CUDA graphs may be captured;
+        where not, those of earlier requests are released."""
+        if self.graphs is not None and not graphs:
+            self.graphs.release()
+        return PlacedModel(self, placements, self.graphs if graphs else None)
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Free the device's memory; with "nothing", the host's too."""

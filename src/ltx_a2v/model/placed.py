@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,10 @@ class PlacedModel:
     @property
     def exact_passes(self) -> bool:
         return self._model.options.exact_passes
+
+    def computes(self, shape: Hashable) -> None:
+        if self._graphs is not None:
+            self._graphs.only_for(shape)
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +77,9 @@ class MetaModel:
     @property
     def config(self) -> ModelConfig:
         return self._model.config
+
+    def computes(self, shape: Hashable) -> None:
+        pass
 
     @contextmanager
     def use(self, name: str) -> Iterator[Any]:

@@ -7,9 +7,8 @@ tensors. Only Gemma's memory is estimated: its masks depend on values, which `me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from ltx_a2v import pipeline as method
 from ltx_a2v.diffusion.graphs import BlockGraphs
 from ltx_a2v.diffusion.guidance import UNGUIDED
 from ltx_a2v.diffusion.latents import HeldPicture
-from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape
+from ltx_a2v.fitting import FittedPicture, VideoShape
+from ltx_a2v.media.frames import to_host
 from ltx_a2v.model.adapters import DISTILLED_LORA
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
@@ -29,7 +29,6 @@ from ltx_a2v.pipeline import Conditions, Stage
 from ltx_a2v.planning.meta_model import META, MetaCapturer, MetaModel
 from ltx_a2v.planning.plan import GraphsNeed, PhaseNeed
 from ltx_a2v.prompts.encoder import run_connectors
-from ltx_a2v.request import GenerationRequest
 from ltx_a2v.residency.ledger import Ledger
 
 SAMPLED_BLOCKS = 3
@@ -118,7 +117,6 @@ class _MetaPhases:
         self._tokens, channels = version.text_encoder.tokens, version.latents.channels
         self._shape = shape
         self._model = in_use
-        self._request = GenerationRequest(prompt="", audio=Path())
         self._half, self._full = (self._empty(1, channels, *astuple(shape.grid(scale))) for scale in (2, 1))
         video, audio = model.config.widths
         context = Context(self._empty(1, self._tokens, video), self._empty(1, self._tokens, audio))
@@ -143,8 +141,8 @@ class _MetaPhases:
 
     def encode_pictures(self) -> object:
         shape = self._shape
-        pixels = {scale: self._empty(1, 3, 1, shape.height // scale, shape.width // scale) for scale in (2, 1)}
-        return method.encode_pictures(self._model, [FittedPicture(frame, 1.0, pixels) for frame in shape.pictures])
+        shown = [(frame, 1) for frame in shape.pictures] + [(0, shape.overlap)] * bool(shape.overlap)
+        return method.encode_pictures(self._model, [FittedPicture(at, 1.0, self._pixels(n)) for at, n in shown])
 
     def stage_1(self) -> object:
         perturbed = (1,) if self._shape.guidance.stg_blocks else ()
@@ -158,18 +156,28 @@ class _MetaPhases:
         stage = Stage("stage_2", 1, TWO_STEPS, 1.0, UNGUIDED, distilled=True)
         return self._denoise(stage, self._full)
 
-    def decode(self) -> object:
-        return method.decode(self._model, self._full)
+    def decode(self) -> Iterator[object]:
+        for piece in method.decode(self._model, self._full):
+            frames = to_host(piece)
+            del piece  # before the next is made
+            yield frames
 
     def _denoise(self, stage: Stage, initial: Tensor | None) -> Work[Tensor]:
-        fitted = FittedRequest(self._request, self._shape)
         with self._model.transformer(stage.distilled) as transformer:
-            return method.denoise_stage(self._model, transformer, stage, fitted, self._conditions, initial, None)
+            return method.denoise_stage(self._model, transformer, stage, self._shape, self._conditions, initial, None)
 
     def _held_pictures(self, channels: int, scale: int) -> list[HeldPicture]:
-        grid = self._shape.grid(scale)
-        latent = self._empty(1, channels, 1, grid.height, grid.width)
-        return [HeldPicture(latent, frame, 1.0) for frame in self._shape.pictures]
+        grid, overlap = self._shape.grid(scale), self._shape.overlap
+        shown = [(frame, 1) for frame in self._shape.pictures] + [(0, overlap)] * bool(overlap)
+        factor = self._shape.latents.temporal_factor
+        return [
+            HeldPicture(self._empty(1, channels, (frames - 1) // factor + 1, grid.height, grid.width), at, 1.0)
+            for at, frames in shown
+        ]
+
+    def _pixels(self, frames: int) -> dict[int, Tensor]:
+        height, width = self._shape.height, self._shape.width
+        return {scale: self._empty(1, 3, frames, height // scale, width // scale) for scale in (2, 1)}
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self._model.dtype, device=META)
@@ -181,7 +189,8 @@ def _kept_between_phases(model: Model, shape: VideoShape) -> int:
     contexts = 2 * model.config.version.text_encoder.tokens * sum(model.config.widths)
     half, full = shape.grid(2), shape.grid(1)
     sound = shape.latents.audio_channels * shape.audio_tokens
-    pictures = len(shape.pictures) * (half.frame_tokens + full.frame_tokens)
+    held = len(shape.pictures) + ((shape.overlap - 1) // shape.latents.temporal_factor + 1 if shape.overlap else 0)
+    pictures = held * (half.frame_tokens + full.frame_tokens)
     video = shape.latents.channels * (pictures + half.tokens + 2 * full.tokens)
     return (contexts + sound + video) * model.dtype.itemsize
 

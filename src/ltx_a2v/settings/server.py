@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
 from ltx_a2v.puppet import puppet_paths
-from ltx_a2v.settings.defaults import MAX_AUTO_FRAMES, MAX_IMAGE_PIXELS
+from ltx_a2v.settings.defaults import MAX_IMAGE_PIXELS, MAX_SECONDS
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
@@ -58,7 +58,7 @@ class ServerSettings(ModelSettings):
     max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="Most pixels of a picture.")
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
-    max_frames: int = Field(MAX_AUTO_FRAMES, ge=9, description="Most frames of a video.")
+    max_seconds: float = Field(600, gt=0, le=MAX_SECONDS, description="Longest video, in seconds.")
     max_connections: int = Field(256, ge=8, description="Most connections at a time.")
     head_timeout: str = Field("10s", description="Longest time that the head of a request may take.")
     body_timeout: str = Field("30s", description="Longest pause of a client that sends a body.")

@@ -41,7 +41,12 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
 
 def fit_seconds(seconds: float, frame_rate: float) -> int:
     """The fewest frames that have room for `seconds`, as a request with num_frames "auto" takes them for a sound."""
-    return fit_num_frames(min(seconds, 1e6), frame_rate, at_most=MAX_FRAMES)
+    return min(fit_num_frames(min(seconds, 1e6), frame_rate), MAX_FRAMES)
+
+
+def longest_frames(frame_rate: float, settings: ServerSettings) -> int:
+    """The most frames, 8k+1, that the server makes: room for `max_seconds`."""
+    return fit_num_frames(settings.max_seconds, frame_rate)
 
 
 def _check_model(body: dict[str, Any], settings: ServerSettings) -> None:
@@ -76,8 +81,9 @@ def _check_limits(request: GenerationRequest, settings: ServerSettings, body: di
     if pixels > settings.max_pixels:
         message = f"{width}x{height} has {pixels} pixels; this server allows {settings.max_pixels}."
         raise TooLarge(message, "size_too_large")
-    if request.num_frames != "auto" and request.num_frames > settings.max_frames:
-        message = f"{request.num_frames} frames are more than this server's {settings.max_frames}."
-        error = TooLarge(message, "too_many_frames")
+    if request.num_frames != "auto" and request.num_frames > longest_frames(request.frame_rate, settings):
+        seconds = request.num_frames / request.frame_rate
+        message = f"{seconds:.1f} s are longer than the longest video of this server, {settings.max_seconds:g} s."
+        error = TooLarge(message, "video_too_long")
         error.field = "seconds" if body.get("seconds") is not None else "num_frames"
         raise error

@@ -18,7 +18,7 @@ _PARAMS = {
     "image_too_many_pixels": "image",
     "invalid_image": "image",
     "size_too_large": "width",
-    "too_many_frames": "num_frames",
+    "video_too_long": "num_frames",
 }
 """Code -> the field of `POST /generate` that it is about, for errors that carry none: those of the worker, which
 does not know what the client called its files."""

@@ -41,7 +41,7 @@ def expected_time(request: Mapping[str, Any], done: Sequence[Done], is_loaded: b
     same = [_scaled(request, *job) for job in done if _same_shape(request, job)][:LAST]
     if same:
         return ExpectedTime(round(loading + median(same), 1), "this size")
-    others = [job for job in done if _same_quality(request, job) and 1 / FAR <= _growth(request, job[1]) <= FAR]
+    others = [job for job in done if _same_quality(request, job) and _is_near(request, job[1])]
     if not others:
         return ExpectedTime()
     nearest = min(others, key=lambda job: max(_growth(request, job[1]), 1 / _growth(request, job[1])))
@@ -77,6 +77,12 @@ def _same_shape(request: Mapping[str, Any], job: Done) -> bool:
 
 def _same_quality(request: Mapping[str, Any], job: Done) -> bool:
     return request.get("quality", "standard") == job[0].get("quality", "standard")
+
+
+def _is_near(request: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    """Not too far to tell; lengths are never, as long videos are made in windows."""
+    same_frame = all(request[name] == result[name] for name in ("width", "height"))
+    return same_frame or 1 / FAR <= _growth(request, result) <= FAR
 
 
 def _growth(request: Mapping[str, Any], result: Mapping[str, Any]) -> float:

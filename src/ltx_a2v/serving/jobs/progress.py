@@ -22,6 +22,9 @@ EXPECTED_SECONDS: dict[str, float] = {
 }
 """Shares before the first job has been measured; only their proportions matter."""
 
+_ONCE = frozenset({"load", "load_audio", "encode_prompt"})
+"""Phases that a video has once, however many windows it has."""
+
 EXPECTED_PASSES = 120
 """Passes of stage 1 that `EXPECTED_SECONDS` assumes: 30 steps of 4."""
 
@@ -41,14 +44,15 @@ def stage_1_passes(request: Mapping[str, Any]) -> int:
 
 @dataclass
 class Estimates:
-    """Expected seconds per phase: those of the last job, if there was one."""
+    """Expected seconds per phase and window: those of the last job, if there was one."""
 
     phases: dict[str, float] = field(default_factory=lambda: {**EXPECTED_SECONDS})
     passes: int = EXPECTED_PASSES
     measured: bool = False
 
-    def learn(self, phases: Mapping[str, float], passes: int) -> None:
-        self.phases = {"load": self.phases["load"], **phases}
+    def learn(self, phases: Mapping[str, float], passes: int, windows: int = 1) -> None:
+        per_window = {name: seconds / (1 if name in _ONCE else windows) for name, seconds in phases.items()}
+        self.phases = {"load": self.phases["load"], **per_window}
         self.passes, self.measured = passes, True
 
     def learn_load(self, seconds: float) -> None:
@@ -73,7 +77,16 @@ class Progress:
     step: int = 0
     steps: int = 0
     percent: int = 0
+    window: int = 1
+    """The window of a long video that is made."""
+    windows: int = 1
     _finished: set[str] = field(default_factory=set)
+
+    def start_window(self, window: int, windows: int) -> None:
+        if window > 1:  # what came before the first window, such as the prompt, is not done again
+            self._finished &= _ONCE
+        self.window, self.windows = window, windows
+        self._advance()
 
     def start_phase(self, phase: str, steps: int) -> None:
         order = list(self.expected)
@@ -100,8 +113,12 @@ class Progress:
         self.percent = max(self.percent, min(99, int(100 * self._share())))
 
     def _share(self) -> float:
+        """Of the work. Expected seconds are of one window, except those of `_ONCE`."""
         total = sum(self.expected.values())
         done = sum(seconds for phase, seconds in self.expected.items() if phase in self._finished)
         if self.phase not in self._finished and self.steps:
             done += self.expected.get(self.phase or "", 0.0) * self.step / self.steps
-        return done / total if total else 0.0
+        once = sum(seconds for phase, seconds in self.expected.items() if phase in _ONCE)
+        of_window = total - once
+        whole = once + of_window * self.windows
+        return (done + of_window * (self.window - 1)) / whole if whole else 0.0

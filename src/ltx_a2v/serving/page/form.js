@@ -131,7 +131,7 @@ export class Form {
 
   warnOfLength() {
     const longest = this.fitted.seconds.toFixed(1);
-    const isLongest = this.fitted.num_frames + 8 > this.options.limits.max_frames;
+    const isLongest = this.sound.seconds > this.options.limits.max_seconds;
     const lost = this.sound.file && isLongest ? this.sound.seconds - this.fitted.seconds : 0;
     mark("audio", lost > 0.05 ? `${lost.toFixed(1)} s of the voice are not used: ${longest} s is the longest video that this server makes.` : "");
     this.sound.usable = this.fitted.seconds;

@@ -306,7 +306,7 @@ class Consumer:
         await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
-        shared.estimates.learn(result["phases"], stage_1_passes(job.request))
+        shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
         shared.metrics.completed(result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 

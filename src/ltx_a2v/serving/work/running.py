@@ -35,6 +35,9 @@ class Observer:
 
     def take(self, running: Running | None, worker: WorkerClient, event: Message) -> None:
         match event["event"]:
+            case "WindowStarted" if running:
+                running.progress.start_window(event["window"], event["windows"])
+                say("window", f"{event['window']}/{event['windows']}", id=running.job.id)
             case "PhaseStarted" if running:
                 running.progress.start_phase(event["phase"], event["steps"])
                 running.step_began = time.monotonic()

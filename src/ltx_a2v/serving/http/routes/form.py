@@ -12,12 +12,12 @@ from ltx_a2v.puppet import puppet_size
 from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
-from ltx_a2v.serving.http.generation import fit_seconds, generation_of
+from ltx_a2v.serving.http.generation import fit_seconds, generation_of, longest_frames
 from ltx_a2v.serving.http.presets import presets, qualities
 from ltx_a2v.serving.http.routes import page
 from ltx_a2v.serving.http.routes.common import Serving
 
-LIMITS = {"max_pixels", "max_frames", "max_image_mb", "max_audio_mb", "max_audio_seconds"}
+LIMITS = {"max_pixels", "max_seconds", "max_image_mb", "max_audio_mb", "max_audio_seconds"}
 
 routes = APIRouter(prefix="/api", tags=["form"], responses=openapi.errors(401, 403))
 
@@ -60,7 +60,7 @@ def fit(
 ) -> api.Fitted:
     """The size and length that the model makes of what is asked for, rounded up, within the server's limits."""
     w, h = (nearest_sizes(side)[-1] for side in (width, height))
-    frames = min(fit_seconds(seconds, fps), (service.settings.max_frames - 1) // 8 * 8 + 1)
+    frames = min(fit_seconds(seconds, fps), longest_frames(fps, service.settings))
     return api.Fitted(width=w, height=h, size=f"{w}x{h}", num_frames=frames, seconds=round(frames / fps, 3))
 
 

@@ -1,0 +1,122 @@
+"""The folder in which the finished windows of a long video are kept until it is complete.
+
+    work.json                  which request and which model they belong to
+    window-000.mp4             the frames that window 0 writes, without sound
+    window-000.safetensors     what it hands on: `frames` uint8 [overlap, H, W, 3], `mean` and `std` [C]
+
+A window is finished when both of its files are there, each of which appears by a rename, the second one last. So the
+work can be killed at any moment and goes on with the first window that is not finished. The finished video has the same
+bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ltx_a2v.errors import InvalidOutput, InvalidRequest
+from ltx_a2v.fitting import FittedRequest
+from ltx_a2v.media.join import frames_of
+from ltx_a2v.media.output_file import write_whole
+from ltx_a2v.model.model import Model
+from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.windows import HandedOn, Window
+
+_IDENTITY = "work.json"
+
+
+class WorkDir:
+    """One video's folder. Raises `InvalidOutput` where it cannot be written, `InvalidRequest` where it holds windows of
+    another video."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            known = folder / _IDENTITY
+            if not known.exists():
+                write_whole(known, json.dumps({"video": identity}).encode())
+            if json.loads(known.read_text()) != {"video": identity}:
+                raise ValueError
+        except OSError as error:
+            raise InvalidOutput(f"The work folder {folder} cannot be used: {error.strerror}.") from error
+        except ValueError:
+            reason = "holds windows of another request or model; choose another folder, or remove it"
+            raise InvalidRequest("work_dir", str(folder), reason) from None
+
+    def segment(self, window: Window) -> Path:
+        """Where the window's video is, or will be."""
+        return self.folder / f"window-{window.index:03d}.mp4"
+
+    def finish(self, window: Window, handed_on: HandedOn) -> None:
+        """The window's video is complete. Raises `InvalidOutput` where the file system refuses."""
+        colours = handed_on.colours
+        tensors = {"frames": handed_on.frames.contiguous(), "mean": colours.mean, "std": colours.std}
+        write_whole(self._handed_on(window), save(tensors))
+
+    def finished(self, window: Window) -> HandedOn | None:
+        """What a finished window hands on; None where it has to be made, or made again because a file is damaged."""
+        if not self._handed_on(window).exists() or frames_of(self.segment(window)) != window.writes:
+            return None
+        try:
+            with safe_open(self._handed_on(window), "pt") as file:
+                frames, mean, std = (file.get_tensor(name) for name in ("frames", "mean", "std"))
+        except (SafetensorError, OSError):
+            return None
+        return HandedOn(frames, ChannelStatistics(mean, std))
+
+    def remove(self, windows: Sequence[Window]) -> None:
+        """Remove the windows' files, and the folder unless it holds anything else."""
+        for window in windows:
+            self.segment(window).unlink(missing_ok=True)
+            self._handed_on(window).unlink(missing_ok=True)
+        (self.folder / _IDENTITY).unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _handed_on(self, window: Window) -> Path:
+        return self.segment(window).with_suffix(".safetensors")
+
+
+@contextmanager
+def open_work_dir(folder: Path | None, identity: str, output: Path) -> Iterator[WorkDir]:
+    """`folder`, which keeps its windows however this ends; without one a temporary folder next to `output`."""
+    if folder is not None:
+        yield WorkDir(folder, identity)
+        return
+    try:
+        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+    except OSError as error:
+        raise InvalidOutput(f"The windows of {output} cannot be kept next to it: {error.strerror}.") from error
+    try:
+        yield WorkDir(made, identity)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def identity_of(fitted: FittedRequest, model: Model) -> str:
+    """A digest of all that the frames depend on: the request, its files' content, the model and how it computes."""
+    request, options, paths = fitted.request, model.options, model.files.paths
+    stats = [path.stat() for _, path in paths.described()]
+    content = {
+        "request": request.model_dump_json(exclude={"output_path", "work_dir", "check_sync"}),
+        "files": [_digest(path) for path in (request.audio, *(picture.file for picture in request.pictures))],
+        "windows": repr(fitted.windows),
+        "model": [(status.st_size, status.st_mtime_ns) for status in stats],
+        "modes": [model.transformer_policy.mode, model.text_policy.mode, str(model.dtype), model.device.type],
+        "options": repr((options.loras, options.distilled_lora_strength, options.keep_bf16_blocks)),
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
