@@ -2,8 +2,8 @@
 
     python training/long_speech.py --model models/puppet --seconds 60 [--quality fast] [--window-frames 241]
 
-Prints a line of JSON per part of `--part` seconds: how the mouth follows the sound, PSNR against the picture outside the
-mouth, and the mean colour's distance to the first part's; then the joins: the difference of neighbouring frames there,
+Prints a line of JSON per part of `--part` seconds: how the mouth follows the sound, PSNR against the picture outside
+the mouth, and the distance of the mean colour to the first part; then the joins: the difference of neighbouring frames,
 over the median of all others.
 """
 

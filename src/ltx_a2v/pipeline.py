@@ -140,7 +140,7 @@ def finished_window(
     latents = yield from make_window(model, fitted, window, contexts, speech, before, log)
     steps = decode_steps(model, shape_of_window(fitted.video, window))
     handed_on = yield from log.phase(
-        "decode", lambda: write_window(model, fitted, window, latents["stage_2"], before, work), steps=steps
+        "decode", lambda: write_window(model, fitted, window, latents.pop("stage_2"), before, work), steps=steps
     )
     work.finish(window, handed_on)
     return handed_on
@@ -192,8 +192,9 @@ def shown_to(fitted: FittedRequest, window: Window, before: HandedOn | None) -> 
     own = [replace(fitted.pictures[index], frame=frame) for index, frame in shown_in(window, frames)]
     if before is None:
         return own
-    full = before.frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # [1, 3, overlap, H, W]
-    half = F.avg_pool3d(full, (1, 2, 2))
+    with on_host():
+        full = before.frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # [1, 3, overlap, H, W]
+        half = F.avg_pool3d(full, (1, 2, 2))
     return [FittedPicture(0, 1.0, {2: half, 1: full}), *own]
 
 
@@ -346,8 +347,12 @@ def write_window(
     work: WorkDir,
 ) -> Work[HandedOn]:
     """Decode the latent and write the window's frames, of which the first are faded into from those handed on."""
-    video, colours = fitted.video, before.colours if before else statistics_of(latent)
-    latent = with_colours(latent, colours, COLOURS_HELD) if before else latent
+    video = fitted.video
+    with on_host():
+        colours = before.colours if before else statistics_of(latent.cpu())
+        coloured = with_colours(latent.cpu(), colours, COLOURS_HELD) if before else latent
+    latent = coloured.to(latent)
+    del coloured
     steps, step = decode_steps(model, shape_of_window(video, window)), 0
     cut, kept = Cut(window), list[Tensor]()
     with VideoWriter(

@@ -141,8 +141,8 @@ def _common(one: range, other: range) -> range:
 
 
 def statistics_of(latent: Tensor) -> ChannelStatistics:
-    """Mean and deviation of each channel of [1, C, F, H, W], on the CPU."""
-    flat = latent.float().cpu().transpose(0, 1).flatten(1)
+    """Mean and deviation of each channel of [1, C, F, H, W]."""
+    flat = latent.float().transpose(0, 1).flatten(1)
     return ChannelStatistics(flat.mean(1), flat.std(1))
 
 
