@@ -58,6 +58,9 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.C
     [
         (["--width", "100"], "--width 100 must be a multiple of 64"),
         (["--num-frames", "18"], "use 17 or 25"),
+        (["--prompt-style", "opera"], "--prompt-style 'opera' is none of 'none', 'portrait' or 'stage'"),
+        (["--enhance-prompt"], "none is set: give --prompt-enhancer-url"),
+        (["--prompt-enhancer-url", "http://h/v1"], "needs the model's name: give --prompt-enhancer-model"),
         (["--num-inference-steps", "none"], "--num-inference-steps"),
         (["--image", "missing.png"], "missing.png"),
         (["--audio", "missing.wav"], "missing.wav"),
