@@ -191,7 +191,7 @@ class A2VPipeline:
                     yield event
             if request.check_sync and (notice := report.measure_sync()):
                 yield notice
-            yield Done(report.result())
+            yield Done(report.result(self._prompts.encoded))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
@@ -317,7 +317,7 @@ class _Report:
             return notice
         return None
 
-    def result(self) -> GenerationResult:
+    def result(self, prompts_encoded: int) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
         return GenerationResult(
             output_path=request.output_path,
@@ -337,6 +337,7 @@ class _Report:
                 "prompt": request.prompt,
                 "transformer_quantization": self._model.transformer_policy.mode,
                 "memory": self._memory(),
+                "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
                 **self._predicted(),
                 **self._sync,
