@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ltx_a2v.puppet import puppet_paths
     from ltx_a2v.request import GenerationRequest, Guidance
     from ltx_a2v.session import A2VPipeline
-    from ltx_a2v.settings.loading import LoadOptions, StyleLora
+    from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer, StyleLora
 
 __all__ = [
     "A2VError",
@@ -57,6 +57,7 @@ __all__ = [
     "PhaseStarted",
     "Plan",
     "Planned",
+    "PromptEnhancer",
     "StepFinished",
     "StyleLora",
     "puppet_paths",
@@ -78,6 +79,7 @@ _HOMES = {
     "PhaseStarted": "events",
     "Plan": "planning.plan",
     "Planned": "events",
+    "PromptEnhancer": "settings.loading",
     "StepFinished": "events",
     "StyleLora": "settings.loading",
     "puppet_paths": "puppet",

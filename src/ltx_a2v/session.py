@@ -34,7 +34,8 @@ from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.progress import with_bars
 from ltx_a2v.prompts.encoder import PromptEncoder
-from ltx_a2v.prompts.wording import worded
+from ltx_a2v.prompts.enhancer import SECONDS
+from ltx_a2v.prompts.wording import check_enhancer, worded
 from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
 from ltx_a2v.residency.ahead import ReadAhead
@@ -178,9 +179,12 @@ class A2VPipeline:
         smaller plan for it.
         """
         with _host_memory_errors():
+            check_enhancer(request, self.model.options.prompt_enhancer)
             fitted = self._fit(request)
             keep = self.keep if len(fitted.windows) == 1 else "device"
             plan = plan or self._plan(fitted.shape, self.model.options.budget, keep)
+            if request.enhance_prompt:
+                yield Notice(f"The prompt enhancer is asked; it may take {SECONDS:g} s.")
             fitted = _worded(fitted, self.model.options.prompt_enhancer)
             report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ltx_a2v.cli.check import as_line
 from ltx_a2v.cli.main import main
+from ltx_a2v.cli.report import print_report
+from ltx_a2v.events import GenerationResult
+from ltx_a2v.media.check import check_video
 from tests.media.test_check import film, follows
 
 
@@ -54,3 +58,12 @@ def test_an_unknown_kind_of_face(video: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["check", str(video), "--face", "drawm"])
     assert "--face 'drawm' does not exist; did you mean 'drawn'?" in capsys.readouterr().err
+
+
+def test_a_report_has_a_line_of_it(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sync = check_video(video, "drawn").as_json()
+    result = GenerationResult(video, 128, 128, 96, 24.0, 1, 2.0, 0.0, {}, "2.3.0", details={"sync": sync})
+    print_report(result, "text")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sync: ")]
+    assert line == f"sync: {as_line(sync, 24.0)}"
+    assert "2 frames (83 ms) late" in line

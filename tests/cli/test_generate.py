@@ -58,6 +58,9 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.C
     [
         (["--width", "100"], "--width 100 must be a multiple of 64"),
         (["--num-frames", "18"], "use 17 or 25"),
+        (["--prompt-style", "opera"], "--prompt-style 'opera' is none of 'none', 'portrait' or 'stage'"),
+        (["--enhance-prompt"], "none is set: give --prompt-enhancer-url"),
+        (["--prompt-enhancer-url", "http://h/v1"], "needs the model's name: give --prompt-enhancer-model"),
         (["--num-inference-steps", "none"], "--num-inference-steps"),
         (["--image", "missing.png"], "missing.png"),
         (["--audio", "missing.wav"], "missing.wav"),
@@ -216,3 +219,21 @@ def test_a_checkpoint_is_not_overwritten_silently(tmp_path: Path, capsys: pytest
     flags = ["--checkpoint-path", "c.safetensors", "--transformer-quantization", "int8"]
     assert main(["quantize", *flags, "--output-path", str(existing)]) == 2
     assert "exists already; add --overwrite" in capsys.readouterr().err
+
+
+def test_the_enhancers_flag_is_a_wish_and_its_variable_only_a_possibility(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens there, so a notice says whether it was asked; the sync of an untrained model is said too."""
+    address = {"prompt-enhancer-url": "http://127.0.0.1:9/v1", "prompt-enhancer-model": "m"}
+    for name, value in address.items():
+        monkeypatch.setenv(f"LTX_A2V_{name.upper().replace('-', '_')}", value)
+    flags = ["--prompt-style", "portrait", "--check-sync", "--output-path", str(tmp_path / "v.mp4"), "--overwrite"]
+    assert main(generate(model, *flags)) == 0
+    out = capsys.readouterr().out
+    assert "prompt enhancer" not in out
+    assert "note: The prompt became: A close-up of one person" in out
+    assert "The sync was not measured" in out
+    given = [part for name, value in address.items() for part in (f"--{name}", value)]
+    assert main(generate(model, *flags, *given)) == 0
+    assert "Your own words are used: the prompt enhancer cannot be reached" in capsys.readouterr().out

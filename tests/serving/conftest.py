@@ -68,6 +68,10 @@ class Server:
         assert reply.status_code == 200, reply.text
         return dict(reply.json())
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        return list(self.client.get("/v1/videos").json()["data"])
+
     def wait(self, video_id: str, *states: str, seconds: float = 30) -> dict[str, Any]:
         return wait_for(lambda: (v := self.get(video_id))["status"] in (states or FINAL) and v, seconds)
 

@@ -83,7 +83,7 @@ REFUSED: list[tuple[str, dict[str, str], int, str]] = [
 
 
 def test_every_refusal_names_its_field(start: Callable[..., Server]) -> None:
-    server = start("--no-standby", "--max-image-mb", "1", "--max-frames", "25", "--max-pixels", "500000")
+    server = start("--no-standby", "--max-image-mb", "1", "--max-seconds", "1", "--max-pixels", "500000")
     large = data_url(b"x" * (2**20 + 1))
     for what, fields, status, param in REFUSED:
         reply = form(server, {name: large if value == "L" else value for name, value in fields.items()})

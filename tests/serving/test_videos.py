@@ -299,7 +299,7 @@ def test_a_client_that_leaves_cancels_its_job(server: Server) -> None:
     body = json.dumps({"prompt": "slow=0.2", "audio": data_url(wav())})
     connection = http.client.HTTPConnection(urlsplit(server.base).netloc)
     connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
-    (job,) = wait_for(lambda: server.client.get("/v1/videos").json()["data"])
+    (job,) = wait_for(lambda: [job for job in server.jobs() if job["prompt"] == "slow=0.2"])
     connection.close()
     assert server.wait(job["id"])["status"] == "cancelled"
 

@@ -25,6 +25,7 @@ MOST_LINES = 40
 
 
 def add_flags(parser: Parser) -> None:
+    parser.usage = "ltx-a2v check VIDEO [flags]"
     parser.everyday.add_argument("video", type=Path, metavar="VIDEO", help="any video with one face and sound")
     parser.everyday.add_argument("--json", type=Path, metavar="FILE", help="also write all of it, frame by frame")
     parser.everyday.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw it")

@@ -13,6 +13,7 @@ from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
 from ltx_a2v.cli.stopping import importing
 from ltx_a2v.hardware.environment import prepare_libraries
+from ltx_a2v.prompts.wording import check_enhancer
 from ltx_a2v.settings.model import ModelSettings
 
 HELP = "make one video"
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     enhance = "prompt_enhancer_url" in vars(arguments)  # a flag is a wish, the environment only a possibility
     request = request_from(arguments, quality=settings.default_quality, enhance_prompt=enhance)
     settings.check()  # mistakes answer before anything heavy is imported
+    check_enhancer(request, settings.prompt_enhancer)
     check_files(request)
     request = request.model_copy(
         update={

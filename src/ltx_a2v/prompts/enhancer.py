@@ -10,10 +10,6 @@ import json
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
-from http.client import HTTPException
-from typing import Any
 
 from ltx_a2v.errors import A2VError
 from ltx_a2v.settings.loading import ENHANCER_KEY, PromptEnhancer
@@ -55,36 +51,33 @@ def enhance(prompt: str, enhancer: PromptEnhancer, seconds: float = SECONDS) -> 
     return _checked(_content(answers[0]))
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would send prompt and key to an address that nobody chose."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def _ask(prompt: str, enhancer: PromptEnhancer, seconds: float) -> bytes | NotEnhanced:
-    """The body of the endpoint's answer; it returns what went wrong, since it runs in a thread."""
-    opener = urllib.request.build_opener(_NoRedirects)
-    try:
-        with opener.open(_request(prompt, enhancer), timeout=seconds) as reply:
-            body: bytes = reply.read(MOST_BYTES + 1)
-    except urllib.error.HTTPError as error:
-        return NotEnhanced(f"replied {error.code}")
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return NotEnhanced(f"cannot be reached ({getattr(reason, 'strerror', None) or reason})")
-    return NotEnhanced("sent more than 1 MiB") if len(body) > MOST_BYTES else body
+    """The body of the endpoint's answer; it returns what went wrong, since it runs in a thread.
 
+    Redirects are not followed: they would send prompt and key to an address that nobody chose.
+    """
+    import httpx  # only where a prompt is enhanced
 
-def _request(prompt: str, enhancer: PromptEnhancer) -> urllib.request.Request:
     base = enhancer.url.rstrip("/")
     url = base if base.endswith("/chat/completions") else f"{base}/chat/completions"
     messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": prompt}]
-    headers = {"Content-Type": "application/json", "User-Agent": "ltx-a2v"}
-    if key := os.environ.get(ENHANCER_KEY):
-        headers["Authorization"] = f"Bearer {key}"
-    body = json.dumps({"model": enhancer.model, "messages": messages}).encode()
-    return urllib.request.Request(url, body, headers, method="POST")
+    key = os.environ.get(ENHANCER_KEY)
+    headers = {"User-Agent": "ltx-a2v", **({"Authorization": f"Bearer {key}"} if key else {})}
+    body = b""
+    try:
+        with httpx.stream(
+            "POST", url, json={"model": enhancer.model, "messages": messages}, headers=headers, timeout=seconds
+        ) as reply:
+            if reply.status_code != httpx.codes.OK:
+                return NotEnhanced(f"replied {reply.status_code}")
+            for piece in reply.iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    return NotEnhanced("sent more than 1 MiB")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        return NotEnhanced(f"cannot be reached ({reason})")
+    return body
 
 
 def _content(body: bytes) -> str:
