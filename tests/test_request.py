@@ -79,7 +79,7 @@ def test_whatever_is_proposed_is_accepted(number: int) -> None:
 def test_auto_frames_have_room_for_the_audio(seconds: float, rate: float) -> None:
     frames = fit_num_frames(seconds, rate)
     assert frames % 8 == 1
-    assert 9 <= frames
+    assert frames >= 9
     assert frames >= seconds * rate - 0.01
     if frames > 9:
         assert frames - 8 < seconds * rate
