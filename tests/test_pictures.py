@@ -41,7 +41,7 @@ def test_a_file_whose_name_looks_like_a_frame_is_a_file(tmp_path: Path) -> None:
         ([{"file": ROBOT, "frame": 17}], "images 17 is beyond the video's last frame, 16"),
         ([{"file": ROBOT, "frame": 16}, {"file": ROBOT, "frame": "last"}], "images 16 is the frame of two pictures"),
         ([{"file": ROBOT}], "images 0 is the frame of two pictures"),
-        ([{"file": ROBOT, "frame": -1}], "images.frame -1 must be 0 to 1024, or 'last'"),
+        ([{"file": ROBOT, "frame": -1}], "images.frame -1 must be 0 to 432000, or 'last'"),
         ([{"file": ROBOT, "frame": 8, "strength": 1.5}], "images.strength 1.5"),
         ([{"file": ROBOT, "frame": frame} for frame in range(1, 10)], "images"),
     ],
