@@ -144,6 +144,7 @@ def _request(width: int, height: int, frames: int, steps: int, quality: str, **m
         height=height,
         num_frames=frames,
         num_inference_steps=steps,
+        speech_preparation="off",  # as many frames as are asked for, and the reference's input
         **chosen,
         **more,
     )
