@@ -92,6 +92,8 @@ _SHARED = {
         "seed",
         "quality",
         "speech_preparation",
+        "window_frames",
+        "window_overlap",
         "prompt_style",
         "enhance_prompt",
         "check_sync",
