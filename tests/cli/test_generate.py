@@ -34,7 +34,7 @@ def test_generate_end_to_end(model: ModelPaths, tmp_path: Path, capsys: pytest.C
     assert report["model_version"] == "2.3.0"
     assert report["peak_vram_gib"] == 0.0
     assert sum(report["phases"].values()) <= report["elapsed_seconds"]
-    assert "stage_1" in err
+    assert "stage 1" in err
 
     saved = load_file(latents)
     assert saved["stage_1"].shape == (1, 128, 3, 1, 2)

@@ -6,7 +6,6 @@ import { Mistake, calm, mark, trying } from "./messages.js";
 import { Sound } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
-const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, slower" };
 const GUIDED_ONLY = ["steps", "cfg", "modality", "negative"];
 const NUMBERS = ["seed", "steps", "fps", "cfg", "modality"];
 const USUAL_SECONDS = 4;
@@ -102,10 +101,12 @@ export class Form {
     return shape === "portrait" ? [short, long] : [long, short];
   }
 
-  // Each button says its size in the chosen format.
+  // Each button says its size in the chosen format, and its steps where the quality lets them be chosen.
   labelSizes() {
     for (const { value, parentElement: label } of document.querySelectorAll("input[name=preset]")) {
-      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}, ${PRESET_HINTS[value] ?? ""}`;
+      const { num_inference_steps: steps } = this.options.presets[value];
+      const cost = chosen("quality") === "fast" ? "" : `, ${steps} steps`;
+      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}${cost}`;
     }
   }
 
