@@ -51,10 +51,10 @@ def _with_files(page: Path, table: str) -> str:
 
 
 def _files() -> str:
-    rows = [
-        f"| [{part.repository}]({HUB}/{part.repository}) | `{part.file or part.place + '/'}` | {part.gigabytes:g} GB |\n"
-        for part in PARTS
-    ]
+    rows = []
+    for part in PARTS:
+        source, name = f"[{part.repository}]({HUB}/{part.repository})", part.file or f"{part.place}/"
+        rows.append(f"| {source} | `{name}` | {part.gigabytes:g} GB |\n")
     total = sum(part.gigabytes for part in PARTS)
     return "| repository | file | size |\n|---|---|---:|\n" + "".join(rows) + f"| | all | {total:g} GB |\n"
 

@@ -58,12 +58,11 @@ def _within_the_site(text: str) -> str:
 
 def _navigation(pages: set[str]) -> str:
     """The table of contents, for the side of every page."""
-    return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
-        + "\n".join(name for name in names if name in pages)
-        + "\n```\n"
-        for title, names in NAVIGATION.items()
-    )
+    text = ""
+    for title, names in NAVIGATION.items():
+        entries = "\n".join(name for name in names if name in pages)
+        text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```\n"
+    return text
 
 
 if __name__ == "__main__":
