@@ -7,10 +7,10 @@ RUN := $(UV) run --frozen
 PORT ?= 8892
 
 demo: $(UV)  ## a drawn face speaks: demo.mp4 and its contact sheet demo.png
-	$(RUN) ltx-a2v demo --output-path demo.mp4 --overwrite
+	$(RUN) --no-dev ltx-a2v demo --output-path demo.mp4 --overwrite
 
 page: $(UV)  ## the page over the miniature model; PORT=0 takes a free port, and the log says which
-	$(RUN) ltx-a2v serve --demo --port $(PORT)
+	$(RUN) --no-dev ltx-a2v serve --demo --port $(PORT)
 
 test: $(UV)  ## the tests that a change needs
 	$(RUN) pytest -q -n 2 --dist worksteal -m "not slow"
