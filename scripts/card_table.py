@@ -158,8 +158,9 @@ def _measured_rows() -> Iterator[str]:
         name = "bf16" if mode == "none" else f"`{mode}`"
         blocks = resident if resident == "all" else f"{resident} of 48"
         seconds = f"– | {float(whole.split()[0]):.0f} | measured |"
+        copies = "–" if resident == "all" else ""  # not recorded
         peak = f"{float(memory.split(' / ')[0]):.1f}"
-        yield f"| H100, 80 GB{limit} | 79 | {name} | {blocks} | – | {peak} | {seconds}\n"
+        yield f"| H100, 80 GB{limit} | 79 | {name} | {blocks} | {copies} | {peak} | {seconds}\n"
 
 
 def _plan(modelled: _Modelled, budget: int) -> Plan:

@@ -64,7 +64,7 @@ MISTAKES = [
     (["--output-path", "/nonexistent/v.mp4"], "The folder /nonexistent"),
     (["--size", "wide"], "--size 'wide' is no size; write auto, landscape, portrait, square, or 768x512."),
     (["--size", "512x512", "--width", "64"], "say the same thing: give one."),
-    (["--model-dir", "/nonexistent"], "The model folder /nonexistent does not exist."),
+    (["--model-dir", "/nonexistent"], "The model folder /nonexistent does not exist; `ltx-a2v get` downloads"),
     (["--checkpoint-path", "/nonexistent.safetensors"], "/nonexistent.safetensors does not exist"),
     (["--spatial-upsampler-path", str(ROOT / "pyproject.toml")], "pyproject.toml is not a safetensors file"),
     (["--lora", str(EXAMPLES / "speech.wav")], "speech.wav is not a safetensors file"),

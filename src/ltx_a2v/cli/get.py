@@ -89,7 +89,10 @@ def _listing(folder: Path, missing: list[Part]) -> str:
             lines += [f"  # about {part.gigabytes:g} GB from {HUB}/{part.repository}", f"  {_command(part, folder)}"]
         lines += ["", "Licences:"]
         lines += [f"  {HUB}/{name}: {LICENCES[name]}" for name in dict.fromkeys(part.repository for part in missing)]
-        lines += ["", "The commands resume where they were interrupted; `hf` comes with: pip install huggingface-hub"]
+        lines += [
+            "",
+            "The commands resume where they were interrupted; `hf` is installed next to ltx-a2v.",
+        ]
     return "\n".join(lines) + "\n"
 
 
