@@ -45,6 +45,13 @@ def test_help_into_a_full_disk() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", [["--checkpoint-path", "/nowhere.safetensors"], ["--gemma-root", "/nowhere"]])
+def test_a_missing_source_is_told_at_once(flags: list[str]) -> None:
+    said = check_no_torch(["quantize", "--output-path", "out", *flags], 2)
+    assert "/nowhere" in said
+    assert "does not exist" in said
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["generate", "--help"], ["get", "--dir", "/nowhere", "--print"]]
 )
