@@ -2,8 +2,9 @@
 
     python scripts/bench_decode.py [--sizes 768x512,1280x768] [--frames 97]
 
-Prints a line per variant: seconds of the first and of the fastest later run, peak memory above the weights, how much of
-it the plan does not predict (cuDNN's workspaces), and the mean difference to diffusers' own forward in levels of 255.
+Prints a line per variant: seconds of the first and of the fastest later run, peak memory above the weights, and the
+mean difference to diffusers' own forward in levels of 255. cuDNN's workspaces are the difference between the predicted
+and the allocated peak in a generation's JSON report (`memory.decode`).
 Then the whole path from latent to mp4, and H.264 alone by its number of threads. Random weights paint noise, which
 costs H.264 several times what a picture does: `smooth` encodes the same frames blurred.
 """
@@ -39,8 +40,6 @@ from ltx_a2v.networks.video_vae import (
     build_video_decoder,
     decode_pieces,
 )
-from ltx_a2v.planning.needs import CONVOLUTION_WORKSPACE
-from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.versions import NEWEST, ModelConfig
 from ltx_a2v.versions.ltx_2_3 import LTX_2_3
 
@@ -67,7 +66,7 @@ def main() -> None:
         width, height = map(int, size.split("x"))
         latent = torch.randn(1, 128, (arguments.frames - 1) // 8 + 1, height // 32, width // 32, device=device)
         with torch.inference_mode():
-            bench(decoder, config, latent.bfloat16(), size, every=number == 0 and not arguments.shipped)
+            bench(decoder, latent.bfloat16(), size, every=number == 0 and not arguments.shipped)
 
 
 def random_decoder(config: ModelConfig, device: torch.device) -> VideoDecoder:
@@ -80,7 +79,7 @@ def random_decoder(config: ModelConfig, device: torch.device) -> VideoDecoder:
     return decoder
 
 
-def bench(decoder: VideoDecoder, config: ModelConfig, latent: Tensor, size: str, every: bool) -> None:
+def bench(decoder: VideoDecoder, latent: Tensor, size: str, every: bool) -> None:
     """`every`: the variants that only explain the result as well."""
 
     diffusers = own_forward(decoder)
@@ -98,8 +97,6 @@ def bench(decoder: VideoDecoder, config: ModelConfig, latent: Tensor, size: str,
         set_layout(decoder, layout)
         with variant(fused, search):
             said, frames = measure(run, latent)
-            if run is decoder:
-                said |= workspace(config, latent, said["peak_mib"], fused and latent.is_cuda)
         expected = frames if expected is None else expected
         said["levels_off"] = round(float((frames.float() - expected.float()).abs().mean()), 4)
         say(size=size, variant=name, **said)
@@ -150,17 +147,6 @@ def measure(decode: Decode, latent: Tensor) -> tuple[dict[str, Any], Tensor]:
 def for_each(decode: Any, latent: Tensor) -> None:
     for piece in decode_pieces(decode, latent, NEWEST.tiling):
         del piece
-
-
-def workspace(config: ModelConfig, latent: Tensor, peak_mib: int, fused: bool) -> dict[str, Any]:
-    """Peak memory that the activations do not explain; the plan allows `CONVOLUTION_WORKSPACE` for it."""
-    on_meta = build_video_decoder(config).to(latent.dtype)
-    with mock.patch("ltx_a2v.kernels.pointwise.fused_on", return_value=fused), Ledger() as ledger:
-        for_each(on_meta, torch.empty_like(latent, device="meta"))
-    return {
-        "workspace_mib": round(peak_mib - ledger.peak / MIB),
-        "allowed_mib": CONVOLUTION_WORKSPACE // MIB,
-    }
 
 
 def to_mp4(decoder: VideoDecoder, latent: Tensor, size: str) -> None:

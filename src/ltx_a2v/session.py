@@ -182,7 +182,7 @@ class A2VPipeline:
                 for event in events:
                     report.add(event)
                     yield event
-            yield Done(report.result())
+            yield Done(report.result(self._prompts.encoded))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
@@ -296,7 +296,7 @@ class _Report:
         elif isinstance(event, PhaseFinished):
             self._finished[event.phase] = event
 
-    def result(self) -> GenerationResult:
+    def result(self, prompts_encoded: int) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
         return GenerationResult(
             output_path=request.output_path,
@@ -315,6 +315,7 @@ class _Report:
                 "plan": self._line,
                 "transformer_quantization": self._model.transformer_policy.mode,
                 "memory": self._memory(),
+                "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
                 **self._predicted(),
             },

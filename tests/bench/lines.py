@@ -32,7 +32,9 @@ def case(**changes: Any) -> dict[str, Any]:
     return fields | changes
 
 
-def measured(step: float = 0.25, copied: int = 0, peak: float = 26.0, file: str = "a" * 64) -> dict[str, Any]:
+def measured(
+    step: float = 0.25, copied: int = 0, peak: float = 26.0, file: str = "a" * 64, prompts_encoded: int = 0
+) -> dict[str, Any]:
     phases = {
         "load_audio": 0.02,
         "encode_prompt": 0.01,
@@ -51,6 +53,7 @@ def measured(step: float = 0.25, copied: int = 0, peak: float = 26.0, file: str 
     return {
         "seconds": sum(phases.values()) + 0.1,
         "phases": phases,
+        "prompts_encoded": prompts_encoded,
         "steps": steps,
         "memory": {"allocated_gib": peak, "predicted_gib": peak, "reserved_gib": peak + 0.3, "driver_gib": peak + 1},
         "plan": {"resident_blocks": 7 if copied else None, "bus_bytes_per_step": copied},

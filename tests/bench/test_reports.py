@@ -52,6 +52,14 @@ def test_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Each mode wrote the same bytes within all of its budgets." in said
 
 
+def test_prompts_that_were_encoded_are_said(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "table", str(results)])
+    assert "not in the cache" not in capsys.readouterr().out
+    write(results, run(prompts_encoded=2))
+    main(["bench", "table", str(results)])
+    assert "The prompts were not in the cache" in capsys.readouterr().out
+
+
 def test_a_streamed_step_is_measured_by_the_slower_of_copies_and_computation(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

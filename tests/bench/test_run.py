@@ -67,6 +67,7 @@ def test_what_a_run_says(measured: Path) -> None:
     assert first["memory"]["reserved_gib"] is first["memory"]["driver_gib"] is None
     assert len(first["file_sha256"]) == 64
     assert first["file_sha256"] == second["file_sha256"]
+    assert first["prompts_encoded"] == second["prompts_encoded"] == 0
 
 
 def test_what_does_not_fit_is_a_line(measured: Path) -> None:

@@ -19,7 +19,7 @@ from ltx_a2v.bench.case import STANDARD, Case
 from ltx_a2v.bench.flops import step_flops
 from ltx_a2v.bench.machine import FLOAT8
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, passes_of
-from ltx_a2v.events import PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.events import Done, PhaseFinished, PhaseStarted, StepFinished
 from ltx_a2v.fitting import VideoShape, shape_of
 from ltx_a2v.hardware.driver import read_memory
 from ltx_a2v.planning.plan import Plan
@@ -42,17 +42,20 @@ def measure_run(pipeline: A2VPipeline, case: Case) -> dict[str, Any]:
     with TemporaryDirectory(prefix="ltx-a2v-bench-") as folder:
         request = case.request(Path(folder))
         plan = pipeline.plan(request)
-        marks, finished = _Marks(pipeline.device), list[PhaseFinished]()
+        marks, finished, details = _Marks(pipeline.device), list[PhaseFinished](), dict[str, Any]()
         with _driver_peak(pipeline.device) as driver_peak:
             started = time.perf_counter()
             for event in pipeline.generate(request):
                 marks.add(event)
                 if isinstance(event, PhaseFinished):
                     finished.append(event)
+                elif isinstance(event, Done):
+                    details = event.result.details
             seconds = time.perf_counter() - started
         content = request.output_path.read_bytes()
     return {
         "seconds": round(seconds, 4),
+        "prompts_encoded": details["prompts_encoded"],
         "phases": {phase.phase: phase.seconds for phase in finished},
         "steps": marks.steps(),
         "memory": _memory(pipeline, plan, finished, driver_peak),

@@ -62,6 +62,8 @@ def _section(results: list[CaseResults]) -> str:
     if measured:
         lines += ["Seconds by phase:", "", *markdown(_phase_rows(measured)), ""]
     lines += [f"- {result.case}: {result.error['message']}" for result in results if result.error and not result.runs]
+    if any(result.case.start == "warm" and result.most("prompts_encoded") for result in measured):
+        lines.append("- The prompts were not in the cache: `encode_prompt` is the time of new ones.")
     if same := _same_in_all_budgets(measured):
         lines.append(same)
     return "\n".join(lines) + "\n"

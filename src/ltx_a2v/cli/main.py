@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import bench, demo, doctor, generate, get, plan, quantize, serve
+from ltx_a2v.cli import batch, bench, demo, doctor, generate, get, plan, quantize, serve
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser, ShowVersion
@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": generate,
     "quantize": quantize,
     "serve": serve,
+    "batch": batch,
     "plan": plan,
     "demo": demo,
     "get": get,

@@ -48,6 +48,8 @@ class PromptEncoder:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._identity = _identity(model) if model.options.prompt_cache else None
+        self.encoded = 0
+        """Texts of the last request that were not in the cache."""
 
     def encode(self, in_use: ModelInUse, texts: Sequence[str]) -> Work[list[Context]]:
         """The context of each text; texts that are not in the cache are computed."""
@@ -55,6 +57,7 @@ class PromptEncoder:
         cached = _default_cache() if keys else None
         encoded = {t: found for t, key in keys.items() if cached and (found := cached.get(key, in_use.device))}
         missing = [t for t in dict.fromkeys(texts) if t not in encoded]
+        self.encoded = len(missing)
         fresh = compute_contexts(in_use, self.model.files.gemma, self._tokenizer, missing) if missing else {}
         encoded |= fresh
         for t in dict.fromkeys(texts):

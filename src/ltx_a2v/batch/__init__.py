@@ -1,0 +1,1 @@
+"""Many videos from one table: rows, where they are made, and the table of results."""
