@@ -3,7 +3,7 @@
     make site        # build/site/index.html
 
 Pages are copied first: CHANGELOG.md and CONTRIBUTING.md become pages, and links to other files of the repository become
-their names. Entries of `NAVIGATION` without a page are left out; a page without an entry is an error.
+their names. Entries of `NAVIGATION` without a page are left out; pages without an entry come last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md
 NAVIGATION = {
     "Use": (
         *("install", "get-the-files", "choosing-a-mode", "prompting", "long-speech", "retake", "checking-sync", "page"),
-        *("command-line", "python", "http-api", "troubleshooting"),
+        *("batch", "command-line", "python", "http-api", "troubleshooting"),
     ),
     "Compare": ("comparison", "benchmarks", "benchmarks-appendix"),
     "Understand": ("how-it-works", "architecture", "puppet", "security", "contributing", "changelog"),
@@ -58,8 +58,9 @@ def _within_the_site(text: str) -> str:
 
 def _navigation(pages: set[str]) -> str:
     """The table of contents, for the side of every page."""
-    text = ""
-    for title, names in NAVIGATION.items():
+    text, listed = "", {name for names in NAVIGATION.values() for name in names}
+    others = tuple(sorted(pages - listed - {"index"}))
+    for title, names in {**NAVIGATION, **({"More": others} if others else {})}.items():
         entries = "\n".join(name for name in names if name in pages)
         text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```\n"
     return text
