@@ -1,9 +1,10 @@
-"""The server's end of the process that opens uploaded files before their job is accepted.
+"""The server's end of the processes that open uploaded files before their job is accepted.
 
     Service ──{which, path, start}──> python -m ltx_a2v.serving.work.checker ──{problem}──> 422, or a job
 
-The HTTP process never parses a client's file, and a busy worker would have to wait, so a third process does. It starts
-with the first upload, ends when it was not used for a while, and is replaced after a file that crashed or stalled it.
+The HTTP process never parses a client's file, and a busy worker would have to wait, so other processes do: one, and a
+second one while the first is busy. Each starts when it is needed, ends when it was not used for a while, and is
+replaced after a file that crashed or stalled it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,42 @@ from ltx_a2v.settings.server import ServerSettings
 
 CHECK_SECONDS = 20.0
 """For one file; opening one takes milliseconds, decoding a picture of 100 megapixels seconds."""
+PROCESSES = 2
+"""A file that takes long must not hold up all others."""
 EXIT_SECONDS = 1.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Libraries' threads would keep the process from entering namespaces."""
 TRIES = 2
 """The process may end for being idle at the moment that it is asked."""
+
+
+class FileCheckers:
+    """Several processes; a file goes to the one that was used last, of those that are free."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._all = [FileChecker(settings) for _ in range(PROCESSES)]
+        self._free: asyncio.LifoQueue[FileChecker] = asyncio.LifoQueue()
+        for checker in self._all:
+            self._free.put_nowait(checker)
+        self._told = False
+
+    async def check(self, which: str, path: str, start: float) -> None:
+        """As `FileChecker.check`."""
+        checker = await self._free.get()
+        try:
+            await checker.check(which, path, start)
+        finally:
+            self._free.put_nowait(checker)
+            self._tell(checker.unenforced)
+
+    def _tell(self, unenforced: list[str]) -> None:
+        if unenforced and not self._told:
+            say("check", f"this system does not enforce {', '.join(unenforced)} where uploads are opened", level=30)
+            self._told = True
+
+    async def stop(self) -> None:
+        for checker in self._all:
+            await checker.stop()
 
 
 class FileChecker:
@@ -31,6 +65,8 @@ class FileChecker:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.process: asyncio.subprocess.Process | None = None
+        self.unenforced: list[str] = []
+        """What the system does not enforce for the process, by its own words; empty before its first answer."""
         self._turn = asyncio.Lock()
 
     async def check(self, which: str, path: str, start: float) -> None:
@@ -47,9 +83,10 @@ class FileChecker:
                 return
         if reply is None:
             raise _unreadable(which)
-        problem = json.loads(reply)["problem"]
-        if problem is not None:
-            raise from_json(problem)
+        answer = json.loads(reply)
+        self.unenforced = answer["unenforced"]
+        if answer["problem"] is not None:
+            raise from_json(answer["problem"])
 
     async def stop(self) -> None:
         process, self.process = self.process, None
@@ -97,7 +134,7 @@ class FileChecker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=environment_without_key(self._settings),
+            env={**environment_without_key(self._settings), **ONE_THREAD},
         )
         return self.process
 
