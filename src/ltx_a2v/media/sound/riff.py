@@ -1,4 +1,4 @@
-"""Where a wav file ends: FFmpeg would read what follows it chunk by chunk, which takes seconds for megabytes of zeros."""
+"""Where a wav file ends: FFmpeg would read what follows it chunk by chunk, a second for each MB of zeros."""
 
 from __future__ import annotations
 

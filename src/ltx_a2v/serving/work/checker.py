@@ -6,6 +6,7 @@ is confined by the kernel (`confinement`), and is the first to end where the hos
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -38,9 +39,10 @@ def main() -> None:
 
 def _use_one_thread() -> None:
     """The AVIF decoder would start one per core, which the confined process cannot."""
-    from PIL import AvifImagePlugin
+    with contextlib.suppress(ImportError):  # Pillow before 11.2
+        from PIL import AvifImagePlugin
 
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _next(lines: BinaryIO) -> bytes:
