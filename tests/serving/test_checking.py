@@ -20,7 +20,8 @@ from PIL import Image
 
 from ltx_a2v.errors import InvalidAudio, InvalidImage
 from ltx_a2v.serving.work import checking
-from ltx_a2v.serving.work.checking import ONE_THREAD, FileChecker, FileCheckers
+from ltx_a2v.serving.work.checking import FileChecker, FileCheckers
+from ltx_a2v.serving.work.confinement import ONE_THREAD
 from ltx_a2v.settings.server import ServerSettings
 from tests.serving.conftest import Server, data_url, png, wav
 
@@ -187,11 +188,11 @@ def test_a_file_that_takes_long_does_not_hold_up_the_next_one(tmp_path: Path) ->
     asyncio.run(run())
 
 
-def test_what_the_system_does_not_enforce_is_logged_once(
+def test_what_the_system_cannot_forbid_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def answer(self: FileChecker, _: str) -> bytes:
-        return json.dumps({"problem": None, "unenforced": ["no network", "a memory limit"]}).encode()
+        return json.dumps({"problem": None, "allowed": ["network access", "new processes"]}).encode()
 
     async def run() -> None:
         both = FileCheckers(ServerSettings(output_dir=tmp_path))
@@ -201,7 +202,7 @@ def test_what_the_system_does_not_enforce_is_logged_once(
     monkeypatch.setattr(FileChecker, "_ask", answer)
     with caplog.at_level("WARNING"):
         asyncio.run(run())
-    assert caplog.text.count("does not enforce no network, a memory limit") == 1
+    assert caplog.text.count("cannot keep what opens uploads from network access, new processes") == 1
 
 
 CONFINED = """
@@ -233,7 +234,7 @@ print(confine())
 print([name for name, attempt in attempts() if allowed(attempt)])
 print(open(sys.argv[2], "rb").read(4))
 """
-"""What it prints: what is not enforced, what was possible, and a file that it may read."""
+"""What it prints: what it could not forbid, what was possible, and a file that it may read."""
 
 
 def test_the_kernel_forbids_all_but_reading(tmp_path: Path) -> None:
@@ -242,9 +243,9 @@ def test_the_kernel_forbids_all_but_reading(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-c", CONFINED, str(listener.getsockname()[1]), str(file)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, **ONE_THREAD})
-    unenforced, possible, read = run.stdout.splitlines()
-    if unenforced != "[]":
-        pytest.skip(f"this system does not enforce {unenforced}")
+    allowed, possible, read = run.stdout.splitlines()
+    if allowed != "[]":
+        pytest.skip(f"this system cannot forbid {allowed}")
     assert (possible, read) == ("[]", "b'read'"), run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -256,9 +257,9 @@ def test_where_namespaces_are_forbidden_the_rest_is_enforced(tmp_path: Path) -> 
     forbidden = "import ltx_a2v.serving.work.confinement as c\nc._enter_namespaces = set\n" + CONFINED
     command = [sys.executable, "-c", forbidden, "1", str(file)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, **ONE_THREAD})
-    unenforced, possible, read = run.stdout.splitlines()[:3]
-    assert "no network" in unenforced
-    assert ("no new processes" in unenforced) == (os.getuid() == 0)
+    allowed, possible, read = run.stdout.splitlines()[:3]
+    assert "network access" in allowed
+    assert ("new processes" in allowed) == (os.getuid() == 0)
     assert set(eval(possible)) <= {"fork", "send"}
     assert read == "b'read'"
 

@@ -30,10 +30,10 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print goes to the log
     raise_oom_score()
     _use_one_thread()
-    unenforced = confine()
+    allowed = confine()
     limits = Limits(pixels, seconds)
     while line := _next(sys.stdin.buffer):
-        answer = {"problem": _problem(json.loads(line), limits), "unenforced": unenforced}
+        answer = {"problem": _problem(json.loads(line), limits), "allowed": allowed}
         answers.write(json.dumps(answer).encode() + b"\n")
 
 

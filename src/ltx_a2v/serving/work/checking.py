@@ -17,6 +17,7 @@ import sys
 from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.client import environment_without_key
+from ltx_a2v.serving.work.confinement import ONE_THREAD
 from ltx_a2v.settings.server import ServerSettings
 
 CHECK_SECONDS = 20.0
@@ -24,8 +25,6 @@ CHECK_SECONDS = 20.0
 PROCESSES = 2
 """A file that takes long must not hold up all others."""
 EXIT_SECONDS = 1.0
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Libraries' threads would keep the process from entering namespaces."""
 TRIES = 2
 """The process may end for being idle at the moment that it is asked."""
 
@@ -47,11 +46,11 @@ class FileCheckers:
             await checker.check(which, path, start)
         finally:
             self._free.put_nowait(checker)
-            self._tell(checker.unenforced)
+            self._tell(checker.allowed)
 
-    def _tell(self, unenforced: list[str]) -> None:
-        if unenforced and not self._told:
-            say("check", f"this system does not enforce {', '.join(unenforced)} where uploads are opened", level=30)
+    def _tell(self, allowed: list[str]) -> None:
+        if allowed and not self._told:
+            say("check", f"this system cannot keep what opens uploads from {', '.join(allowed)}", level=30)
             self._told = True
 
     async def stop(self) -> None:
@@ -65,8 +64,8 @@ class FileChecker:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.process: asyncio.subprocess.Process | None = None
-        self.unenforced: list[str] = []
-        """What the system does not enforce for the process, by its own words; empty before its first answer."""
+        self.allowed: list[str] = []
+        """What the system could not forbid the process; empty before its first answer."""
         self._turn = asyncio.Lock()
 
     async def check(self, which: str, path: str, start: float) -> None:
@@ -84,7 +83,7 @@ class FileChecker:
         if reply is None:
             raise _unreadable(which)
         answer = json.loads(reply)
-        self.unenforced = answer["unenforced"]
+        self.allowed = answer["allowed"]
         if answer["problem"] is not None:
             raise from_json(answer["problem"])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import math
 import os
 import struct
@@ -25,8 +26,11 @@ MEMORY = 4 * 2**30
 """Bytes of address space; a picture of 100 megapixels takes about a quarter."""
 OPEN_FILES = 64
 
-NETWORK, PROCESSES, WRITING, MEMORY_LIMIT = "no network", "no new processes", "no writing", "a memory limit"
-ALL = (NETWORK, PROCESSES, WRITING, MEMORY_LIMIT)
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""For the environment of a process that confines itself: libraries' threads would keep it out of namespaces."""
+
+NETWORK, PROCESSES, WRITING, MUCH_MEMORY = "network access", "new processes", "writing files", "taking all memory"
+ALL = (NETWORK, PROCESSES, WRITING, MUCH_MEMORY)
 
 # Of Linux, the same on all architectures.
 _PR_SET_NO_NEW_PRIVS = 38
@@ -42,15 +46,15 @@ _CAP_DAC_READ_SEARCH = 1 << 2
 
 
 def confine() -> list[str]:
-    """Confine this process; it must have one thread only. Returns which of `ALL` could not be enforced."""
-    enforced = set()
+    """Confine this process; it must have one thread only. Returns which of `ALL` could not be forbidden."""
+    forbidden = set()
     if sys.platform == "linux":
-        enforced |= _enter_namespaces()
+        forbidden |= _enter_namespaces()
         _drop_capabilities()
         if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
-            enforced |= _restrict_access()
-    enforced |= _limit_resources()
-    return [name for name in ALL if name not in enforced]
+            forbidden |= _restrict_access()
+    forbidden |= _limit_resources()
+    return [name for name in ALL if name not in forbidden]
 
 
 def allow_cpu_seconds(seconds: float) -> None:
@@ -64,19 +68,19 @@ def allow_cpu_seconds(seconds: float) -> None:
 def _limit_resources() -> set[str]:
     if sys.platform == "win32":
         return set()
-    enforced = set()
+    forbidden = set()
     for kind, limit, name in (
         (resource.RLIMIT_CORE, 0, None),
         (resource.RLIMIT_NOFILE, OPEN_FILES, None),
         (resource.RLIMIT_FSIZE, 0, WRITING),
         (resource.RLIMIT_NPROC, 0, PROCESSES if os.getuid() != 0 else None),  # does not bind root
-        (resource.RLIMIT_AS, MEMORY, MEMORY_LIMIT),
+        (resource.RLIMIT_AS, MEMORY, MUCH_MEMORY),
     ):
         with contextlib.suppress(OSError, ValueError):  # a lower limit is set already
             resource.setrlimit(kind, (limit, limit))
         if name is not None and 0 <= resource.getrlimit(kind)[0] <= limit:
-            enforced.add(name)
-    return enforced
+            forbidden.add(name)
+    return forbidden
 
 
 def _enter_namespaces() -> set[str]:
@@ -119,3 +123,7 @@ def _restrict_access() -> set[str]:
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
+
+
+if __name__ == "__main__":  # what `ltx-a2v doctor` asks
+    sys.stdout.write(json.dumps(confine()))
