@@ -60,7 +60,9 @@ def test_the_key_is_not_told(locked: Server) -> None:
     assert KEY not in "\n".join(locked.lines)
 
 
-@pytest.mark.parametrize("header", [b"Basic !!!", b"Basic /////w==", b"Bearer", b"Bearer \xff\xfe", b"x"])
+@pytest.mark.parametrize(
+    "header", [b"Basic !!!", b"Basic \xe9\xe9\xe9=", b"Basic /////w==", b"Bearer", b"Bearer \xff\xfe", b"x"]
+)
 def test_malformed_credentials_are_only_refused(locked: Server, header: bytes) -> None:
     assert locked.client.get("/v1/models", headers=[(b"Authorization", header)]).status_code == 401
 
