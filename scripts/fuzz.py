@@ -2,7 +2,7 @@
 
 Each target (`tests/fuzz/targets.py`) runs in a process of its own with 4 GiB of address space, where an input that
 takes longer than 20 s, or that ends the process, is a finding too. Findings are saved as files; `--replay FILE` runs
-one again. `--atheris form` searches by coverage of our Python code, with `uv run --with atheris python scripts/fuzz.py`.
+one again. `--atheris form` searches by coverage of Python code, with `uv run --with atheris python scripts/fuzz.py`.
 """
 
 from __future__ import annotations

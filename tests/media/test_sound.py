@@ -340,6 +340,15 @@ def test_lost_packets_leave_a_gap_and_the_rest_in_place(make_audio, tmp_path: Pa
     assert abs(lag(clip.waveform[0, 4 * 48000 :].numpy(), sound[0, 4 * 48000 :])) <= 96
 
 
+def test_sound_of_an_unknown_kind(tmp_path: Path) -> None:
+    path = write_s16(tmp_path / "a.wav", noise(1, 1000) * 20_000, 16_000)
+    content = bytearray(path.read_bytes())
+    content[20:22] = b"\x99\x99"  # the number of the codec
+    path.write_bytes(content)
+    with pytest.raises(InvalidAudio, match="of a kind that FFmpeg does not know"):
+        audio_seconds(path)
+
+
 def test_what_follows_a_wav_is_not_read(tmp_path: Path) -> None:
     """FFmpeg would look for chunks in it: a second for each MB of zeros, each time that the file is opened."""
     path = write_s16(tmp_path / "a.wav", noise(1, 16_000) * 20_000, 16_000)

@@ -151,6 +151,8 @@ def _audio_source(container: InputContainer, path: Path) -> Source:
     if not container.streams.audio:
         raise InvalidAudio(f"{path} has no audio stream; give a file with sound.")
     stream = container.streams.audio[0]
+    if getattr(stream, "codec_context", None) is None:
+        raise InvalidAudio(f"{path} has sound of a kind that FFmpeg does not know; convert it to wav.")
     rate = stream.codec_context.sample_rate
     if rate <= 0:
         raise InvalidAudio(f"{path} does not say its sample rate; convert it to wav.")
