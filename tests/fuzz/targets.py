@@ -38,7 +38,7 @@ BOUNDARY = "boundary"
 LARGEST_TENSOR = 2**20
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ltx-a2v-fuzz-"))
-SETTINGS = ServerSettings(output_dir=FOLDER, upload_timeout="2s", demo=True)
+SETTINGS = ServerSettings(output_dir=FOLDER, upload_timeout="2s", model_name="model")
 RECEIVING = Receiving(SETTINGS)
 KEYS = (None, "key")
 

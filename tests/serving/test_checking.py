@@ -220,6 +220,7 @@ def attempts():
     yield "remove", lambda: os.unlink(sys.argv[2])
     yield "make a folder", lambda: os.mkdir(sys.argv[2] + ".folder")
     yield "signal", lambda: os.kill(os.getppid(), 0)
+    yield "read the key of the server", lambda: open(f"/proc/{os.getppid()}/environ").read()
     yield "take memory", lambda: bytearray(5 * 2**30)
     yield "keep files open", lambda: [open(sys.argv[2]) for _ in range(100)]
 
