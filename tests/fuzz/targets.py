@@ -4,9 +4,11 @@ has a defect. `SEEDS` are small valid inputs of each, which a fuzzer changes."""
 from __future__ import annotations
 
 import asyncio
+import atexit
 import io
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -38,6 +40,7 @@ BOUNDARY = "boundary"
 LARGEST_TENSOR = 2**20
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ltx-a2v-fuzz-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 SETTINGS = ServerSettings(output_dir=FOLDER, upload_timeout="2s", model_name="model")
 RECEIVING = Receiving(SETTINGS)
 KEYS = (None, "key")

@@ -171,6 +171,22 @@ def test_pictures_of_every_format_open_within_its_limits(tmp_path: Path, kind: s
     asyncio.run(run())
 
 
+def test_a_damaged_header_does_not_end_it(tmp_path: Path) -> None:
+    """Pillow's AVIF decoder raises what it does not announce."""
+    file = io.BytesIO()
+    Image.effect_noise((24, 16), 80).convert("RGB").save(file, "AVIF")
+    (tmp_path / "picture").write_bytes(file.getvalue().replace(b"iloc", b"xxxx"))
+
+    async def run() -> None:
+        async with checker(tmp_path) as one:
+            with pytest.raises(InvalidImage):
+                await one.check("image", str(tmp_path / "picture"), 0.0)
+            assert one.process is not None
+            assert one.process.returncode is None
+
+    asyncio.run(run())
+
+
 def test_a_file_that_takes_long_does_not_hold_up_the_next_one(tmp_path: Path) -> None:
     good, endless = files(tmp_path)
 
