@@ -38,7 +38,7 @@ from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.work.checking import FileChecker
+from ltx_a2v.serving.work.checking import FileCheckers
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
@@ -61,7 +61,7 @@ class Service:
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
-        self.checker = FileChecker(settings)
+        self.checker = FileCheckers(settings)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 

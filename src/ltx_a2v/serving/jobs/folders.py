@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,8 @@ class Folders:
     def create(self) -> None:
         self.outputs.mkdir(parents=True, exist_ok=True)
         (self.state / "inputs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(OSError):  # another user's; what is made in it is private all the same
+            self.state.chmod(0o700)  # it may be older than this server's umask
 
     def work(self, job_id: str, attempt: int) -> Path:
         return self.outputs / f".work-{job_id}-{attempt}"
