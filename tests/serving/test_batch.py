@@ -31,7 +31,11 @@ def test_a_table_on_a_server(server: Server, tmp_path: Path) -> None:
     assert failed["error"]
     assert "this server allows" in refused["error"]
     (job,) = [job for job in server.client.get("/v1/videos").json()["data"] if job["prompt"] == "one"]
-    assert (job["size"], job["has_image"], job["settings"]["guidance"]["cfg"]) == ("256x128", True, 2)
+    assert (job["size"], job["settings"]["images"], job["settings"]["guidance"]["cfg"]) == (
+        "256x128",
+        [{"frame": 0}],
+        2,
+    )
 
     (tmp_path / "talks" / "001.mp4").unlink()  # sent again, it is the same job
     assert main(["batch", str(table), "--server", server.base]) == 1

@@ -23,7 +23,7 @@ MAX_ROWS = 100_000
 OWN_COLUMNS = ("size", "name")
 _GUIDANCE = tuple(f"{Guidance.prefix}{field}" for field in Guidance.model_fields)
 COLUMNS = (*OWN_COLUMNS, *(f for f in GenerationRequest.model_fields if f != "guidance"), *_GUIDANCE)
-_PATHS = ("audio", "output_path", "save_latents")
+_PATHS = ("audio", "output_path", "save_latents", "work_dir")
 
 
 @dataclass(frozen=True)

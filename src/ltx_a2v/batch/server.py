@@ -139,23 +139,24 @@ def _form(row: Row) -> tuple[dict[str, str], dict[str, Path]]:
     for name, value in request.guidance.model_dump(mode="json", exclude_defaults=True).items():
         fields[f"guidance[{name}]"] = json.dumps(value)
     files = {"audio": request.audio}
-    for picture in request.pictures:
-        files["input_reference"] = picture.file
-        fields |= {} if picture.strength is None else {"image_strength": str(picture.strength)}
+    for number, picture in enumerate(request.pictures):
+        files[f"images[{number}]"] = picture.file
+        fields[f"images[{number}][frame]"] = str(picture.frame)
+        if picture.strength is not None:
+            fields[f"images[{number}][strength]"] = str(picture.strength)
     return fields, files
 
 
-_NOT_SENT = ("audio", "image", "images", "output_path", "save_latents", "guidance", "width", "height")
+_NOT_SENT = ("audio", "image", "images", "output_path", "save_latents", "work_dir", "guidance", "width", "height")
 _NAMES = {"frame_rate": "fps"}
 
 
 def check_for_server(rows: Sequence[Row]) -> None:
     """Raises `InvalidInput` for what only a local run can do."""
     for row in rows:
-        if row.request.save_latents is not None:
-            raise InvalidInput(f"Row {row.number}: save_latents is not possible with --server; leave it out.")
-        if [picture.frame for picture in row.request.pictures] not in ([], [0]):
-            raise InvalidInput(f"Row {row.number}: with --server one picture at frame 0 is possible; leave others out.")
+        for name in ("save_latents", "work_dir"):
+            if getattr(row.request, name) is not None:
+                raise InvalidInput(f"Row {row.number}: {name} is not possible with --server; leave it out.")
 
 
 def _failed(row: Row, error: str, seconds: float) -> Result:

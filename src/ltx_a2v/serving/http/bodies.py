@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, from_json
 
 from ltx_a2v.errors import InvalidRequest
-from ltx_a2v.request import GenerationRequest, Guidance
+from ltx_a2v.request import GenerationRequest, Guidance, Picture
 from ltx_a2v.settings.complaints import reason_of
+from ltx_a2v.settings.defaults import MAX_PICTURES
 from ltx_a2v.settings.units import parse_duration
 
 DATA_URL_EXAMPLE = "data:audio/wav;base64,UklGRg=="
@@ -80,6 +82,17 @@ GuidanceOptions = create_model(
     **_fields_of(Guidance, *Guidance.model_fields),
 )
 
+
+class PictureOptions(BaseModel):
+    """One of `images`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    file: str | None = _text("A data URL, or a path below --input-dir; in a form the part `images[0]` may hold it.")
+    frame: int | Literal["last"] = Field(0, description=Picture.model_fields["frame"].description)
+    strength: float | None = Field(None, ge=0, le=1, description=Picture.model_fields["strength"].description)
+
+
 _SHARED = {
     "prompt": _prompt("prompt"),
     "negative_prompt": _prompt("negative_prompt"),
@@ -98,6 +111,10 @@ _SHARED = {
         "prompt_style",
         "enhance_prompt",
         "check_sync",
+    ),
+    "images": (
+        Annotated[list[PictureOptions], Field(max_length=MAX_PICTURES)] | None,
+        _text("Pictures at other frames, in order. In a form: `images[0]`, `images[0][frame]`, `images[0][strength]`."),
     ),
     "guidance": (GuidanceOptions | None, Field(None, description="Strengths of the guided passes.")),
     "keep_alive": (KeepAlive, None),
@@ -138,6 +155,8 @@ Generate = _body(
     },
 )
 
+PICTURE_PART = re.compile(r"images\[(\d)\]")
+"""The part of a form that holds one of `images`."""
 FILE_FIELDS = {"audio": "audio", "audio_reference": "audio", "input_reference": "image", "image": "image"}
 """Field -> which of the two inputs it gives."""
 
@@ -164,7 +183,10 @@ def parse_form(model: type[BaseModel], fields: Mapping[str, str]) -> dict[str, A
 
     Raises `InvalidRequest`.
     """
+    fields, pictures = _pictures_of_form(fields)
     values: dict[str, Any] = {name: _object_or_text(name, text) for name, text in fields.items() if "[" not in name}
+    if pictures:
+        values["images"] = pictures
     for name, text in fields.items():
         outer, bracket, inner = name.partition("[")
         if not bracket:
@@ -176,6 +198,17 @@ def parse_form(model: type[BaseModel], fields: Mapping[str, str]) -> dict[str, A
         return model.model_validate(values).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise _first_complaint(error) from None
+
+
+def _pictures_of_form(fields: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The other fields, and `images` of `images[0]=…`, `images[0][frame]=last` and so on."""
+    others, found = dict(fields), dict[int, dict[str, str]]()
+    for name in fields:
+        if match := re.fullmatch(PICTURE_PART.pattern + r"(?:\[(\w+)\])?", name):
+            found.setdefault(int(match[1]), {})[match[2] or "file"] = others.pop(name)
+    if sorted(found) != list(range(len(found))):
+        raise InvalidRequest("images", reason="must be numbered from images[0] on, without a gap")
+    return others, [found[number] for number in range(len(found))]
 
 
 def _check_shape(body: bytes) -> None:
@@ -219,7 +252,8 @@ def _first_complaint(error: ValidationError) -> InvalidRequest:
 
 
 def unknown_field(name: str) -> InvalidRequest:
-    error = InvalidRequest(reason=f"Unknown field {name[:80]!r}")
+    hint = "; the picture is input_reference" if name == "image" else ""
+    error = InvalidRequest(reason=f"Unknown field {name[:80]!r}{hint}")
     error.field = name[:80]
     return error
 

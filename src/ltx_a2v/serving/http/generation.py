@@ -12,6 +12,9 @@ from ltx_a2v.serving.http.bodies import FILE_FIELDS
 from ltx_a2v.settings.defaults import MAX_FRAMES
 from ltx_a2v.settings.server import ServerSettings
 
+FILES = {"audio", "image", "images", "output_path", "save_latents", "work_dir"}
+"""Fields of a request that are files: uploads, or the server's own."""
+
 
 def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, Any]:
     """Fields of a `GenerationRequest` except its files, as JSON. `body` has the fields that were given.
@@ -36,7 +39,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
     _check_limits(request, settings, body)
-    return request.model_dump(mode="json", exclude={"audio", "image", "output_path", "save_latents", "work_dir"})
+    return request.model_dump(mode="json", exclude=FILES)
 
 
 def fit_seconds(seconds: float, frame_rate: float) -> int:

@@ -46,8 +46,8 @@ def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], 
     """Raises `TooLarge`, `InvalidImage` and `InvalidAudio`, and what `poll` raises, which is called while sound is
     decoded."""
     check_audio_length(request.audio, limits.audio_seconds, poll)
-    if request.image is not None:
-        _check_image(request.image, limits.image_pixels)
+    for picture in request.pictures:
+        _check_image(picture.file, limits.image_pixels)
 
 
 def _check_image(path: Path, most_pixels: int) -> None:

@@ -30,7 +30,7 @@ from ltx_a2v.serving.http.bodies import LoadBody, parse_json
 from ltx_a2v.serving.http.generation import generation_of
 from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
-from ltx_a2v.serving.http.uploads import Body, about, digest, read_body, save_inputs
+from ltx_a2v.serving.http.uploads import Body, about, digest, files_of_request, kind_of, read_body, save_inputs
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
 from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
@@ -91,7 +91,8 @@ class Service:
         except BaseException:
             self.folders.remove(job_id)
             raise
-        job = await self._add(job_id, {**fields, **saved}, body.fields.get("keep_alive"), waited_for, key)
+        asked = {**fields, **files_of_request(body, saved)}
+        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key)
         self.scheduler.wake()
         return job
 
@@ -99,7 +100,7 @@ class Service:
         """Raises `InvalidAudio`, `InvalidImage` and `TooLarge`, about the field that gave the file."""
         for which, path in saved.items():
             try:
-                await self.checker.check(which, path, start)
+                await self.checker.check(kind_of(which), path, start)
             except InvalidInput as error:
                 raise about(body.names[which], error) from None
 
@@ -192,7 +193,7 @@ class Service:
             cancelling=live is not None and live.cancelled.is_set(),
             attempts=job.attempts,
             has_image=asked.get("image") is not None,
-            settings={name: value for name, value in asked.items() if name not in ("audio", "image")},
+            settings=_settings(asked),
             result={**job.result, "id": job.id, "video_url": video_url(job)} if job.result else None,
         )
 
@@ -270,6 +271,13 @@ def _idempotency_key(request: Request) -> str | None:
     if key is not None and not re.fullmatch(r"[!-~]{1,255}", key):
         raise InvalidRequest("Idempotency-Key", key, "must be 1 to 255 printable ASCII characters without spaces")
     return key
+
+
+def _settings(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, without the paths of its files."""
+    settings = {name: value for name, value in asked.items() if name not in ("audio", "image", "images")}
+    shown = [{name: value for name, value in one.items() if name != "file"} for one in asked.get("images", ())]
+    return {**settings, "images": shown}
 
 
 def _error(job: Job) -> api.JobError | None:

@@ -22,9 +22,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ltx_a2v.errors import A2VError, Forbidden, InvalidRequest, TooLarge, shown_value
-from ltx_a2v.serving.http.bodies import FILE_FIELDS, parse_form, parse_json, unknown_field
+from ltx_a2v.request import Picture
+from ltx_a2v.serving.http.bodies import FILE_FIELDS, PICTURE_PART, parse_form, parse_json, unknown_field
 from ltx_a2v.serving.http.receiving import Receiving, Share
 from ltx_a2v.serving.jobs.folders import sync_to_disk
+from ltx_a2v.settings.defaults import MAX_PICTURES
 from ltx_a2v.settings.server import MIB, ServerSettings
 
 MAX_FIELDS = 64
@@ -40,6 +42,8 @@ class Body:
     sources: dict[str, UploadFile | str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     """The body's field by input."""
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    """Frame and strength of each of `images`, whose inputs are "image_0", "image_1" and so on."""
 
 
 @contextlib.asynccontextmanager
@@ -58,7 +62,7 @@ async def read_body(request: Request, model: type[BaseModel], receiving: Receivi
 
 
 async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dict[str, str]:
-    """Path per input ("audio", "image"); uploads are written to `folder`.
+    """Path per input ("audio", "image", "image_0" …); uploads are written to `folder`.
 
     Raises `InvalidRequest`, `TooLarge` and `Forbidden`.
     """
@@ -66,6 +70,18 @@ async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dic
         reason = "is missing: send the speech as a file, a data URL, or a path below the server's input folder"
         raise InvalidRequest("audio", reason=reason)
     return {name: await asyncio.to_thread(_save, name, body, folder, settings) for name in body.sources}
+
+
+def files_of_request(body: Body, saved: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a `GenerationRequest` that are files. `saved` is what `save_inputs` returned."""
+    fields: dict[str, Any] = {which: path for which, path in saved.items() if which in ("audio", "image")}
+    pictures = [{**options, "file": saved[f"image_{n}"]} for n, options in enumerate(body.pictures)]
+    return {**fields, "images": pictures} if pictures else fields
+
+
+def kind_of(which: str) -> str:
+    """ "image_1" is an "image"."""
+    return which.partition("_")[0]
 
 
 def about(field: str, error: A2VError) -> A2VError:
@@ -76,7 +92,7 @@ def about(field: str, error: A2VError) -> A2VError:
 
 def digest(body: Body, saved: Mapping[str, str]) -> str:
     """The same for bodies that ask for the same, however they are encoded. `saved` is what `save_inputs` returned."""
-    asked: dict[str, Any] = {"fields": body.fields}
+    asked: dict[str, Any] = {"fields": body.fields, **({"images": body.pictures} if body.pictures else {})}
     for name, source in body.sources.items():
         asked[name] = source if _is_path(source) else _file_digest(Path(saved[name]))
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -98,7 +114,7 @@ class _Form(MultiPartParser):
         super().__init__(
             request.headers,
             receiving.chunks(request, receiving.form_limit, room),
-            max_files=len(FILE_FIELDS),
+            max_files=len(FILE_FIELDS) + MAX_PICTURES,
             max_fields=MAX_FIELDS,
             max_part_size=receiving.text_limit,
         )
@@ -138,7 +154,9 @@ def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InvalidRequest(min(repeated)[:80], reason="is given more than once")
     for name in files:
-        if name not in FILE_FIELDS or name not in model.model_fields:
+        if PICTURE_PART.fullmatch(name):
+            texts.setdefault(name, "")  # so that the picture is one of `images`
+        elif name not in FILE_FIELDS or name not in model.model_fields:
             raise unknown_field(name)
     return _body(parse_form(model, texts), files)
 
@@ -151,6 +169,15 @@ def _body(fields: dict[str, Any], files: dict[str, UploadFile]) -> Body:
             raise InvalidRequest(name, reason=f"gives the {which} a second time")
         if source is not None:
             body.sources[which], body.names[which] = source, name
+    for number, options in enumerate(fields.pop("images", None) or ()):
+        which, name = f"image_{number}", f"images[{number}]"
+        source = files.get(name) or options.pop("file", None)
+        if not source:
+            raise InvalidRequest(name, reason="has no picture: send a file, a data URL, or a path")
+        options.pop("file", None)
+        Picture(file=Path("-"), **options)  # raises for a frame that cannot be
+        body.sources[which], body.names[which] = source, name
+        body.pictures.append(options)
     return body
 
 
@@ -166,7 +193,7 @@ def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
 
 def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str:
     name, source = body.names[which], body.sources[which]
-    limit = settings.max_image_mb if which == "image" else settings.max_audio_mb
+    limit = settings.max_audio_mb if which == "audio" else settings.max_image_mb
     if _is_path(source):
         return str(_below_input_dir(name, source, settings.input_dir))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -203,8 +230,9 @@ def _check_size(name: str, which: str, size: int, limit: int) -> None:
     if size == 0:
         raise InvalidRequest(name, reason="is empty")
     if size > limit * MIB:
-        message = f"The {which} has {size / MIB:.1f} MiB; this server allows {limit}."
-        raise about(name, TooLarge(message, f"{which}_too_large"))
+        kind = kind_of(which)
+        message = f"The {kind} has {size / MIB:.1f} MiB; this server allows {limit}."
+        raise about(name, TooLarge(message, f"{kind}_too_large"))
 
 
 def _below_input_dir(name: str, given: str, input_dir: Path | None) -> Path:

@@ -51,6 +51,8 @@ export class Form {
     $("image").onchange = ({ target }) => target.files[0] && this.takePicture(target.files[0]);
     $("audio").onchange = ({ target }) => target.files[0] && this.takeSound(target.files[0]);
     $("image-remove").onclick = () => this.picture.take(null);
+    $("last-image").onchange = lastPictureChanged;
+    $("last-image-remove").onclick = () => giveLastPicture(null);
     acceptDrops($("image-drop"), (file) => this.takePicture(file));
     acceptDrops($("audio-drop"), (file) => this.takeSound(file));
     $("record").onclick = () => atTheVoice(() => this.sound.record());
@@ -181,6 +183,10 @@ export class Form {
     }
     form.append("audio", this.sound.file, "speech");
     if (this.picture.file) form.append("input_reference", this.picture.file, "picture");
+    if ($("last-image").files[0]) {
+      form.append("images[0]", $("last-image").files[0], "last picture");
+      form.append("images[0][frame]", "last");
+    }
     return form;
   }
 
@@ -207,6 +213,8 @@ export class Form {
     chooseQuality(settings.quality ?? "standard");
     this.formatIsChosen = isKnown; // the picture was cut on purpose
     this.picture.take(job.has_image ? await uploaded(job, "image") : null);
+    const last = (settings.images ?? []).findIndex(({ frame }) => frame === "last");
+    giveLastPicture(last < 0 ? null : await uploaded(job, `image_${last}`));
     const frames = job.result?.num_frames ?? settings.num_frames;
     await this.sound.take(await uploaded(job, "audio"));
     this.sound.select(settings.audio_start_time, frames === "auto" ? Infinity : frames / settings.frame_rate);
@@ -233,6 +241,18 @@ export class Form {
     this.takePicture(picture);
     await this.sound.take(voice);
   }
+}
+
+function giveLastPicture(file) {
+  const files = new DataTransfer();
+  if (file) files.items.add(file);
+  $("last-image").files = files.files;
+  lastPictureChanged();
+}
+
+function lastPictureChanged() {
+  mark("last-image", "");
+  $("last-image-remove").hidden = !$("last-image").files[0];
 }
 
 function atTheVoice(work) {

@@ -96,6 +96,9 @@ async def download_content(
     return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
 
+INPUT = r"^(audio|image|image_\d)$"
+
+
 @routes.head("/{video_id}/inputs/{which}", include_in_schema=False)
 @routes.get(
     "/{video_id}/inputs/{which}",
@@ -103,7 +106,9 @@ async def download_content(
     responses={**openapi.errors(404, 410, 422), 200: openapi.BYTES, 206: openapi.BYTES, 416: openapi.RANGE},
 )
 async def download_input(
-    job: Found, which: Annotated[Literal["audio", "image"], Path(description="Which file.")], service: Serving
+    job: Found,
+    which: Annotated[str, Path(description="`audio`, `image`, or `image_0` and so on for `images`.", pattern=INPUT)],
+    service: Serving,
 ) -> FileResponse:
     """What was uploaded for this job, never shown by a browser as a page."""
     if job.expired:
