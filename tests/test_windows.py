@@ -138,6 +138,7 @@ def test_work_that_was_stopped_goes_on_and_gives_the_same_bytes(
                 break
     assert not request.output_path.exists()
     assert (tmp_path / "work" / "window-000.mp4").exists()
+    (tmp_path / "work" / "window-001.mp4.1.part").write_bytes(b"of a run that was killed")
     _, windows = made(pipeline.generate(request))
     assert [window.is_made for window in windows] == [True, False, False]
     assert request.output_path.read_bytes() == once.read_bytes()
