@@ -118,7 +118,7 @@ class Guidance(_Frozen):
     rescale: float = _option(
         DEFAULTS.rescale,
         "--video-rescale-scale",
-        "How much of the guided prediction's spread is brought back to the positive pass's.",
+        "Reduces over-saturation caused by guidance; 0 = off, 1 = strongest.",
         ge=0,
         le=1,
     )
@@ -207,7 +207,7 @@ class GenerationRequest(_Frozen):
     image_crf: int = _option(
         DEFAULTS.image_crf,
         "--image-crf",
-        "H.264 quality the picture is taken through first, as in training; 0 turns it off.",
+        "Compress the picture with H.264 at this quality first, because the training pictures were; 0: don't.",
         ge=0,
         le=51,
     )

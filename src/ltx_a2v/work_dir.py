@@ -16,7 +16,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -24,10 +24,12 @@ from safetensors.torch import save
 
 from ltx_a2v.errors import InvalidOutput, InvalidRequest
 from ltx_a2v.fitting import FittedRequest
-from ltx_a2v.media.join import frames_of
+from ltx_a2v.media.join import frames_of, join
 from ltx_a2v.media.output_file import write_whole
+from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
+from ltx_a2v.request import GenerationRequest
 from ltx_a2v.windows import HandedOn, Window
 
 _IDENTITY = "work.json"
@@ -56,7 +58,7 @@ class WorkDir:
 
     def segment(self, window: Window) -> Path:
         """Where the window's video is, or will be."""
-        return self.folder / f"window-{window.index:03d}.mp4"
+        return _segment(self.folder, window.index)
 
     def finish(self, window: Window, handed_on: HandedOn) -> None:
         """The window's video is complete. Raises `InvalidOutput` where the file system refuses."""
@@ -81,7 +83,7 @@ class WorkDir:
             self.segment(window).unlink(missing_ok=True)
             self._handed_on(window).unlink(missing_ok=True)
         (self.folder / _IDENTITY).unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        with suppress(OSError):  # not empty
             self.folder.rmdir()
 
     def _handed_on(self, window: Window) -> Path:
@@ -102,6 +104,17 @@ def open_work_dir(folder: Path | None, identity: str, output: Path) -> Iterator[
         yield WorkDir(made, identity)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def join_finished(request: GenerationRequest, folder: Path, finished: int, output: Path) -> None:
+    """Write the first `finished` windows of a video that is still being made, with their part of its sound."""
+    segments = [_segment(folder, index) for index in range(finished)]
+    seconds = sum(frames_of(segment) or 0 for segment in segments) / request.frame_rate
+    join(segments, output, request.frame_rate, load_audio(request.audio, request.audio_start_time, seconds))
+
+
+def _segment(folder: Path, index: int) -> Path:
+    return folder / f"window-{index:03d}.mp4"
 
 
 def identity_of(fitted: FittedRequest, model: Model) -> str:

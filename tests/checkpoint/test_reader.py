@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx_a2v.checkpoint import reader
+from ltx_a2v.checkpoint.dtypes import DTYPES
 from ltx_a2v.checkpoint.reader import read_bytes, read_tensor, stream_tensors
-from ltx_a2v.checkpoint.safetensors_file import DTYPES, SafetensorsFile, TensorEntry
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, TensorEntry
 from ltx_a2v.errors import InvalidModel
 from ltx_a2v.settings.defaults import READ_CHUNK_BYTES
 

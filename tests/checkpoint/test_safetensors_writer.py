@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ltx_a2v.checkpoint.safetensors_file import DTYPES, SafetensorsFile
+from ltx_a2v.checkpoint.dtypes import DTYPES
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.checkpoint.safetensors_writer import SafetensorsWriter, TensorSpec
 from ltx_a2v.errors import InvalidOutput
 

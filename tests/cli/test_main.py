@@ -14,6 +14,7 @@ import pytest
 from ltx_a2v import ModelPaths
 from ltx_a2v.cli.main import COMMANDS, build_parser, main
 from tests.cli.conftest import EXAMPLES
+from tests.conftest import ROOT
 
 NO_TORCH = """
 import sys
@@ -44,6 +45,13 @@ def test_help_into_a_full_disk() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", [["--checkpoint-path", "/nowhere.safetensors"], ["--gemma-root", "/nowhere"]])
+def test_a_missing_source_is_told_at_once(flags: list[str]) -> None:
+    said = check_no_torch(["quantize", "--output-path", "out", *flags], 2)
+    assert "/nowhere" in said
+    assert "does not exist" in said
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["generate", "--help"], ["get", "--dir", "/nowhere", "--print"]]
 )
@@ -63,6 +71,11 @@ MISTAKES = [
     (["--output-path", "/nonexistent/v.mp4"], "The folder /nonexistent"),
     (["--size", "wide"], "--size 'wide' is no size; write auto, landscape, portrait, square, or 768x512."),
     (["--size", "512x512", "--width", "64"], "say the same thing: give one."),
+    (["--model-dir", "/nonexistent"], "The model folder /nonexistent does not exist; `ltx-a2v get` downloads"),
+    (["--checkpoint-path", "/nonexistent.safetensors"], "/nonexistent.safetensors does not exist"),
+    (["--spatial-upsampler-path", str(ROOT / "pyproject.toml")], "pyproject.toml is not a safetensors file"),
+    (["--lora", str(EXAMPLES / "speech.wav")], "speech.wav is not a safetensors file"),
+    (["--gemma-root", str(EXAMPLES)], "is " + str(EXAMPLES) + " a Hugging Face folder?"),
 ]
 
 
@@ -86,6 +99,7 @@ def test_what_may_have_been_meant(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "--prompt", "p", "--audio", "a", "--dtype", "bfloat"], "did you mean 'bfloat16'?"),
         (["serve", "--log-format", "xml"], "choose one of text, json;"),
         (["demo", "speech.wav"], "'speech.wav' is not expected here"),
+        (["bench", "compare"], "ltx-a2v bench compare: the following arguments are required: A, B;"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -336,6 +338,38 @@ def test_lost_packets_leave_a_gap_and_the_rest_in_place(make_audio, tmp_path: Pa
     clip = load_audio(holed, 0.0, 6.0)
     assert clip.waveform[:, round(2.1 * 48000) : round(2.9 * 48000)].abs().max() < 1e-3
     assert abs(lag(clip.waveform[0, 4 * 48000 :].numpy(), sound[0, 4 * 48000 :])) <= 96
+
+
+def test_sound_of_an_unknown_kind(tmp_path: Path) -> None:
+    path = write_s16(tmp_path / "a.wav", noise(1, 1000) * 20_000, 16_000)
+    content = bytearray(path.read_bytes())
+    content[20:22] = b"\x99\x99"  # the number of the codec
+    path.write_bytes(content)
+    with pytest.raises(InvalidAudio, match="of a kind that FFmpeg does not know"):
+        audio_seconds(path)
+
+
+def test_what_follows_a_wav_is_not_read(tmp_path: Path) -> None:
+    """FFmpeg would look for chunks in it: a second for each MB of zeros, each time that the file is opened."""
+    path = write_s16(tmp_path / "a.wav", noise(1, 16_000) * 20_000, 16_000)
+    before = load_audio(path, 0.0, 1.0)
+    with path.open("ab") as file:
+        file.write(bytes(4_000_000))
+    began = time.process_time()
+    after = load_audio(path, 0.0, 1.0)
+    assert time.process_time() - began < 2
+    assert torch.equal(before.waveform, after.waveform)
+
+
+@pytest.mark.parametrize(("place", "size"), [(4, 0), (4, 1000), (4, 2**32 - 1), (40, 0), (40, 2**32 - 1)])
+def test_wav_without_its_sizes_is_read_to_the_end(tmp_path: Path, place: int, size: int) -> None:
+    """As programs write it that stream, or that were killed."""
+    path = write_s16(tmp_path / "a.wav", noise(1, 16_000) * 20_000, 16_000)
+    content = bytearray(path.read_bytes())
+    assert content.index(b"data") == 36
+    content[place : place + 4] = struct.pack("<I", size)
+    path.write_bytes(content)
+    assert audio_seconds(path) == 1.0
 
 
 def test_truncated_wav_is_as_long_as_its_samples(tmp_path: Path) -> None:

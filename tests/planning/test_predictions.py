@@ -161,7 +161,7 @@ def test_the_report_has_the_predicted_seconds_where_the_machine_was_measured(
     result = pipeline.run(small_request)
     assert result.as_json()["predicted"].keys() == result.phases.keys() - {"load_audio"}
     print_report(result, "text")
-    assert re.search(r"stage_1 \d+\.\d \(predicted \d+\.\d\)", capsys.readouterr().out)
+    assert re.search(r"stage 1, half size \d+\.\d \(predicted \d+\.\d\)", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -289,3 +289,13 @@ for i in range(300):
         said = [writer.communicate(timeout=120)[1] for writer in writers]
         assert [writer.returncode for writer in writers] == [0, 0], said
         assert 0 < sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 6000
+
+
+def test_cached_prompts_are_for_their_user_only(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        PromptCache(tmp_path / "prompts").put("a", prompt_of(1))
+    finally:
+        os.umask(before)
+    folder = tmp_path / "prompts"
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (folder, *folder.iterdir()))

@@ -16,7 +16,16 @@ import av
 import numpy as np
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
-from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, PhaseStarted, StepFinished
+from ltx_a2v.events import (
+    Done,
+    Event,
+    GenerationResult,
+    Notice,
+    PhaseFinished,
+    PhaseStarted,
+    StepFinished,
+    WindowStarted,
+)
 from ltx_a2v.request import DEFAULTS, FAST_STEPS, GenerationRequest, fit_num_frames, frame_size
 from ltx_a2v.settings.model import ModelSettings
 
@@ -62,6 +71,8 @@ class FakePipeline:
     def _generate(self, request: GenerationRequest) -> Iterator[Event]:
         began, phases = time.monotonic(), {}
         seconds = _number(request.prompt, "slow", STEP_SECONDS)
+        if windows := int(_number(request.prompt, "windows", 0)):
+            yield from self._windows(request, windows)
         for phase, steps in PHASE_STEPS.items():
             steps = stage_1_steps(request) if steps < 0 else steps
             yield PhaseStarted(phase, steps)
@@ -91,6 +102,22 @@ class FakePipeline:
                 request.quality,
             )
         )
+
+    def _windows(self, request: GenerationRequest, windows: int) -> Iterator[Event]:
+        """Each takes half a second, unless an earlier attempt made it; the last one may hang."""
+        assert request.work_dir is not None
+        request.work_dir.mkdir(parents=True, exist_ok=True)
+        for window in range(windows):
+            segment = request.work_dir / f"window-{window:03d}.mp4"
+            yield WindowStarted(window + 1, windows, segment.exists())
+            if segment.exists():
+                continue
+            if window + 1 == windows and "last-hangs-once" in request.prompt and _is_first(f"hang-once={segment}.hung"):
+                time.sleep(600)
+            for step in range(1, 6):
+                time.sleep(0.1)
+                yield StepFinished("stage_1", step, 5)
+            write_video(request.model_copy(update={"output_path": segment}), 9)
 
 
 def stage_1_steps(request: GenerationRequest) -> int:

@@ -28,6 +28,13 @@ def form(server: Server, parts: dict[str, Any], **options: Any) -> httpx.Respons
 # -- what errors say ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_told_in_words(server: Server, prompt: str) -> None:
+    reply = form(server, {"prompt": prompt, "audio_reference": data_url(wav())})
+    assert reply.status_code == 422
+    assert reply.json()["error"]["message"] == f"prompt {prompt!r} is empty: say who speaks, where, and how."
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

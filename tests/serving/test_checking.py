@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +20,8 @@ from PIL import Image
 
 from ltx_a2v.errors import InvalidAudio, InvalidImage
 from ltx_a2v.serving.work import checking
-from ltx_a2v.serving.work.checking import FileChecker
+from ltx_a2v.serving.work.checking import FileChecker, FileCheckers
+from ltx_a2v.serving.work.confinement import ONE_THREAD
 from ltx_a2v.settings.server import ServerSettings
 from tests.serving.conftest import Server, data_url, png, wav
 
@@ -152,3 +158,137 @@ def test_one_that_ended_for_being_idle_is_replaced(tmp_path: Path) -> None:
             assert one.process is not first
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO"])
+def test_pictures_of_every_format_open_within_its_limits(tmp_path: Path, kind: str) -> None:
+    """Decoders that start threads or processes could not."""
+    Image.effect_noise((96, 64), 80).convert("RGB").save(tmp_path / "picture", kind)
+
+    async def run() -> None:
+        async with checker(tmp_path) as one:
+            await one.check("image", str(tmp_path / "picture"), 0.0)
+
+    asyncio.run(run())
+
+
+def test_a_damaged_header_does_not_end_it(tmp_path: Path) -> None:
+    """Pillow's AVIF decoder raises what it does not announce."""
+    file = io.BytesIO()
+    Image.effect_noise((24, 16), 80).convert("RGB").save(file, "AVIF")
+    (tmp_path / "picture").write_bytes(file.getvalue().replace(b"iloc", b"xxxx"))
+
+    async def run() -> None:
+        async with checker(tmp_path) as one:
+            with pytest.raises(InvalidImage):
+                await one.check("image", str(tmp_path / "picture"), 0.0)
+            assert one.process is not None
+            assert one.process.returncode is None
+
+    asyncio.run(run())
+
+
+def test_a_file_that_takes_long_does_not_hold_up_the_next_one(tmp_path: Path) -> None:
+    good, endless = files(tmp_path)
+
+    async def run() -> None:
+        both = FileCheckers(ServerSettings(output_dir=tmp_path))
+        long = asyncio.create_task(both.check("image", endless, 0.0))
+        try:
+            await asyncio.sleep(0)
+            await asyncio.wait_for(both.check("audio", good, 0.0), 10)
+            assert not long.done()
+        finally:
+            long.cancel()
+            await both.stop()
+
+    asyncio.run(run())
+
+
+def test_what_the_system_cannot_forbid_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(self: FileChecker, _: str) -> bytes:
+        return json.dumps({"problem": None, "allowed": ["network access", "new processes"]}).encode()
+
+    async def run() -> None:
+        both = FileCheckers(ServerSettings(output_dir=tmp_path))
+        for _ in range(2):
+            await both.check("audio", "any", 0.0)
+
+    monkeypatch.setattr(FileChecker, "_ask", answer)
+    with caplog.at_level("WARNING"):
+        asyncio.run(run())
+    assert caplog.text.count("cannot keep what opens uploads from network access, new processes") == 1
+
+
+CONFINED = """
+import os, signal, socket, sys
+from ltx_a2v.serving.work.confinement import confine
+
+def attempts():
+    yield "fork", lambda: os.fork() or os._exit(0)
+    yield "execute", lambda: os.execv("/bin/true", ["true"])
+    yield "connect", lambda: socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
+    yield "send", lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", int(sys.argv[1])))
+    yield "listen", lambda: socket.create_server(("127.0.0.1", 0))
+    yield "make", lambda: open(sys.argv[2] + ".new", "w")
+    yield "change", lambda: open(sys.argv[2], "r+b")
+    yield "remove", lambda: os.unlink(sys.argv[2])
+    yield "make a folder", lambda: os.mkdir(sys.argv[2] + ".folder")
+    yield "signal", lambda: os.kill(os.getppid(), 0)
+    yield "read the key of the server", lambda: open(f"/proc/{os.getppid()}/environ").read()
+    yield "take memory", lambda: bytearray(5 * 2**30)
+    yield "keep files open", lambda: [open(sys.argv[2]) for _ in range(100)]
+
+def allowed(attempt):
+    try:
+        attempt()
+    except (OSError, MemoryError):
+        return False
+    return True
+
+print(confine())
+print([name for name, attempt in attempts() if allowed(attempt)])
+print(open(sys.argv[2], "rb").read(4))
+"""
+"""What it prints: what it could not forbid, what was possible, and a file that it may read."""
+
+
+def test_the_kernel_forbids_all_but_reading(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"read")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-c", CONFINED, str(listener.getsockname()[1]), str(file)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, **ONE_THREAD})
+    allowed, possible, read = run.stdout.splitlines()
+    if allowed != "[]":
+        pytest.skip(f"this system cannot forbid {allowed}")
+    assert (possible, read) == ("[]", "b'read'"), run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_namespaces_are_forbidden_the_rest_is_enforced(tmp_path: Path) -> None:
+    """As in many containers. Root can then start processes, since the kernel does not count those of root."""
+    file = tmp_path / "file"
+    file.write_bytes(b"read")
+    forbidden = "import ltx_a2v.serving.work.confinement as c\nc._enter_namespaces = set\n" + CONFINED
+    command = [sys.executable, "-c", forbidden, "1", str(file)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, **ONE_THREAD})
+    allowed, possible, read = run.stdout.splitlines()[:3]
+    assert "network access" in allowed
+    assert ("new processes" in allowed) == (os.getuid() == 0)
+    assert set(eval(possible)) <= {"fork", "send"}
+    assert read == "b'read'"
+
+
+def test_a_file_may_take_so_many_seconds_of_computing() -> None:
+    code = """
+from ltx_a2v.serving.work.confinement import allow_cpu_seconds, confine
+confine()
+allow_cpu_seconds(60)
+allow_cpu_seconds(0.1)
+while True: pass
+"""
+    run = subprocess.run([sys.executable, "-c", code], timeout=30, env={**os.environ, **ONE_THREAD})
+    assert run.returncode == -signal.SIGXCPU

@@ -84,6 +84,22 @@ def test_busy_connections_are_not_closed_for_new_ones(tmp_path_factory: pytest.T
         server.stop()
 
 
+def test_bodies_at_a_trickle_do_not_keep_others_out(tmp_path_factory: pytest.TempPathFactory) -> None:
+    flags = ("--max-connections", "8", "--head-timeout", "1s", "--no-standby")
+    server = Server(tmp_path_factory.mktemp("trickle"), *flags)
+    try:
+        head = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with faults_http.clients(server, 8, head + b"Content-Length: 100000\r\n\r\n{") as slow:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                for one in slow:
+                    one.sendall(b"x")
+                time.sleep(0.1)
+            assert server.client.get("/health").status_code == 200
+    finally:
+        server.stop()
+
+
 def test_followers_that_leave_leave_nothing(server: Server) -> None:
     _, figures = faults_http.leaving_followers(server, 40)
     assert figures == {"told": 40, "left_over": 0, "ended": 1}

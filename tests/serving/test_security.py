@@ -60,7 +60,9 @@ def test_the_key_is_not_told(locked: Server) -> None:
     assert KEY not in "\n".join(locked.lines)
 
 
-@pytest.mark.parametrize("header", [b"Basic !!!", b"Basic /////w==", b"Bearer", b"Bearer \xff\xfe", b"x"])
+@pytest.mark.parametrize(
+    "header", [b"Basic !!!", b"Basic \xe9\xe9\xe9=", b"Basic /////w==", b"Bearer", b"Bearer \xff\xfe", b"x"]
+)
 def test_malformed_credentials_are_only_refused(locked: Server, header: bytes) -> None:
     assert locked.client.get("/v1/models", headers=[(b"Authorization", header)]).status_code == 401
 
@@ -87,12 +89,32 @@ def test_refusing_to_start_is_one_sentence(capsys: pytest.CaptureFixture[str], t
         ({"Host": "localhost:1:2"}, 403),
         ({"Host": "localhost:"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost..:1"}, 403),
+        ({"Host": "evil.example.:1"}, 403),
+        ({"Host": "0.0.0.0:1"}, 403),
+        ({"Host": "[::1]@evil:1"}, 403),
+        ({"Host": "[::ffff:7f00:1]:1"}, 403),
+        ({"Host": "127.1:1"}, 403),
+        ({"Host": ""}, 403),
         ({"Host": "LOCALHOST:1"}, 200),
+        ({"Host": "localhost.:1"}, 200),
         ({"Host": "localhost:1"}, 200),
         ({"Host": "[::1]:1"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:1@evil", "Host": "localhost:1"}, 403),
+        ({"Origin": "http://localhost:1.evil", "Host": "localhost:1"}, 403),
+        ({"Origin": "http://localhost:2", "Host": "localhost:1"}, 403),
+        ({"Origin": "http://127.0.0.1:1", "Host": "localhost:1"}, 403),
+        ({"Origin": "evil://localhost:1", "Host": "localhost:1"}, 403),
+        ({"Origin": "http://localhost:1", "Host": "LOCALHOST:1"}, 200),
+        ({"Origin": "https://localhost:1", "Host": "localhost:1"}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Origin": "http://evil.example"}, 403),
@@ -106,10 +128,10 @@ def test_foreign_pages_and_names(server: Server, headers: dict[str, str], status
 
 def test_only_a_link_may_come_from_elsewhere(server: Server) -> None:
     """A form on a foreign page is a navigation too, and old browsers send no Origin with it."""
-    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     before = len(server.client.get("/v1/videos").json()["data"])
-    for path in ("/v1/videos", "/api/unload"):
-        assert server.client.post(path, headers=headers).status_code == 403
+    for headers in ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, {"Sec-Fetch-Mode": "navigate"}):
+        for path in ("/v1/videos", "/api/unload"):
+            assert server.client.post(path, headers=headers).status_code == 403
     assert len(server.client.get("/v1/videos").json()["data"]) == before
 
 
@@ -134,6 +156,11 @@ def test_hosts_that_are_served(settings: dict[str, Any], host: str, served: bool
         hosts.check([host])
 
 
+def test_one_origin_is_given_once(server: Server) -> None:
+    twice = [("Origin", server.base), ("Origin", server.base)]
+    assert server.client.get("/v1/models", headers=twice).status_code == 403
+
+
 def test_own_pages_may(server: Server) -> None:
     assert server.client.get("/v1/models", headers={"Origin": server.base}).status_code == 200
 
@@ -143,6 +170,7 @@ def test_headers_for_browsers(server: Server) -> None:
         headers = server.client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == headers["cross-origin-opener-policy"] == "same-origin"
         assert "server" not in headers
 
 

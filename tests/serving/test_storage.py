@@ -155,6 +155,12 @@ def test_files_are_for_the_user_of_the_server_only(server: Server) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+def test_an_older_state_folder_becomes_private(folders: Folders) -> None:
+    folders.state.chmod(0o755)
+    folders.create()
+    assert stat.S_IMODE(folders.state.stat().st_mode) == 0o700
+
+
 def test_every_file_of_a_result_is_on_the_disk_before_the_job_is_completed(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltx_a2v.checkpoint import keys
-from ltx_a2v.checkpoint.entries import Entries
 from ltx_a2v.checkpoint.keys import KeyMap
 from ltx_a2v.checkpoint.paths import check_folder, readable
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile, json_object
 from ltx_a2v.errors import InvalidModel
+
+if TYPE_CHECKING:
+    from ltx_a2v.checkpoint.entries import Entries
 
 _LANGUAGE_MODEL_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")

@@ -102,7 +102,7 @@ def check_folder(path: Path, what: str) -> None:
         if path.is_file():
             raise InvalidModel(f"The {what} {path} is a file, not a folder.")
         if not path.is_dir():
-            raise InvalidModel(f"The {what} {path} does not exist.")
+            raise InvalidModel(f"The {what} {path} does not exist; `ltx-a2v get` downloads the model's files.")
 
 
 _DEPTHS = ("", "*/", "*/*/")

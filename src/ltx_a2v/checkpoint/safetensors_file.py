@@ -3,6 +3,7 @@
 Layout (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length, a JSON header
 `{name: {dtype, shape, data_offsets}}` with an optional `__metadata__`, then the tensors back to back. The header is
 parsed here because loading needs the offset of each tensor in the file, which the safetensors package does not give.
+No torch is imported, so that the command line finds a wrong file before it waits for torch.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ltx_a2v.checkpoint.paths import readable
 from ltx_a2v.errors import InvalidModel
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
+"""Bytes of one element by the format's names of dtypes; `dtypes.py` has torch's."""
 MAX_HEADER_BYTES = 100_000_000
 
 
@@ -44,12 +48,19 @@ class TensorEntry:
 
     path: Path
     name: str
-    dtype: torch.dtype
+    format: str
+    """The dtype by the format's name, as `BF16`."""
     shape: tuple[int, ...]
     offset: int
     nbytes: int
     header: str = ""
     """Digest of the header that the entry is from; see `check_unchanged`."""
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        from ltx_a2v.checkpoint.dtypes import DTYPES
+
+        return DTYPES[self.format]
 
 
 @dataclass(frozen=True)
@@ -159,12 +170,13 @@ def json_object(raw: str | bytes) -> dict[str, Any] | None:
 
 def _entry(path: Path, name: str, spec: Any, data_start: int, header: str) -> TensorEntry:
     try:
-        dtype = DTYPES[spec["dtype"]]
+        dtype = spec["dtype"]
+        each = ITEM_BYTES[dtype]
         shape, (start, end) = _whole_numbers(spec["shape"]), _whole_numbers(spec["data_offsets"])
     except (KeyError, TypeError, ValueError):
         described = shortened(spec)
         raise InvalidModel(f"{path} has a damaged header: tensor {name!r} is described as {described}.") from None
-    if end - start != math.prod(shape) * dtype.itemsize:
+    if end - start != math.prod(shape) * each:
         raise InvalidModel(f"{path} has a damaged header: tensor {name!r} has the wrong size for shape {shape}.")
     return TensorEntry(path, name, dtype, shape, data_start + start, end - start, header)
 

@@ -19,7 +19,8 @@ from typing import BinaryIO, Self
 import torch
 from torch import Tensor
 
-from ltx_a2v.checkpoint.safetensors_file import DTYPES, MAX_HEADER_BYTES
+from ltx_a2v.checkpoint.dtypes import DTYPES
+from ltx_a2v.checkpoint.safetensors_file import MAX_HEADER_BYTES
 from ltx_a2v.errors import InvalidOutput
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltx_a2v.cli.early import check_files
+from ltx_a2v.cli.early import check_files, check_model
 from ltx_a2v.cli.flags import add_model_flags, settings_from
 from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.outputs import add_overwrite_flag
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_free(wanted, results, arguments.overwrite)
     say(f"{arguments.table}: {len(rows)} rows, {len(rows) - len(wanted)} are made already")
     if not arguments.server:
-        settings.check()
+        check_model(settings)
     made = _on_server(wanted, arguments) if arguments.server else _here(wanted, settings)
     failed = _record(made, results, len(wanted)) if wanted else 0
     write_out(f"{len(rows)} rows: {len(rows) - failed} completed, {failed} failed; see {folder / RESULTS}\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx_a2v.bench.case import HAS_QUALITY, STANDARD, Sweep, listed
+from ltx_a2v.cli.early import check_model
 from ltx_a2v.cli.flags import OF_PROMPTS, add_setting_flags, settings_from
 from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.parser import Parser
@@ -36,9 +37,16 @@ SMALL_SIZES, SMALL_BUDGETS = "256x256", "unlimited"
 def add_flags(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name, (help_text, add, run_it) in _COMMANDS.items():
-        subparser = commands.add_parser(name, help=help_text, description=help_text)
+        called = f"ltx-a2v bench {name}"
+        subparser = commands.add_parser(
+            name, help=help_text, description=_sentence(help_text), prog=called, usage=f"{called} [flags]{_FILES[name]}"
+        )
         add(subparser)
         subparser.set_defaults(bench=run_it)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -108,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
     given = settings_from(arguments, ModelSettings)
     is_puppet = not any(getattr(given, name) for name in FILES)
     settings = given.model_copy(update={"model_dir": puppet_paths().checkpoint.parent}) if is_puppet else given
-    settings.check()
+    check_model(settings)
     sweep = Sweep(
         modes=listed(arguments.modes, "modes"),
         budgets=listed(arguments.budgets or (SMALL_BUDGETS if is_puppet else BUDGETS), "budgets"),
@@ -211,3 +219,5 @@ _COMMANDS: dict[str, tuple[str, Callable[[Parser], None], Callable[[argparse.Nam
     "plot": ("results as PNG and SVG: seconds against memory, and time by phase", _add_plot, _plot),
     "compare": ("the figures of two files: ratios, and which exceed the spread", _add_compare, _compare),
 }
+_FILES = {"synthetic": "", "run": "", "table": " FILE", "plot": " FILE", "compare": " A B"}
+"""What follows the flags."""

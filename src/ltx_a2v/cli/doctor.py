@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +24,7 @@ from ltx_a2v.hardware.budget import gib
 from ltx_a2v.hardware.driver import compute_capability, driver_version, gpu_name, memory_holders, read_memory
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import host_memory_available, host_memory_total
+from ltx_a2v.serving.work.confinement import ONE_THREAD
 from ltx_a2v.settings.defaults import cache_dir
 from ltx_a2v.settings.model import ModelSettings
 
@@ -83,6 +86,7 @@ def _findings(settings: ModelSettings) -> Iterator[Finding]:
         _host,
         _cache,
         _codecs,
+        _uploads,
         _files,
         _torch,
         _model,
@@ -164,6 +168,19 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
     except ValueError:  # PyAV's errors of unknown codecs are among these
         return False
     return True
+
+
+def _uploads(_: ModelSettings) -> Iterator[Finding]:
+    """Asked in a child, which confines itself for good."""
+    command = [sys.executable, "-m", "ltx_a2v.serving.work.confinement"]
+    environment = {**os.environ, **ONE_THREAD}
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    if allowed := json.loads(asked.stdout):
+        found = f"what opens them in `serve` cannot be kept from {', '.join(allowed)}"
+        cure = "let this user make namespaces (containers: allow `unshare`), on Linux 5.13 or newer"
+        yield Finding("note", "uploads", found, cure)
+    else:
+        yield Finding("ok", "uploads", "opened in `serve` without network, processes, or writing")
 
 
 def _files(settings: ModelSettings) -> Iterator[Finding]:

@@ -1,10 +1,16 @@
-"""Mistakes in a request's files, found from their headers in a fraction of a second, before torch is imported."""
+"""Mistakes in the files of a request and of the model, found from their headers before torch is imported."""
 
 from __future__ import annotations
 
+from ltx_a2v.checkpoint.config import read_config
+from ltx_a2v.checkpoint.gemma import GemmaFiles
+from ltx_a2v.checkpoint.lora import LoraFile
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import named
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.request import GenerationRequest
+from ltx_a2v.settings.model import ModelSettings
+from ltx_a2v.versions import version_of
 
 
 def check_files(request: GenerationRequest) -> None:
@@ -22,3 +28,18 @@ def check_files(request: GenerationRequest) -> None:
     for picture in request.pictures:
         picture_size(picture.file)
     audio_seconds(request.audio, request.audio_start_time, at_most=0.1)
+
+
+def check_model(settings: ModelSettings) -> None:
+    """Raises `InvalidModel` for files that are missing, foreign or cut short, or of another model, and what
+    `settings.check` raises. Whether each tensor fits its network is checked when the model is opened."""
+    settings.check()
+    paths = settings.model_paths
+    checkpoint = SafetensorsFile.open(paths.checkpoint)
+    version = version_of(checkpoint.path, checkpoint.metadata, read_config(checkpoint))
+    SafetensorsFile.open(paths.spatial_upsampler)
+    for lora in (paths.distilled_lora, *(style.path for style in settings.loras)):
+        if lora is not None:
+            LoraFile.open(lora, version.keys.lora)
+    encoder = version.text_encoder
+    GemmaFiles.open(paths.gemma_root, encoder.model_type, f"{version.name} needs {encoder.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 
-from ltx_a2v.cli.early import check_files
+from ltx_a2v.cli.early import check_files, check_model
 from ltx_a2v.cli.flags import add_model_flags, add_request_flags, request_from, settings_from
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, free_output
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, ModelSettings)
     enhance = "prompt_enhancer_url" in vars(arguments)  # a flag is a wish, the environment only a possibility
     request = request_from(arguments, quality=settings.default_quality, enhance_prompt=enhance)
-    settings.check()  # mistakes answer before anything heavy is imported
+    check_model(settings)  # mistakes answer before anything heavy is imported
     check_enhancer(request, settings.prompt_enhancer)
     check_files(request)
     request = request.model_copy(

@@ -28,8 +28,8 @@ MISSING = 1
 HUB = "https://huggingface.co"
 LTX, GEMMA = f"Lightricks/{NEWEST.name}", "google/gemma-3-12b-it-qat-q4_0-unquantized"
 LICENCES = {
-    LTX: "read the licence on that page; whether it must be accepted before a download is not known here",
-    GEMMA: "accept Google's terms on that page while logged in, then run `hf auth login`",
+    LTX: "LTX-2 Community License; read it on that page, and accept it there if the page asks for it",
+    GEMMA: "Gemma Terms of Use; accept them on that page while logged in, then run `hf auth login`",
 }
 IGNORED = ("*.gguf", "*.bin", "*.pt", "original/*")
 """What is not read of a text encoder's repository."""
@@ -89,8 +89,16 @@ def _listing(folder: Path, missing: list[Part]) -> str:
             lines += [f"  # about {part.gigabytes:g} GB from {HUB}/{part.repository}", f"  {_command(part, folder)}"]
         lines += ["", "Licences:"]
         lines += [f"  {HUB}/{name}: {LICENCES[name]}" for name in dict.fromkeys(part.repository for part in missing)]
-        lines += ["", "The commands resume where they were interrupted; `hf` comes with: pip install huggingface-hub"]
+        lines += [
+            "",
+            "The commands resume where they were interrupted; `hf` is installed next to ltx-a2v.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def commands(folder: Path) -> list[str]:
+    """What downloads every part into `folder`."""
+    return [_command(part, folder) for part in PARTS]
 
 
 def _command(part: Part, folder: Path) -> str:

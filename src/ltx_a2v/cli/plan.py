@@ -8,6 +8,7 @@ import shlex
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ltx_a2v.cli.early import check_model
 from ltx_a2v.cli.flags import OF_PROMPTS, add_model_flags, add_request_flags, request_from, settings_from
 from ltx_a2v.cli.output import stdout, write_out
 from ltx_a2v.cli.parser import Parser
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, ModelSettings)
     defaults = {"num_frames": NUM_FRAMES, "quality": settings.default_quality}
     request = request_from(arguments, prompt="", audio="-", **defaults)
-    settings.check()
+    check_model(settings)
     for mode in _modes(arguments):
         check_name("quantization mode", mode, MODES)
     if not arguments.json:

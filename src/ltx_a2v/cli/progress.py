@@ -1,4 +1,4 @@
-"""Progress on stderr: phase, step i of n, time left. Bars on a terminal, lines in a log."""
+"""Progress on stderr: phase, step i of n, time left. Bars on a terminal, few lines in a log."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ from ltx_a2v.events import (
 )
 
 Result = TypeVar("Result")
+SECONDS_BETWEEN_LINES = 10.0
+"""In a log."""
 
 
 class Display(Protocol):
@@ -149,12 +151,13 @@ class _Bars:
 
 
 class _Lines:
-    """A line per step, in a log."""
+    """In a log: a line for each phase when it ends, and while one is long, now and then how far it is."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = 0.0
         self._windows = _Windows()
+        self._said = 0.0
 
     def __enter__(self) -> _Lines:
         return self
@@ -169,18 +172,25 @@ class _Lines:
             case WindowStarted():
                 self._say(self._windows.line(event))
             case PhaseStarted():
-                self._started = time.monotonic()
-            case StepFinished(phase, step, steps):
-                left = (time.monotonic() - self._started) / step * (steps - step)
-                self._say(f"{phase} {step}/{steps}, {left:.1f} s left")
+                self._started = self._said = time.monotonic()
+            case StepFinished(phase, step, steps) if step < steps:
+                self._step(PHASE_TITLES[phase], step, steps)
             case PhaseFinished(phase, seconds):
-                self._say(f"{phase} done in {seconds:.2f} s")
+                self._say(f"{PHASE_TITLES[phase]}: {seconds:.2f} s")
             case Planned(message):
                 self._say(f"plan: {message}")
             case Notice(message):
                 self._say(f"note: {message}")
             case _:
                 pass
+
+    def _step(self, title: str, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._said < SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        left = (now - self._started) / step * (steps - step)
+        self._say(f"{title}: {step} of {steps}, about {left:.0f} s left")
 
     def _say(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltx_a2v.checkpoint.paths import check_folder
+from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.cli.output import stdout, write_out
 from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, is_same_file
 from ltx_a2v.cli.parser import Parser
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.transformer_quantization is not None:
         check_name("quantization mode", arguments.transformer_quantization, QUANTIZATIONS)
     parse_blocks(arguments.keep_bf16_blocks)
+    _check_sources(arguments)
     sources = [path for path in (arguments.checkpoint_path, arguments.gemma_root) if path is not None]
     if not any(is_same_file(arguments.output_path, path) for path in sources):  # which is refused later
         check_free("output_path", arguments.output_path, arguments.overwrite)
@@ -86,6 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
         with stdout() as out:
             report.print(out)
     return 0
+
+
+def _check_sources(arguments: argparse.Namespace) -> None:
+    """Raises `InvalidModel` for a file or a folder that cannot be one, before anything heavy is imported."""
+    if arguments.checkpoint_path is not None:
+        SafetensorsFile.open(arguments.checkpoint_path)
+    if arguments.gemma_root is not None:
+        check_folder(arguments.gemma_root, "text encoder folder")
 
 
 def _work(arguments: argparse.Namespace) -> Work[ConversionReport]:

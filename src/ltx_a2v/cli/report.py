@@ -8,7 +8,10 @@ import json
 from ltx_a2v.cli.check import as_line
 from ltx_a2v.cli.output import write_out
 from ltx_a2v.errors import A2VError
-from ltx_a2v.events import GenerationResult
+from ltx_a2v.events import PHASE_TITLES, GenerationResult
+
+SHORTEST = 0.05
+"""Seconds of a phase that is worth saying."""
 
 
 def add_report_flag(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,11 @@ def _as_text(result: GenerationResult) -> str:
     seconds = result.num_frames / result.frame_rate
     predicted = result.details.get("predicted", {})
     said = {name: f" (predicted {seconds:.1f})" for name, seconds in predicted.items()}
-    phases = ", ".join(f"{name} {took:.1f}{said.get(name, '')}" for name, took in result.phases.items())
+    phases = "; ".join(
+        f"{PHASE_TITLES[name]} {took:.1f}{said.get(name, '')}"
+        for name, took in result.phases.items()
+        if took >= SHORTEST or name in said
+    )
     notes = "".join(f"note: {notice}\n" for notice in result.notices)
     plan = f"plan: {result.details['plan']}\n" if "plan" in result.details else ""
     sync = result.details.get("sync", {})
@@ -36,5 +43,5 @@ def _as_text(result: GenerationResult) -> str:
     return (
         f"{result.output_path}: {result.width}x{result.height}, {result.num_frames} frames ({seconds:.2f} s), "
         f"seed {result.seed}, quality {result.quality}\n"
-        f"{result.elapsed_seconds:.1f} s ({phases}){peak}\n{plan}{measured}{notes}"
+        f"{result.elapsed_seconds:.1f} s: {phases}{peak}\n{plan}{measured}{notes}"
     )

@@ -58,7 +58,7 @@ class PromptCache:
 
     def put(self, key: str, prompt: EncodedPrompt) -> None:
         """Raises `OSError` where the folder cannot be written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=PART)
         try:
             with os.fdopen(handle, "wb") as file:

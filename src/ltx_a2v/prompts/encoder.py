@@ -160,7 +160,7 @@ def _weights(entries: Entries) -> list[Any]:
 
 def _sample(entry: TensorEntry) -> str:
     size = min(entry.nbytes, SAMPLED_BYTES)
-    raw = read_tensor(replace(entry, dtype=torch.uint8, shape=(size,), nbytes=size))
+    raw = read_tensor(replace(entry, format="U8", shape=(size,), nbytes=size))
     return hashlib.sha256(raw.numpy().data).hexdigest()
 
 

@@ -14,6 +14,7 @@ _COMPLAINTS = {
     "float_parsing": "is not a number",
     "finite_number": "is not a finite number",
     "string_type": "is not text",
+    "string_too_short": "is empty",
     "string_too_long": "is too long: it must have at most {max_length} characters",
     "path_type": "is not a path",
     "tuple_type": "is not a list of whole numbers",

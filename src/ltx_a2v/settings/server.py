@@ -40,7 +40,7 @@ class ServerSettings(ModelSettings):
     keep_alive: str = Field("5m", description="How long the model stays loaded after the last job; 0: not, -1: always.")
     cold_start: bool = Field(False, description="Same as --keep-alive 0.")
     persistent: bool = Field(False, description="Same as --keep-alive -1.")
-    standby: bool = Field(True, description="Keep no spare worker with its imports done.")
+    standby: bool = Field(True, description="Don't keep a warm spare process; the first job then starts slower.")
     vram_wait: str = Field("60s", description="How long a job waits for device memory before it fails.")
     cancel_grace: str = Field("10s", description="How long a cancelled job may take to stop before it is killed.")
     worker_silence: str = Field(

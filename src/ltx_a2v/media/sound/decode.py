@@ -23,6 +23,7 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from ltx_a2v.errors import InvalidAudio, TooLarge
+from ltx_a2v.media.sound.riff import cut_to_riff
 
 PREROLL = 1.0
 """Seconds decoded before the wanted position: a codec's frames depend on earlier ones (Opus requires 0.08 s)."""
@@ -143,13 +144,15 @@ def _open_file(path: Path) -> BinaryIO:
         file.close()
         raise InvalidAudio(f"The audio file {path} is empty; give another.")
     file.seek(0)
-    return file
+    return cut_to_riff(file)
 
 
 def _audio_source(container: InputContainer, path: Path) -> Source:
     if not container.streams.audio:
         raise InvalidAudio(f"{path} has no audio stream; give a file with sound.")
     stream = container.streams.audio[0]
+    if getattr(stream, "codec_context", None) is None:
+        raise InvalidAudio(f"{path} has sound of a kind that FFmpeg does not know; convert it to wav.")
     rate = stream.codec_context.sample_rate
     if rate <= 0:
         raise InvalidAudio(f"{path} does not say its sample rate; convert it to wav.")

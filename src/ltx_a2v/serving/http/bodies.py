@@ -20,6 +20,7 @@ from ltx_a2v.settings.units import parse_duration
 
 DATA_URL_EXAMPLE = "data:audio/wav;base64,UklGRg=="
 MAX_PROMPT = 10_000
+EMPTY = "is empty: say who speaks, where, and how"
 MAX_VALUES = 1000
 """Members and items of a JSON body, counted at all depths."""
 
@@ -32,7 +33,7 @@ def _valid_duration(value: str | float | None) -> str | float | None:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("is empty: say who speaks, where, and how")
+        raise ValueError(EMPTY)
     return text
 
 
@@ -92,6 +93,8 @@ _SHARED = {
         "seed",
         "quality",
         "speech_preparation",
+        "window_frames",
+        "window_overlap",
         "prompt_style",
         "enhance_prompt",
         "check_sync",
@@ -210,6 +213,8 @@ def _first_complaint(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(field, reason="is missing")
     if not field:
         return InvalidRequest(reason=f"The body cannot be read as a JSON object: {complaint['msg']}")
+    if complaint["type"] in _EMPTY_TYPES and field != "size":
+        return InvalidRequest(field, complaint["input"], EMPTY)
     return InvalidRequest(field, complaint["input"], _REASONS.get(complaint["type"]) or reason_of(complaint))
 
 
@@ -219,6 +224,8 @@ def unknown_field(name: str) -> InvalidRequest:
     return error
 
 
+_EMPTY_TYPES = ("string_too_short", "string_pattern_mismatch")
+"""pydantic's words for an empty prompt, and for one of spaces."""
 _REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512, or auto", "model_type": "is not an object"}
 
 

@@ -1,7 +1,8 @@
 """Connections: uvicorn's HTTP/1.1 protocol with the deadlines and the cap that it lacks.
 
 A client must send the head of a request, and then its whole body, in time. When the cap is reached, a new connection
-replaces the oldest one that waits for a head; where all are busy, the new one is answered 503.
+replaces the oldest one that waits for a head, or one that sends its body at a trickle; where all are busy, the new one
+is answered 503.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ LINGER_SECONDS = 5.0
 
 STALLED_SECONDS = 120.0
 """How long a client may read nothing of a reply."""
+
+TRICKLE = 10_000
+"""Bytes per second: a client that sends its body slower than that, for longer than a head may take, can be replaced."""
 
 SPARE_DESCRIPTORS = 64
 """The database, the worker, the log and asyncio's own."""
@@ -67,6 +71,9 @@ class BoundedHttp(H11Protocol):
         self._bounds = bounds
         self._opened_at = time.monotonic()
         self._stage: object = None
+        self._stage_began = self._opened_at
+        self._received = 0
+        """Bytes in this stage."""
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -78,6 +85,7 @@ class BoundedHttp(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        self._received += len(data)
         super().data_received(data)
         self._watch()
 
@@ -107,9 +115,9 @@ class BoundedHttp(H11Protocol):
         open_ = [other for other in others if not other.transport.is_closing()]
         if len(open_) < self._bounds.connections:
             return
-        waiting = [other for other in open_ if other.waits_for_head]
-        if waiting:
-            min(waiting, key=lambda other: other._opened_at).transport.abort()
+        idle = [other for other in open_ if other.waits_for_head] or [other for other in open_ if other.trickles]
+        if idle:
+            min(idle, key=lambda other: other._opened_at).transport.abort()
         else:
             self._refuse(503)
 
@@ -117,6 +125,13 @@ class BoundedHttp(H11Protocol):
     def waits_for_head(self) -> bool:
         """Whether it can be closed without loss: no request has begun, or its head is incomplete."""
         return self.conn.their_state is h11.IDLE
+
+    @property
+    def trickles(self) -> bool:
+        """Whether it has sent its body slowly for a while."""
+        seconds = time.monotonic() - self._stage_began
+        slow = seconds > self._bounds.head_seconds and self._received < TRICKLE * seconds
+        return slow and self.conn.their_state is h11.SEND_BODY
 
     # -- the deadlines -----------------------------------------------------------------------------------------------
 
@@ -126,7 +141,7 @@ class BoundedHttp(H11Protocol):
         stage = (self.conn.their_state, self.cycle, answered)
         if stage == self._stage:
             return
-        self._stage = stage
+        self._stage, self._stage_began, self._received = stage, time.monotonic(), 0
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None

@@ -36,7 +36,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
     _check_limits(request, settings, body)
-    return request.model_dump(mode="json", exclude={"audio", "image", "output_path", "save_latents"})
+    return request.model_dump(mode="json", exclude={"audio", "image", "output_path", "save_latents", "work_dir"})
 
 
 def fit_seconds(seconds: float, frame_rate: float) -> int:

@@ -54,15 +54,16 @@ def _check_image(path: Path, most_pixels: int) -> None:
     """From the header; a file whose header cannot be read is left to the decoder, which says why."""
     from PIL import Image
 
-    width, height = 0, 0
-    with contextlib.suppress(OSError, ValueError, SyntaxError), warnings.catch_warnings():
+    width, height, far_too_large = 0, 0, False
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # on damaged files Pillow raises nearly any error
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is ours
         try:
             with Image.open(path) as picture:
                 width, height = picture.size
         except Image.DecompressionBombError:
-            message = "The picture has far more pixels than this server allows."
-            raise TooLarge(message, "image_too_many_pixels") from None
+            far_too_large = True
+    if far_too_large:
+        raise TooLarge("The picture has far more pixels than this server allows.", "image_too_many_pixels")
     if width * height > most_pixels:
         message = f"The picture has {width}x{height} pixels; this server allows {most_pixels} in all."
         raise TooLarge(message, "image_too_many_pixels")

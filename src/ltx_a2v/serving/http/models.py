@@ -42,6 +42,8 @@ class Video(BaseModel):
     phase: str | None = Field(description="What a running job does: `encode_prompt`, `stage_1`, `decode` and so on.")
     step: int = Field(description="Steps of the phase that are done.")
     steps: int = Field(description="Steps of the phase; 0 where it has none.")
+    window: int = Field(description="Which window of a long video is made; 1 for others.")
+    windows: int = Field(description="How many windows the video has, once that is known.")
     eta_seconds: float | None = Field(description="Expected seconds until it ends; null where they are unknown.")
     cancelling: bool = Field(description="Whether a running job was told to stop and has not yet.")
     attempts: int = Field(description="How often it was started: a second time after a crash.")

@@ -29,8 +29,8 @@ def presets(demo: bool) -> dict[str, dict[str, int]]:
 
 
 QUALITIES: dict[str, dict[str, str]] = {
-    "standard": {"name": "best", "hint": "guided by text and voice"},
-    "fast": {"name": "quick", "hint": f"{FAST_STEPS} steps, another result"},
+    "standard": {"name": "best", "hint": "every step is guided by text and voice; takes longest"},
+    "fast": {"name": "quick", "hint": f"{FAST_STEPS} steps without guidance: sooner, and another video"},
 }
 """What the page calls the values of a request's `quality`; the first one is chosen at first."""
 

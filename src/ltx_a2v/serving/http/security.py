@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import re
@@ -18,8 +17,8 @@ from ltx_a2v.settings.server import ServerSettings
 
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
-"""An IPv6 address in brackets, or a name or IPv4 address, and a port."""
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""An IPv6 address in brackets, or a name (with or without the root's dot) or IPv4 address, and a port."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -29,6 +28,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
@@ -112,12 +112,25 @@ def _is_address(name: str) -> bool:
 
 
 def _check_origin(headers: Headers, method: str) -> None:
-    """Pages of other origins may not act through a visitor's browser; a link to us may be followed."""
-    origin = headers.get("origin")
-    foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
-    follows_link = origin is None and method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
-    if foreign or (headers.get("sec-fetch-site") == "cross-site" and not follows_link):
-        raise Forbidden(f"Requests from pages of other origins are not let in; this one came from {origin!r}.")
+    """Pages of other origins may not act through a visitor's browser; a link to us may be followed.
+
+    Another port of this host is another origin, though browsers call it the same site.
+    """
+    origins = headers.getlist("origin")
+    navigates = headers.get("sec-fetch-mode") == "navigate"
+    reads = method in ("GET", "HEAD")
+    foreign = any(not _is_own(origin, headers.get("host", "")) for origin in origins) or len(origins) > 1
+    elsewhere = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+    follows_link = reads and navigates and headers.get("sec-fetch-dest", "document") == "document"
+    if foreign or (elsewhere and not follows_link) or (navigates and not reads):
+        given = ", ".join(origins)[:80] or headers.get("sec-fetch-site", "")
+        raise Forbidden(f"Requests from pages of other origins are not let in; this one came from {given!r}.")
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """http or https: a proxy in front of us may add encryption."""
+    scheme, _, place = origin.partition("://")
+    return scheme in ("http", "https") and place.lower() == host.lower()
 
 
 def _check_key(headers: Headers, key: bytes) -> None:
@@ -135,7 +148,7 @@ def _check_key(headers: Headers, key: bytes) -> None:
 def _password(credentials: str) -> str:
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, or not of text
         return ""
 
 

@@ -32,13 +32,13 @@ from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
 from ltx_a2v.serving.http.uploads import Body, about, digest, read_body, save_inputs
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
-from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.work.checking import FileChecker
+from ltx_a2v.serving.work.checking import FileCheckers
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
@@ -61,7 +61,7 @@ class Service:
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
-        self.checker = FileChecker(settings)
+        self.checker = FileCheckers(settings)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 
@@ -186,6 +186,8 @@ class Service:
             phase=progress.phase if progress else None,
             step=progress.step if progress else 0,
             steps=progress.steps if progress else 0,
+            window=progress.window if progress else 1,
+            windows=progress.windows if progress else (job.result or {}).get("windows", 1),
             eta_seconds=None if eta is None else round(eta, 1),
             cancelling=live is not None and live.cancelled.is_set(),
             attempts=job.attempts,
@@ -203,6 +205,17 @@ class Service:
         path = self.folders.finished(job.id) / name
         if not path.is_file():
             raise NotFound(f"The file {name} of {job.id} is gone.")
+        return path
+
+    def partial(self, job: Job) -> Path:
+        """The finished windows of a video that is not complete. Raises `Expired` and `Conflict`."""
+        if job.state == "completed":
+            return self.file(job, VIDEO)
+        if job.expired:
+            raise Expired(f"The files of {job.id} were removed after their time.")
+        path = self.folders.windows(job.id) / PARTIAL
+        if not path.is_file():
+            raise Conflict(f"{job.id} has no finished part yet: it is {job.state}.")
         return path
 
     async def estimate(self, request: dict[str, Any], has_image: bool) -> api.Estimate:

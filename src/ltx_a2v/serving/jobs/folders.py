@@ -4,19 +4,23 @@
 <output-dir>/.work-<job>-<attempt>/                           an attempt in progress; never served, removed at start
 <output-dir>/.lock, <state-dir>/lock                          locked by the only server that uses the folder
 <state-dir>/inputs/<job>/{image, audio}                       uploads
+<state-dir>/inputs/<job>/windows/                             finished windows of a long video, for the next attempt,
+                                                              and partial.mp4, which holds them as one video
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VIDEO, THUMBNAIL, RESULT = "video.mp4", "thumbnail.jpg", "result.json"
+VIDEO, THUMBNAIL, RESULT, PARTIAL = "video.mp4", "thumbnail.jpg", "result.json", "partial.mp4"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Folders:
     def create(self) -> None:
         self.outputs.mkdir(parents=True, exist_ok=True)
         (self.state / "inputs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(OSError):  # another user's; what is made in it is private all the same
+            self.state.chmod(0o700)  # it may be older than this server's umask
 
     def work(self, job_id: str, attempt: int) -> Path:
         return self.outputs / f".work-{job_id}-{attempt}"
@@ -38,6 +44,17 @@ class Folders:
 
     def inputs(self, job_id: str) -> Path:
         return self.state / "inputs" / job_id
+
+    def windows(self, job_id: str) -> Path:
+        return self.inputs(job_id) / "windows"
+
+    def forget_windows(self, job_id: str, keep_partial: bool) -> None:
+        """Of a job that has ended."""
+        for file in self.windows(job_id).glob("*"):
+            if not (keep_partial and file.name == PARTIAL):
+                file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or not there
+            self.windows(job_id).rmdir()
 
     def new_work(self, job_id: str, attempt: int) -> Path:
         folder = self.work(job_id, attempt)
@@ -91,7 +108,7 @@ class Folders:
     def size(self, job_id: str) -> int:
         """Bytes of a job's outputs and uploads."""
         folders = (self.finished(job_id), self.inputs(job_id))
-        return sum(_size(file) for folder in folders for file in folder.glob("*"))
+        return sum(_size(file) for folder in folders for file in folder.rglob("*"))
 
 
 def _size(file: Path) -> int:

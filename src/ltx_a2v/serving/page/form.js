@@ -7,7 +7,6 @@ import { Sound } from "./sound.js";
 import { Wording } from "./wording.js";
 
 const $ = (id) => document.getElementById(id);
-const PRESET_HINTS = { draft: "a quick look", standard: "the usual", large: "finer, slower" };
 const GUIDED_ONLY = ["steps", "cfg", "modality", "negative"];
 const NUMBERS = ["seed", "steps", "fps", "cfg", "modality"];
 const USUAL_SECONDS = 4;
@@ -104,10 +103,12 @@ export class Form {
     return shape === "portrait" ? [short, long] : [long, short];
   }
 
-  // Each button says its size in the chosen format.
+  // Each button says its size in the chosen format, and its steps where the quality lets them be chosen.
   labelSizes() {
     for (const { value, parentElement: label } of document.querySelectorAll("input[name=preset]")) {
-      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}, ${PRESET_HINTS[value] ?? ""}`;
+      const { num_inference_steps: steps } = this.options.presets[value];
+      const cost = chosen("quality") === "fast" ? "" : `, ${steps} steps`;
+      label.querySelector("small").textContent = `${this.sizeOf(value).join(" × ")}${cost}`;
     }
   }
 

@@ -46,11 +46,25 @@ export class Stage {
 
   draw({ job, picture }) {
     if (job.status === "completed" && !job.expired) return this.fill(`${job.id} video`, () => player(job));
+    if (job.window > 1) return this.fill(`${job.id} part ${job.window}`, () => this.finishedPart(job));
     if (job.expired) return this.fill(`${job.id} expired`, paragraph("Removed after its time."));
     this.fill(`${job.id} picture`, paragraph(job.has_image ? "" : "No picture was given."));
     picture.then((source) => {
       if (source && this.shown === `${job.id} picture`) this.fill(`${job.id} shown`, () => still(source));
     });
+  }
+
+  // What is finished of a long video goes on where the shorter one was.
+  finishedPart(job) {
+    const before = $("screen").querySelector("video");
+    const video = player(job, `${content(job)}?partial=1&window=${job.window}`);
+    video.loop = false;
+    if (before && this.playing === job.id) {
+      video.currentTime = before.currentTime;
+      video.autoplay = !before.paused || before.ended;
+    }
+    this.playing = job.id;
+    return video;
   }
 
   // Only what changes is replaced: a video goes on playing while other jobs run.
@@ -65,10 +79,10 @@ function content(job) {
   return `/v1/videos/${job.id}/content`;
 }
 
-function player(job) {
+function player(job, src = content(job)) {
   const video = document.createElement("video");
-  const poster = `${content(job)}?variant=thumbnail`;
-  Object.assign(video, { src: content(job), poster, controls: true, loop: true, preload: "metadata", playsInline: true });
+  const poster = job.status === "completed" ? `${content(job)}?variant=thumbnail` : "";
+  Object.assign(video, { src, poster, controls: true, loop: true, preload: "metadata", playsInline: true });
   video.setAttribute("aria-label", job.prompt.slice(0, 120));
   return video;
 }

@@ -34,7 +34,9 @@ export function inWords(job, error) {
   if (job.cancelling) return "Stops at its next step…";
   const step = job.steps ? `, step ${job.step} of ${job.steps}` : "";
   const left = job.eta_seconds === null ? "" : `, about ${span(job.eta_seconds)} left`;
-  return `${capital(PHASES[job.phase] ?? "starts")}${step}${left}.`;
+  const part = job.windows > 1 ? `Part ${job.window} of ${job.windows}: ` : "";
+  const doing = PHASES[job.phase] ?? "starts";
+  return `${part}${part ? doing : capital(doing)}${step}${left}.`;
 }
 
 export function mark(job) {

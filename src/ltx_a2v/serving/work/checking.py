@@ -1,9 +1,10 @@
-"""The server's end of the process that opens uploaded files before their job is accepted.
+"""The server's end of the processes that open uploaded files before their job is accepted.
 
     Service ──{which, path, start}──> python -m ltx_a2v.serving.work.checker ──{problem}──> 422, or a job
 
-The HTTP process never parses a client's file, and a busy worker would have to wait, so a third process does. It starts
-with the first upload, ends when it was not used for a while, and is replaced after a file that crashed or stalled it.
+The HTTP process never parses a client's file, and a busy worker would have to wait, so other processes do: one, and a
+second one while the first is busy. Each starts when it is needed, ends when it was not used for a while, and is
+replaced after a file that crashed or stalled it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,46 @@ import sys
 from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.client import environment_without_key
+from ltx_a2v.serving.work.confinement import ONE_THREAD
 from ltx_a2v.settings.loading import ENHANCER_KEY
 from ltx_a2v.settings.server import ServerSettings
 
 CHECK_SECONDS = 20.0
 """For one file; opening one takes milliseconds, decoding a picture of 100 megapixels seconds."""
+PROCESSES = 2
+"""A file that takes long must not hold up all others."""
 EXIT_SECONDS = 1.0
 TRIES = 2
 """The process may end for being idle at the moment that it is asked."""
+
+
+class FileCheckers:
+    """Several processes; a file goes to the one that was used last, of those that are free."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._all = [FileChecker(settings) for _ in range(PROCESSES)]
+        self._free: asyncio.LifoQueue[FileChecker] = asyncio.LifoQueue()
+        for checker in self._all:
+            self._free.put_nowait(checker)
+        self._told = False
+
+    async def check(self, which: str, path: str, start: float) -> None:
+        """As `FileChecker.check`."""
+        checker = await self._free.get()
+        try:
+            await checker.check(which, path, start)
+        finally:
+            self._free.put_nowait(checker)
+            self._tell(checker.allowed)
+
+    def _tell(self, allowed: list[str]) -> None:
+        if allowed and not self._told:
+            say("check", f"this system cannot keep what opens uploads from {', '.join(allowed)}", level=30)
+            self._told = True
+
+    async def stop(self) -> None:
+        for checker in self._all:
+            await checker.stop()
 
 
 class FileChecker:
@@ -32,6 +65,8 @@ class FileChecker:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.process: asyncio.subprocess.Process | None = None
+        self.allowed: list[str] = []
+        """What the system could not forbid the process; empty before its first answer."""
         self._turn = asyncio.Lock()
 
     async def check(self, which: str, path: str, start: float) -> None:
@@ -48,9 +83,10 @@ class FileChecker:
                 return
         if reply is None:
             raise _unreadable(which)
-        problem = json.loads(reply)["problem"]
-        if problem is not None:
-            raise from_json(problem)
+        answer = json.loads(reply)
+        self.allowed = answer["allowed"]
+        if answer["problem"] is not None:
+            raise from_json(answer["problem"])
 
     async def stop(self) -> None:
         process, self.process = self.process, None
@@ -98,7 +134,7 @@ class FileChecker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=environment_without_key(self._settings, ENHANCER_KEY),
+            env={**environment_without_key(self._settings, ENHANCER_KEY), **ONE_THREAD},
         )
         return self.process
 

@@ -276,7 +276,8 @@ class Consumer:
         if running.cancelled.is_set():
             raise Cancelled("The job was cancelled.")
         keep = self.keep_alive.seconds(job.keep_alive) > 0
-        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), keep=keep)
+        windows = str(self._shared.folders.windows(job.id).resolve())
+        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), windows=windows, keep=keep)
         while True:
             message = await self._receive(worker, running)
             match message["say"]:
@@ -304,6 +305,7 @@ class Consumer:
         """Files first, record second: a crash between the two is repaired by `recovery`."""
         shared = self._shared
         await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
+        await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=False)
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
         shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
@@ -319,6 +321,8 @@ class Consumer:
         verdict = after_failure(job, error)
         if verdict == "retry" and self.running is not None and self.running.cancelled.is_set():
             verdict = "cancel"
+        if verdict != "retry":
+            await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=True)
         match verdict:
             case "cancel":
                 await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id))

@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -33,14 +34,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ltx_a2v.errors import BudgetTooSmall, Cancelled, from_json
-from ltx_a2v.events import Done, Event, GenerationResult
+from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, InvalidRequest, from_json
+from ltx_a2v.events import Done, Event, GenerationResult, WindowStarted
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import raise_oom_score
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.inputs import Limits, check_inputs
-from ltx_a2v.serving.jobs.folders import RESULT, THUMBNAIL, VIDEO
+from ltx_a2v.serving.jobs.folders import PARTIAL, RESULT, THUMBNAIL, VIDEO
 from ltx_a2v.serving.work.failures import described
 from ltx_a2v.settings.model import ModelSettings
 
@@ -135,7 +136,8 @@ class Worker:
             elif message["do"] == "plan":
                 self._answer_plan(message["request"], message["keep"])
             else:
-                self._answer_run(message["job"], message["request"], Path(message["folder"]), message["keep"])
+                folder, windows = Path(message["folder"]), Path(message["windows"])
+                self._answer_run(message["job"], message["request"], folder, windows, message["keep"])
 
     def _problem(self) -> str | None:
         """Why the model cannot be opened (this reads only headers), or None; a job would fail with the same error."""
@@ -173,9 +175,9 @@ class Worker:
         pipeline.keep = "device" if keep else "nothing"
         return pipeline.plan_for(GenerationRequest(**fields, audio=Path("-"))).peak
 
-    def _answer_run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> None:
+    def _answer_run(self, job: str, fields: dict[str, Any], folder: Path, windows: Path, keep: bool) -> None:
         try:
-            result = self._run(job, fields, folder, keep)
+            result = self._run(job, fields, folder, windows, keep)
         except Cancelled:
             self._channel.send("cancelled", job=job)
         except Exception as error:
@@ -183,16 +185,16 @@ class Worker:
         else:
             self._channel.send("done", job=job, result=result, device_bytes=_device_bytes())
 
-    def _run(self, job: str, fields: dict[str, Any], folder: Path, keep: bool) -> dict[str, Any]:
+    def _run(self, job: str, fields: dict[str, Any], folder: Path, windows: Path, keep: bool) -> dict[str, Any]:
         self._channel.raise_if_cancelled(job)
         began = time.monotonic()
-        request = GenerationRequest(**fields, output_path=folder / VIDEO)
+        request = GenerationRequest(**fields, output_path=folder / VIDEO, work_dir=windows)
         check_inputs(request, self._limits, lambda: self._channel.raise_if_cancelled(job))
         if keep or self._loaded:
             load_seconds = self._load(request, job)
         else:
             self._opened().keep, load_seconds = "nothing", {}
-        report = self._generate(job, request).as_json()
+        report = self._generate_anyway(job, request).as_json()
         report["elapsed_seconds"] = round(time.monotonic() - began, 3)  # with the load, as the client waits for it
         report["phases"] = {**load_seconds, **report["phases"]}
         write_thumbnail(request.output_path, folder / THUMBNAIL)
@@ -223,6 +225,16 @@ class Worker:
         self._pipeline = self._pipeline or self._open()
         return self._pipeline
 
+    def _generate_anyway(self, job: str, request: GenerationRequest) -> GenerationResult:
+        """From the first window on, where those of an earlier attempt are another model's."""
+        try:
+            return self._generate(job, request)
+        except InvalidRequest as error:
+            if error.field != "work_dir" or request.work_dir is None:
+                raise
+        shutil.rmtree(request.work_dir, ignore_errors=True)
+        return self._generate(job, request)
+
     def _generate(self, job: str, request: GenerationRequest) -> GenerationResult:
         events = self._opened().generate(request)
         with closing(events):  # closing stops the work and removes what was half written
@@ -230,8 +242,21 @@ class Worker:
                 self._channel.raise_if_cancelled(job)
                 if isinstance(event, Done):
                     return event.result
+                if isinstance(event, WindowStarted) and event.window > 1:
+                    offer_partial(request, event.window - 1)
                 self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
         raise RuntimeError("The pipeline ended without a result.")
+
+
+def offer_partial(request: GenerationRequest, finished: int) -> None:
+    """The finished windows as one video, to be watched while the others are made."""
+    from ltx_a2v.work_dir import join_finished
+
+    assert request.work_dir is not None
+    try:
+        join_finished(request, request.work_dir, finished, request.work_dir / PARTIAL)
+    except A2VError as error:
+        logs.say("partial", str(error), level=30)
 
 
 def write_thumbnail(video: Path, thumbnail: Path) -> None:

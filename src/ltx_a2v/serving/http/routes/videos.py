@@ -84,8 +84,12 @@ async def download_content(
     job: Found,
     service: Serving,
     variant: Annotated[Literal["video", "thumbnail"], Query(description="Which file.")] = "video",
+    partial: Annotated[bool, Query(description="Of a long video that is not complete, what is finished.")] = False,
 ) -> FileResponse:
     """The mp4 (ranges are understood) or a JPEG of its first frame."""
+    if partial and variant == "video":
+        path = service.partial(job)
+        return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
     name, kind = (VIDEO, "video/mp4") if variant == "video" else (THUMBNAIL, "image/jpeg")
     filename = f"{job.id}{PurePath(name).suffix}"
     path = service.file(job, name)
