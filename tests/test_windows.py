@@ -19,6 +19,7 @@ from ltx_a2v.errors import A2VError, InvalidAudio, InvalidOutput, InvalidRequest
 from ltx_a2v.events import Done, Event, GenerationResult, WindowStarted
 from ltx_a2v.fitting import ANCHOR_FRAME, shown_in
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.media.join import join
 from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.video import VideoWriter
 from ltx_a2v.settings.loading import LoadOptions
@@ -138,10 +139,24 @@ def test_work_that_was_stopped_goes_on_and_gives_the_same_bytes(
                 break
     assert not request.output_path.exists()
     assert (tmp_path / "work" / "window-000.mp4").exists()
+    (tmp_path / "work" / "window-001.mp4.1.part").write_bytes(b"of a run that was killed")
     _, windows = made(pipeline.generate(request))
     assert [window.is_made for window in windows] == [True, False, False]
     assert request.output_path.read_bytes() == once.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["video.mp4"]  # what was kept is no longer needed
+
+
+def test_finished_windows_can_be_joined_before_the_others_are_made(pipeline: A2VPipeline, tmp_path: Path) -> None:
+    request = long_request(tmp_path / "video.mp4", work_dir=tmp_path / "work")
+    with closing(pipeline.generate(request)) as events:
+        next(event for event in events if isinstance(event, WindowStarted) and event.window == 3)
+    windows = pipeline._fit(request).windows[:2]
+    segments = sorted((tmp_path / "work").glob("window-*.mp4"))
+    join(segments, tmp_path / "part.mp4", 24.0, load_audio(SPEECH, 0, FRAMES / 24))
+    frames, samples = frames_and_samples(tmp_path / "part.mp4")
+    assert len(frames) == windows[-1].written_to < FRAMES
+    heard = load_audio(SPEECH, 0, len(frames) / 24).waveform.shape[1]
+    assert 0 <= samples - heard < 2 * 1024  # the sound up to there
 
 
 def test_a_damaged_window_is_made_again(pipeline: A2VPipeline, once: Path, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class WorkDir:
                 write_whole(known, json.dumps({"video": identity}).encode())
             if json.loads(known.read_text()) != {"video": identity}:
                 raise ValueError
+            for part in folder.glob("*.part"):  # of a run that was killed while it wrote
+                part.unlink(missing_ok=True)
         except OSError as error:
             raise InvalidOutput(f"The work folder {folder} cannot be used: {error.strerror}.") from error
         except ValueError:

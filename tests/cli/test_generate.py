@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import av
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from ltx_a2v import ModelPaths
 from ltx_a2v.cli import progress
 from ltx_a2v.cli.main import main
+from ltx_a2v.events import Event, WindowStarted
 from tests.cli.conftest import EXAMPLES, generate
 from tests.conftest import ROOT
 
@@ -239,3 +241,23 @@ def test_the_enhancers_flag_is_a_wish_and_its_variable_only_a_possibility(
     given = [part for name, value in address.items() for part in (f"--{name}", value)]
     assert main(generate(model, *flags, *given)) == 0
     assert "Your own words are used: the prompt enhancer cannot be reached" in capsys.readouterr().out
+
+
+def test_ctrl_c_says_where_finished_windows_are_kept(
+    model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(events: Generator[Event]) -> None:
+        with closing(events):
+            next(event for event in events if isinstance(event, WindowStarted))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ltx_a2v.cli.progress.watch", stopped)
+    long = ["--num-frames", "49", "--window-frames", "25", "--window-overlap", "9"]
+    video, work = tmp_path / "v.mp4", tmp_path / "work"
+    assert main(generate(model, *long, "--output-path", str(video), "--work-dir", str(work))) == 130
+    kept = f"stopped; finished windows are kept in {work}. The same command goes on there."
+    assert kept in capsys.readouterr().err
+    assert work.exists()
+    assert main(generate(model, *long, "--output-path", str(video))) == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]

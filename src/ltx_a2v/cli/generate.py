@@ -11,7 +11,7 @@ from ltx_a2v.cli.output import say
 from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, free_output
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
-from ltx_a2v.cli.stopping import importing
+from ltx_a2v.cli.stopping import EXIT_CODE, importing
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.prompts.wording import check_enhancer
 from ltx_a2v.settings.model import ModelSettings
@@ -70,5 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = open_pipeline(settings)
     if arguments.measure:
         pipeline.measure_fitted(request)
-    print_report(watch(pipeline.generate(request)), arguments.report)
+    try:
+        print_report(watch(pipeline.generate(request)), arguments.report)
+    except KeyboardInterrupt:
+        if request.work_dir is None or not request.work_dir.exists():
+            raise
+        say(f"ltx-a2v: stopped; finished windows are kept in {request.work_dir}. The same command goes on there.")
+        return EXIT_CODE
     return 0
