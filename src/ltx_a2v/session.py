@@ -7,11 +7,11 @@ thread-safe.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -24,11 +24,12 @@ from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
+from ltx_a2v.parallel.helpers import Helpers
 from ltx_a2v.phases import GIB, PhaseLog
 from ltx_a2v.pipeline import generate_video, half_stage
 from ltx_a2v.planning.auto_mode import AUTO, SMALLER, plan_in_one_line, reason_for_smaller
 from ltx_a2v.planning.plan import Keep, Plan
-from ltx_a2v.planning.planner import Planner
+from ltx_a2v.planning.planner import Planner, smaller_budget
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.progress import with_bars
@@ -47,7 +48,9 @@ USUAL_FRAMES = 97
 class A2VPipeline:
     """One model, ready to generate. Opening checks every file's header; weights are read when a phase needs them."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, helping: Sequence[torch.device] = ()) -> None:
+        """`helping`: the further devices of `open`."""
+        self._helpers = Helpers(helping, len(model.style_loras)) if helping else None
         self._use(model)
         self._undecided = model.options.transformer_quantization == AUTO
         self._auto_reason: str | None = None
@@ -55,7 +58,7 @@ class A2VPipeline:
         """Where weights may stay between requests; may be changed between two of them."""
 
     def _use(self, model: Model) -> None:
-        self.model = model
+        self.model = model = model if self._helpers is None else self._helpers.joined(model)
         self._planner = Planner(model)
         self._prompts = PromptEncoder(model)
         self._speeds: dict[VideoShape, Speeds] = {}
@@ -69,10 +72,14 @@ class A2VPipeline:
         paths: ModelPaths,
         *,
         device: str | torch.device | None = None,
+        devices: Sequence[str | torch.device] = (),
         dtype: torch.dtype | None = None,
         options: LoadOptions | None = None,
     ) -> A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
+
+        `devices`, instead of `device`: several GPUs that make each video together. The first one is this process's; for
+        each other one a process is started, which `close`, or the end of a `with` block, ends. See `parallel`.
 
         With the quantization "auto", the first plan chooses the format, which then stays: see `planning/auto_mode.py`.
 
@@ -80,11 +87,23 @@ class A2VPipeline:
         they or the device cannot have, `InvalidInput` for a device that does not exist or a dtype that is not
         supported.
         """
-        chosen = choose_device(device)
+        chosen, *helping = choose_devices(device, devices)
         if dtype not in (None, torch.bfloat16, torch.float32):
             raise InvalidInput(f"dtype {dtype!r} is not supported; use torch.bfloat16 or torch.float32.")
         default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
-        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options))
+        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options), helping)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free all memory, and end the processes of further devices."""
+        self.release()
+        if self._helpers is not None:
+            self._helpers.close()
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +169,11 @@ class A2VPipeline:
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Free the device's memory; with "nothing", the host's too."""
+        if self._helpers is not None:
+            self._helpers.release(to)
         self.model.release(to)
+        if self._helpers is not None and to == "nothing":
+            self._helpers.clear_memory()
 
     # -- generating --------------------------------------------------------------------------------------------------
 
@@ -182,7 +205,7 @@ class A2VPipeline:
                 for event in events:
                     report.add(event)
                     yield event
-            yield Done(report.result(self._prompts.encoded))
+            yield Done(report.result(self._prompts.encoded, self._helpers.report if self._helpers else ()))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
@@ -217,7 +240,13 @@ class A2VPipeline:
         ledger = Ledger(limit) if self.device.type == "cpu" and limit is not None else None
         model = self.model.within(plan.placements, fitted.shape.computed if plan.graphs else None)
         events = generate_video(model, self._prompts, fitted, PhaseLog(self.device, ledger))
-        with capped(self.device, limit), closing(events), model.reading_ahead() as report.ahead:
+        with ExitStack() as stack:
+            if self._helpers is not None:
+                smaller = limit != plan.budget
+                stack.enter_context(self._helpers.job(self.model, fitted.shape, plan, self.keep, smaller))
+            stack.enter_context(capped(self.device, limit))
+            stack.enter_context(closing(events))
+            report.ahead = stack.enter_context(model.reading_ahead())
             yield from events if ledger is None else ledger.during(events)
 
     def _predict(self, shape: VideoShape, steps: int, plan: Plan, speeds: Speeds) -> Prediction:
@@ -238,6 +267,8 @@ class A2VPipeline:
         return shape_of(request, request.num_frames, self.model.files)
 
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
+        if self._helpers is not None:
+            self._helpers.check_passes(shape)
         limit = budget.resolve(self.device, self._reserved())
         if self._undecided:
             self._decide(shape, limit)
@@ -257,8 +288,7 @@ class A2VPipeline:
         """Plan for the free memory less twice the headroom, and for at most 90% of the failed plan if that can work."""
         headroom = 2 * self.model.options.budget.headroom
         roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
-        less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
-        return self._planner.plan(shape, less if roomy is None else min(less, roomy), self.keep)
+        return self._planner.plan(shape, smaller_budget(failed, roomy), self.keep)
 
     def _reserved(self) -> int:
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
@@ -296,7 +326,7 @@ class _Report:
         elif isinstance(event, PhaseFinished):
             self._finished[event.phase] = event
 
-    def result(self, prompts_encoded: int) -> GenerationResult:
+    def result(self, prompts_encoded: int, helpers: Sequence[dict[str, Any]] = ()) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.shape, self._finished
         return GenerationResult(
             output_path=request.output_path,
@@ -317,6 +347,7 @@ class _Report:
                 "memory": self._memory(),
                 "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
+                **({"helpers": list(helpers)} if helpers else {}),
                 **self._predicted(),
             },
         )
@@ -365,6 +396,38 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str | torch.device | None, devices: Sequence[str | torch.device] = ()) -> list[torch.device]:
+    """One device, or those that make each video together. Raises `InvalidInput`."""
+    if not devices:
+        return [choose_device(device)]
+    if device is not None:
+        raise InvalidInput(f"device {device!r} and devices exclude each other: give one of them.")
+    chosen = [choose_device(each) for each in devices]
+    gpus = [each.index or 0 for each in chosen if each.type == "cuda"]
+    twice = next((index for index in gpus if gpus.count(index) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"devices names 'cuda:{twice}' twice; name each GPU once.")
+    if len({each.type for each in chosen}) > 1:
+        raise InvalidInput("devices are GPUs or the CPU, not both; give one kind.")
+    return chosen
+
+
+def devices_from(first: str | None, count: int) -> list[torch.device]:
+    """`count` devices, beginning with `first`: the GPUs that follow it, or so many processes on the CPU.
+
+    Raises `InvalidInput` where there are not so many GPUs.
+    """
+    chosen = choose_device(first)
+    if chosen.type == "cpu":
+        return [chosen] * count
+    index, found = chosen.index or 0, torch.cuda.device_count()
+    if index + count > found:
+        after = f" from {chosen} on" if index else ""
+        reason = f"is more than the GPUs of this machine{after}, {found - index}; use at most {found - index}"
+        raise InvalidRequest("gpus_per_clip", count, reason)
+    return [torch.device("cuda", index + i) for i in range(count)]
+
+
 @contextmanager
 def _host_memory_errors() -> Iterator[None]:
     """Errors of the host's allocators become `OutOfMemory`."""
@@ -380,7 +443,7 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
     """Raises what `A2VPipeline.open` raises, and `InvalidRequest` for a setting that cannot be read."""
     return A2VPipeline.open(
         settings.model_paths,
-        device=settings.device,
+        devices=devices_from(settings.device, settings.gpus_per_clip),
         dtype=getattr(torch, settings.dtype) if settings.dtype else None,
         options=LoadOptions(
             transformer_quantization=settings.transformer_quantization,
