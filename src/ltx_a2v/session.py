@@ -22,6 +22,7 @@ from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, Invali
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, shape_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.hardware.streams import each_on_device, on_device
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
 from ltx_a2v.parallel.helpers import Helpers
@@ -134,8 +135,11 @@ class A2VPipeline:
 
         Later reports of requests of that shape have the predicted seconds next to the measured ones.
         """
+        if self._helpers is not None:
+            raise InvalidInput(f"Measuring is for one GPU; leave it out, or use {named('gpus_per_clip')} 1.")
         shape = self._shape(request)
-        self._speeds[shape] = self._planner.measure(shape)
+        with on_device(self.device):
+            self._speeds[shape] = self._planner.measure(shape)
         return self._speeds[shape]
 
     def measure_fitted(self, request: GenerationRequest) -> Speeds:
@@ -156,9 +160,15 @@ class A2VPipeline:
         """
         quality: Quality = "fast" if self.model.files.distilled_lora is None else "standard"
         usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES, quality=quality)
-        plan = self.plan(request) if request else self.plan_for(usual)
+        shape = self._fit(request).shape if request else self._shape(usual)
+        plan = self._plan(shape, self.model.options.budget)
         try:
-            with _host_memory_errors(), capped(self.device, plan.budget):
+            with ExitStack() as stack:
+                stack.enter_context(_host_memory_errors())
+                stack.enter_context(on_device(self.device))
+                stack.enter_context(capped(self.device, plan.budget))
+                if self._helpers is not None:
+                    stack.enter_context(self._helpers.job(self.model, shape, plan, self.keep, smaller=False))
                 placed = self.model.within(plan.placements)
                 with placed.reading_ahead():
                     placed.preload()
@@ -171,7 +181,8 @@ class A2VPipeline:
         """Free the device's memory; with "nothing", the host's too."""
         if self._helpers is not None:
             self._helpers.release(to)
-        self.model.release(to)
+        with on_device(self.device):
+            self.model.release(to)
         if self._helpers is not None and to == "nothing":
             self._helpers.clear_memory()
 
@@ -188,7 +199,6 @@ class A2VPipeline:
                 return event.result
         raise AssertionError("a generation ends with Done")
 
-    @torch.inference_mode()
     def generate(self, request: GenerationRequest, plan: Plan | None = None) -> Generator[Event]:
         """Make the video and yield events; the last one is `Done`.
 
@@ -197,6 +207,12 @@ class A2VPipeline:
         the request, its files or the budget are wrong, and `OutOfMemory` when the device could not hold the work, nor a
         smaller plan for it.
         """
+        return each_on_device(self._generate(request, plan), self.device)
+
+    @torch.inference_mode()
+    def _generate(self, request: GenerationRequest, plan: Plan | None) -> Generator[Event]:
+        if self._helpers is not None:
+            self._helpers.start()
         with _host_memory_errors():
             fitted = self._fit(request)
             plan = plan or self._plan(fitted.shape, self.model.options.budget)
@@ -269,10 +285,11 @@ class A2VPipeline:
     def _plan(self, shape: VideoShape, budget: Budget) -> Plan:
         if self._helpers is not None:
             self._helpers.check_passes(shape)
-        limit = budget.resolve(self.device, self._reserved())
-        if self._undecided:
-            self._decide(shape, limit)
-        return self._planner.plan(shape, limit, self.keep)
+        with on_device(self.device):
+            limit = budget.resolve(self.device, self._reserved())
+            if self._undecided:
+                self._decide(shape, limit)
+            return self._planner.plan(shape, limit, self.keep)
 
     def _decide(self, shape: VideoShape, budget: int | None) -> None:
         """Choose the format of the quantization "auto", once: another format would be another model."""

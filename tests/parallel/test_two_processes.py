@@ -37,6 +37,7 @@ def latents(pipeline: A2VPipeline, request: GenerationRequest, file: Path) -> di
 
 def helper(pipeline: A2VPipeline) -> int:
     assert pipeline._helpers is not None
+    pipeline._helpers.start()
     (process,) = pipeline._helpers._processes
     return process.pid
 
@@ -108,7 +109,9 @@ def test_out_of_memory_in_one_process_is_a_smaller_plan_for_both(
 
 
 def test_a_video_of_one_pass_is_refused(pair: A2VPipeline, small_request: GenerationRequest) -> None:
-    with pytest.raises(InvalidRequest, match=r"gpus_per_clip 2 is more than the passes of this video, 1 \(quality fast"):
+    with pytest.raises(
+        InvalidRequest, match=r"gpus_per_clip 2 is more than the passes of this video, 1 \(quality fast"
+    ):
         pair.run(small_request.model_copy(update={"quality": "fast"}))
 
 
@@ -125,7 +128,7 @@ def test_a_helper_that_dies_or_hangs_ends_the_video_and_the_next_one_works(
 ) -> None:
     """The next one is that of the next test, for which a new helper is started."""
     if number is signal.SIGSTOP:
-        assert pair.run(small_request).num_frames == 9  # after the death before
+        pair.run(small_request).output_path.unlink()  # after the death before
         monkeypatch.setattr(helpers, "SILENCE_SECONDS", 2.0)
     process = helper(pair)
     with pytest.raises(WorkerFailed, match=says):  # noqa: PT012

@@ -6,7 +6,7 @@ A copy on the stream that is being captured would become part of the graph. So t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
@@ -36,15 +36,19 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def each_on_device(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
+def each_on_device(items: Generator[Item], device: torch.device) -> Generator[Item]:
     """The same items, each made within `on_device`; the caller has its own current device in between."""
-    while True:
+    try:
+        while True:
+            with on_device(device):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+    finally:
         with on_device(device):
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item
+            items.close()
 
 
 def wait(device: torch.device) -> None:

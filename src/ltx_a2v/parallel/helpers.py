@@ -6,6 +6,7 @@ ended, since they share a connection, and the next video starts new ones.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import socket
@@ -64,7 +65,6 @@ class Helpers:
         self._opened = False
         self._answers: dict[torch.device, dict[str, Any]] = {}
         weakref.finalize(self, _end_all, self._processes, self._memory)
-        self._start()
 
     def joined(self, model: Model) -> Model:
         """`model`, with its passes divided and its host copies shared."""
@@ -89,6 +89,7 @@ class Helpers:
 
         Raises `BudgetTooSmall` where a device cannot hold its part, and `WorkerFailed`.
         """
+        self.check_passes(shape)
         resident = plan.placements["transformer"].resident_blocks
         try:
             self._open(model)
@@ -138,15 +139,16 @@ class Helpers:
 
     # -- one message to all ------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self._processes += [_Process(device, self._memory) for device in self.devices]
+    def start(self) -> None:
+        """Let the processes import their libraries, which takes seconds, while this one plans."""
+        if not self._processes:
+            self._processes += [_Process(device, self._memory) for device in self.devices]
 
     def _open(self, model: Model) -> None:
         """Open the model in new helpers."""
         if self._opened:
             return
-        if not self._processes:
-            self._start()
+        self.start()
         options = replace(model.options, read_ahead=False)
         folder = Path(tempfile.mkdtemp(prefix="ltx-a2v-"))
         try:
@@ -220,14 +222,13 @@ class _Process:
 
     def __init__(self, device: torch.device, memory: Sequence[int]) -> None:
         self.device = device
-        heartbeat = os.memfd_create("heartbeat", 0)
-        os.ftruncate(heartbeat, 4096)
-        self._heartbeat = Heartbeat(heartbeat)
-        self._heartbeat.beat()
         ours, theirs = socket.socketpair()
-        inherited = (theirs.fileno(), heartbeat, *memory)
         try:
-            with theirs:
+            with theirs, tempfile.TemporaryFile() as file:
+                file.truncate(mmap.PAGESIZE)
+                self._heartbeat = Heartbeat(file.fileno())
+                self._heartbeat.beat()
+                inherited = (theirs.fileno(), file.fileno(), *memory)
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "ltx_a2v.parallel.helper", *map(str, inherited)],
                     pass_fds=inherited,
@@ -238,8 +239,6 @@ class _Process:
         except BaseException:
             ours.close()
             raise
-        finally:
-            os.close(heartbeat)
         self._connection = Connection(ours.detach())
 
     @property

@@ -71,4 +71,4 @@ class SharedMemory:
 
 def memory_file() -> int | None:
     """A new anonymous file, to be inherited by other processes; None where the system has none."""
-    return os.memfd_create("ltx-a2v host copies", 0) if hasattr(os, "memfd_create") else None
+    return os.memfd_create("ltx-a2v host copies") if hasattr(os, "memfd_create") else None
