@@ -211,10 +211,11 @@ class A2VPipeline:
 
     @torch.inference_mode()
     def _generate(self, request: GenerationRequest, plan: Plan | None) -> Generator[Event]:
-        if self._helpers is not None:
-            self._helpers.start()
         with _host_memory_errors():
             fitted = self._fit(request)
+            if self._helpers is not None:
+                self._helpers.check_passes(fitted.shape)
+                self._helpers.start()
             plan = plan or self._plan(fitted.shape, self.model.options.budget)
             report = _Report(fitted, self.model)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
@@ -435,7 +436,7 @@ def devices_from(first: str | None, count: int) -> list[torch.device]:
     Raises `InvalidInput` where there are not so many GPUs.
     """
     chosen = choose_device(first)
-    if chosen.type == "cpu":
+    if chosen.type == "cpu" or count == 1:
         return [chosen] * count
     index, found = chosen.index or 0, torch.cuda.device_count()
     if index + count > found:

@@ -47,7 +47,8 @@ class Exchange:
     """The connection of one process with all others, who make theirs at the same time."""
 
     def __init__(self, folder: Path, rank: int, count: int, device: torch.device, check: Callable[[], None]) -> None:
-        """`folder`: an empty one, the same for all. `check` is called while waiting; it raises to stop that."""
+        """`folder`: an empty one, the same for all, which must stay. `check` is called while waiting; it raises to stop
+        that. Raises `RuntimeError` where the connection cannot be made."""
         self._count = count
         self._device = device
         self._check = check
@@ -55,6 +56,7 @@ class Exchange:
         store.set_timeout(timedelta(seconds=CONNECT_SECONDS))
         self._host = _gloo(store, rank, count)
         self._direct = _nccl(store, rank, count) if uses_nccl(device) else None
+        self.gather(torch.zeros(1, device=device))  # NCCL connects, and takes its memory, when it is first used
 
     def standings(self, own: Standing) -> list[Standing]:
         """Of all processes, by rank."""

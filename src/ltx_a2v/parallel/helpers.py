@@ -62,9 +62,11 @@ class Helpers:
         self._memory = [fd for fd in (memory_file() for _ in range(1 + style_loras)) if fd is not None]
         self._shared: list[SharedMemory] = []
         self._processes: list[_Process] = []
+        self._folder: list[Path] = []
+        """Of the exchange, while there is one."""
         self._opened = False
         self._answers: dict[torch.device, dict[str, Any]] = {}
-        weakref.finalize(self, _end_all, self._processes, self._memory)
+        weakref.finalize(self, _end_all, self._processes, self._memory, self._folder)
 
     def joined(self, model: Model) -> Model:
         """`model`, with its passes divided and its host copies shared."""
@@ -126,16 +128,14 @@ class Helpers:
             self.sharing.exchange.close()
             self.sharing.exchange = None
         self._opened = False
-        for process in self._processes:
-            process.kill()
-        self._processes.clear()
+        _end_all(self._processes, [], self._folder)
 
     def close(self) -> None:
         self.drop()
         for shared in self._shared:
             shared.close()
         self._shared.clear()
-        _end_all(self._processes, self._memory)
+        _end_all(self._processes, self._memory, self._folder)
 
     # -- one message to all ------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class Helpers:
             return
         self.start()
         options = replace(model.options, read_ahead=False)
-        folder = Path(tempfile.mkdtemp(prefix="ltx-a2v-"))
+        self._folder.append(folder := Path(tempfile.mkdtemp(prefix="ltx-a2v-")))
         try:
             for rank, process in enumerate(self._processes, start=1):
                 process.send(
@@ -169,8 +169,6 @@ class Helpers:
             self.sharing.exchange = Exchange(folder, 0, self.sharing.count, model.device, self._check)
         except RuntimeError as error:  # of the connection
             raise self._failure() from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         self._opened = True
 
     def _announce(self, work: Any) -> None:
@@ -292,7 +290,7 @@ class _Process:
         return WorkerFailed(f"The process on {self.device} {how}; the video was not made. Try again.")
 
 
-def _end_all(processes: list[_Process], memory: list[int]) -> None:
+def _end_all(processes: list[_Process], memory: list[int], folders: list[Path]) -> None:
     """Must not refer to the `Helpers`, whose end calls this."""
     for process in processes:
         process.kill()
@@ -300,3 +298,6 @@ def _end_all(processes: list[_Process], memory: list[int]) -> None:
     for fd in memory:
         os.close(fd)
     memory.clear()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    folders.clear()
