@@ -31,7 +31,7 @@ def both(folder: Path, act: Act, steps: int = 3) -> list[object]:
 
 def one(folder: Path, rank: int, act: Act, steps: int) -> list[dict[Pass, float]]:
     lost: list[int] = []
-    sharing = PassSharing(rank, 2, lambda work: None, lambda: Stopped("another one"), lambda: lost.append(rank))
+    sharing = PassSharing(rank, 2, lambda work: None, lambda: Stopped("another one"), lambda error: lost.append(rank))
     sharing.exchange = Exchange(folder, rank, 2, CPU, lambda: None)
     seen = []
     try:

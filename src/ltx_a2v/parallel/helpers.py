@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -58,14 +58,15 @@ class Helpers:
 
     def __init__(self, devices: Sequence[torch.device], style_loras: int) -> None:
         self.devices = tuple(devices)
-        self.sharing = PassSharing(0, 1 + len(self.devices), self._announce, self._failure, self.drop)
+        self.sharing = PassSharing(0, 1 + len(self.devices), self._announce, self._failure, self._lost)
         self._memory = [fd for fd in (memory_file() for _ in range(1 + style_loras)) if fd is not None]
         self._shared: list[SharedMemory] = []
         self._processes: list[_Process] = []
         self._folder: list[Path] = []
         """Of the exchange, while there is one."""
         self._opened = False
-        self._answers: dict[torch.device, dict[str, Any]] = {}
+        self.report: list[dict[str, Any]] = []
+        """Of the last job: each helper's device, plan and peak."""
         weakref.finalize(self, _end_all, self._processes, self._memory, self._folder)
 
     def joined(self, model: Model) -> Model:
@@ -92,20 +93,18 @@ class Helpers:
         Raises `BudgetTooSmall` where a device cannot hold its part, and `WorkerFailed`.
         """
         self.check_passes(shape)
+        self.report = []
         resident = plan.placements["transformer"].resident_blocks
         try:
             self._open(model)
             self._send(Job(shape, keep, plan.budget, resident, smaller))
-            prepared = self._receive(Prepared)
-            self._answers = {device: {"plan": answer.plan} for device, answer in prepared.items()}
+            self.report = [
+                {"device": str(device), "plan": prepared.plan}
+                for device, prepared in zip(self.devices, self._receive(Prepared), strict=True)
+            ]
             yield
         finally:
             self._end_job()
-
-    @property
-    def report(self) -> list[dict[str, Any]]:
-        """Of the last job: each helper's device, plan and peak."""
-        return [{"device": str(device), **answer} for device, answer in self._answers.items()]
 
     def release(self, to: Literal["host", "nothing"]) -> None:
         """Free the memory of the devices, and that of the host before the model itself frees its own."""
@@ -179,13 +178,13 @@ class Helpers:
         for process in self._processes:
             process.send(message)
 
-    def _receive(self, kind: type[Answer]) -> dict[torch.device, Answer]:
+    def _receive(self, kind: type[Answer]) -> list[Answer]:
         """The answer of every helper. Raises the first error that is one's answer."""
-        answers = {process.device: process.receive() for process in self._processes}
-        for answer in answers.values():
+        answers = [process.receive(self._check) for process in self._processes]
+        for answer in answers:
             if isinstance(answer, A2VError):
                 raise answer
-        assert all(isinstance(answer, kind) for answer in answers.values()), answers
+        assert all(isinstance(answer, kind) for answer in answers), answers
         return answers
 
     def _end_job(self) -> None:
@@ -194,10 +193,13 @@ class Helpers:
             return
         try:
             self._send(End())
-            for device, ended in self._receive(Ended).items():
-                self._answers.setdefault(device, {})["peak_vram_gib"] = ended.peak_gib
+            for entry, ended in zip(self.report, self._receive(Ended), strict=False):
+                entry["peak_vram_gib"] = ended.peak_gib
         except (A2VError, AssertionError):  # the reason why the job ends was raised before
             self.drop()
+
+    def _lost(self, _: BaseException) -> None:
+        self.drop()
 
     def _check(self) -> None:
         for process in self._processes:
@@ -207,7 +209,7 @@ class Helpers:
         """Why the exchange failed, as far as it can be known within a second."""
         for process in self._processes:
             try:
-                told = process.receive(seconds=1)
+                told = process.receive(process.check, seconds=1)
             except WorkerFailed as error:
                 return error
             if isinstance(told, A2VError):
@@ -251,12 +253,13 @@ class _Process:
             sending.join(POLL_SECONDS)
             self.check()
 
-    def receive(self, seconds: float | None = None) -> Any:
-        """The next message; None where there is none for so many seconds. Raises `WorkerFailed`."""
+    def receive(self, check: Callable[[], None], seconds: float | None = None) -> Any:
+        """The next message; None where there is none for so many seconds. Raises `WorkerFailed`, and what `check`
+        raises while waiting."""
         waited = 0.0
         try:
             while not self._connection.poll(POLL_SECONDS):
-                self.check()
+                check()
                 waited += POLL_SECONDS
                 if seconds is not None and waited > seconds:
                     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -60,8 +60,12 @@ def _reporting(connection: Connection, device: str) -> Iterator[None]:
     except A2VError as error:
         send(connection, error)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        send(connection, WorkerFailed(f"The process on {device} failed: {reason}."))
+        send(connection, _failed(device, error))
+
+
+def _failed(device: str, error: BaseException) -> WorkerFailed:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return WorkerFailed(f"The process on {device} failed: {reason}.")
 
 
 class Helper:
@@ -72,7 +76,7 @@ class Helper:
             torch.set_num_threads(opening.threads)
         self._connection = connection
         self._device = torch.device(opening.device)
-        self._sharing = PassSharing(opening.rank, opening.count, lambda work: None, Stopped, leave)  # noqa: ARG005
+        self._sharing = PassSharing(opening.rank, opening.count, lambda work: None, Stopped, self._lost)  # noqa: ARG005
         model = Model.open(ModelFiles.open(opening.paths), self._device, opening.dtype, opening.options)
         self._model = replace(model, sharing=self._sharing)
         self._streamed = ("transformer", *model.style_loras)
@@ -84,6 +88,12 @@ class Helper:
         send(connection, Opened())
         self._exchange = Exchange(opening.folder, opening.rank, opening.count, self._device, lambda: None)
         self._sharing.exchange = self._exchange
+
+    def _lost(self, error: BaseException) -> NoReturn:
+        """The error of a GPU is told; where the other process has ended, nobody listens."""
+        with suppress(OSError):
+            send(self._connection, _failed(str(self._device), error.__cause__ or error))
+        leave()
 
     def answer(self, message: Any) -> None:
         if isinstance(message, Job):

@@ -24,8 +24,8 @@ class Stopped(Exception):
 class PassSharing:
     """Who computes which passes (`model.in_use.Sharing`), in one of `count` processes.
 
-    `announce` is called at the begin of a stage with what the other processes need to run the same steps, `lost` where
-    the connection can no longer be used; `failure` makes the error to raise where another process failed.
+    `announce` is called at the begin of a stage with what the other processes need to run the same steps, and `lost`
+    with the error that broke the connection; `failure` makes the error to raise where another process failed.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PassSharing:
         count: int,
         announce: Callable[[Any], None],
         failure: Callable[[], BaseException],
-        lost: Callable[[], None],
+        lost: Callable[[BaseException], None],
     ) -> None:
         self.rank = rank
         self.count = count
@@ -48,12 +48,6 @@ class PassSharing:
         planned = PassSharing(self.rank, self.count, _nothing, Stopped, _nothing)
         planned.exchange = _MetaExchange(self.count)
         return planned
-
-    def own(self, passes: Passes, perturbed_blocks: frozenset[int], num_blocks: int) -> Passes:
-        """The passes of this process; all of them where there are fewer than processes."""
-        if len(passes) < self.count:
-            return passes
-        return split_passes(passes, perturbed_blocks, num_blocks, self.count)[self.rank]
 
     @contextmanager
     def stage(
@@ -110,7 +104,7 @@ class _Share:
     def leave(self, error: BaseException) -> None:
         """Tell the others, who are at the next exchange or will come to it; without one nobody waits."""
         if self._exchanging:
-            self._sharing.lost()
+            self._sharing.lost(error)
         elif self._left:
             self._left = 0
             with suppress(RuntimeError, A2VError):  # why this process leaves is known already
