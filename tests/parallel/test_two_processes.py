@@ -117,7 +117,10 @@ def test_a_video_of_one_pass_is_refused(pair: A2VPipeline, small_request: Genera
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(signal.SIGKILL, "on cpu was killed by SIGKILL"), (signal.SIGSTOP, "on cpu has not answered for 2 s")],
+    [
+        (signal.SIGKILL, "on cpu was killed by SIGKILL"),
+        pytest.param(signal.SIGSTOP, "on cpu has not answered for 2 s", marks=pytest.mark.slow),
+    ],
 )
 def test_a_helper_that_dies_or_hangs_ends_the_video_and_the_next_one_works(
     pair: A2VPipeline,
@@ -126,9 +129,9 @@ def test_a_helper_that_dies_or_hangs_ends_the_video_and_the_next_one_works(
     number: signal.Signals,
     says: str,
 ) -> None:
-    """The next one is that of the next test, for which a new helper is started."""
+    """The video after a death is made at the begin of the second case, as a new helper takes seconds to start."""
     if number is signal.SIGSTOP:
-        pair.run(small_request).output_path.unlink()  # after the death before
+        pair.run(small_request).output_path.unlink()
         monkeypatch.setattr(helpers, "SILENCE_SECONDS", 2.0)
     process = helper(pair)
     with pytest.raises(WorkerFailed, match=says):  # noqa: PT012

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -32,6 +33,7 @@ GIB = 2**30
 
 def serve(connection: Connection, memory: Sequence[int]) -> None:
     """Until the process of the pipeline ends."""
+    opening = None
     try:
         opening = receive(connection)
         with _reporting(connection, opening.device), torch.inference_mode(), on_device(torch.device(opening.device)):
@@ -40,11 +42,13 @@ def serve(connection: Connection, memory: Sequence[int]) -> None:
                 with _reporting(connection, opening.device):
                     helper.answer(receive(connection))
     except (EOFError, OSError):
-        leave()
+        leave(opening)
 
 
-def leave() -> NoReturn:
+def leave(opening: Opening | None) -> NoReturn:
     """Without the clean-up of libraries, which would wait for the other processes."""
+    if opening is not None:
+        shutil.rmtree(opening.folder, ignore_errors=True)  # in case that the pipeline's process was killed
     os._exit(0)
 
 
@@ -74,6 +78,7 @@ class Helper:
     def __init__(self, opening: Opening, connection: Connection, memory: Sequence[int]) -> None:
         if opening.device == "cpu":
             torch.set_num_threads(opening.threads)
+        self._opening = opening
         self._connection = connection
         self._device = torch.device(opening.device)
         self._sharing = PassSharing(opening.rank, opening.count, lambda work: None, Stopped, self._lost)  # noqa: ARG005
@@ -93,7 +98,7 @@ class Helper:
         """The error of a GPU is told; where the other process has ended, nobody listens."""
         with suppress(OSError):
             send(self._connection, _failed(str(self._device), error.__cause__ or error))
-        leave()
+        leave(self._opening)
 
     def answer(self, message: Any) -> None:
         if isinstance(message, Job):
