@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
-from ltx_a2v.diffusion.latents import HeldPicture, start_stage
+from ltx_a2v.diffusion.latents import HeldPicture, StageLatent, start_stage
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
@@ -97,6 +97,15 @@ class Conditions:
     """Packed latent, [1, T, audio channels]."""
     pictures: Mapping[int, Sequence[HeldPicture]]
     """By scale."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """All that the steps of a stage depend on, besides the weights."""
+
+    stage: Stage
+    start: StageLatent
+    inputs: StageInputs
 
 
 def generate_video(
@@ -275,7 +284,7 @@ def denoise_stage(
     noise: torch.Generator | None,
 ) -> Work[Tensor]:
     """-> latent [1, C, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
-    guidance, grid = stage.guidance, shape.grid(stage.scale)
+    grid = shape.grid(stage.scale)
     start = start_stage(
         grid,
         initial if initial is not None else _zeros(model, grid.frames, grid.height, grid.width),
@@ -294,22 +303,27 @@ def denoise_stage(
         audio_text=conditions.positive.audio,
         appended=tuple(frame for frame in shape.pictures if frame),
     )
-    with model.adapted(transformer, stage.distilled, sweeps=stage.sweeps) as blocks:
-        forward = StageForward(
-            transformer.module,
-            inputs,
-            passes_of(guidance),
-            frozenset(guidance.stg_blocks or ()),
-            blocks.sweep,
-            model.exact_passes,
-            blocks.graphs,
-        )
-        latent = start.noisy
-        for step, latent in enumerate(denoise(forward, start, stage.sigmas, guidance), start=1):  # noqa: B007  the last
-            yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
-            yield StepFinished(stage.name, step, stage.steps)
+    latent = yield from run_steps(model, transformer, StageWork(stage, start, inputs))
     check_finite(latent, stage.name)
     return grid.unpack(latent[:, : grid.tokens])
+
+
+def run_steps(model: ModelInUse, transformer: LoadedTransformer, work: StageWork) -> Work[Tensor]:
+    """-> packed latent [1, tokens, channels]. Every process of a clip runs this, with its share of the passes."""
+    stage, start, guidance = work.stage, work.start, work.stage.guidance
+    passes, perturbed = passes_of(guidance), frozenset(guidance.stg_blocks or ())
+    with (
+        model.sharing(passes, perturbed, stage.sweeps, work) as share,
+        model.adapted(transformer, stage.distilled, sweeps=stage.sweeps) as blocks,
+    ):
+        forward = StageForward(
+            transformer.module, work.inputs, share.own, perturbed, blocks.sweep, model.exact_passes, blocks.graphs
+        )
+        velocities_of, latent = share.gathered(forward.velocities), start.noisy
+        for step, latent in enumerate(denoise(velocities_of, start, stage.sigmas, guidance), start=1):  # noqa: B007
+            yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
+            yield StepFinished(stage.name, step, stage.steps)
+    return latent
 
 
 def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ thread-safe.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -22,14 +22,16 @@ from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, Invali
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, largest_window, shape_of, windows_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.hardware.streams import each_on_device, on_device
 from ltx_a2v.media.check import check_video
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
+from ltx_a2v.parallel.helpers import Helpers
 from ltx_a2v.phases import GIB, PhaseLog
 from ltx_a2v.pipeline import generate_video, half_stage
 from ltx_a2v.planning.auto_mode import AUTO, SMALLER, plan_in_one_line, reason_for_smaller
 from ltx_a2v.planning.plan import Keep, Plan
-from ltx_a2v.planning.planner import Planner
+from ltx_a2v.planning.planner import Planner, smaller_budget
 from ltx_a2v.planning.prediction import Prediction
 from ltx_a2v.planning.probe import Speeds
 from ltx_a2v.progress import with_bars
@@ -51,7 +53,9 @@ USUAL_FRAMES = 97
 class A2VPipeline:
     """One model, ready to generate. Opening checks every file's header; weights are read when a phase needs them."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, helping: Sequence[torch.device] = ()) -> None:
+        """`helping`: the further devices of `open`."""
+        self._helpers = Helpers(helping, len(model.style_loras)) if helping else None
         self._use(model)
         self._undecided = model.options.transformer_quantization == AUTO
         self._auto_reason: str | None = None
@@ -59,7 +63,7 @@ class A2VPipeline:
         """Where weights may stay between requests; may be changed between two of them."""
 
     def _use(self, model: Model) -> None:
-        self.model = model
+        self.model = model = model if self._helpers is None else self._helpers.joined(model)
         self._planner = Planner(model)
         self._prompts = PromptEncoder(model)
         self._speeds: dict[VideoShape, Speeds] = {}
@@ -73,10 +77,14 @@ class A2VPipeline:
         paths: ModelPaths,
         *,
         device: str | torch.device | None = None,
+        devices: Sequence[str | torch.device] = (),
         dtype: torch.dtype | None = None,
         options: LoadOptions | None = None,
     ) -> A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
+
+        `devices`, instead of `device`: several GPUs that make each video together. The first one is this process's; for
+        each other one a process is started, which `close`, or the end of a `with` block, ends. See `parallel`.
 
         With the quantization "auto", the first plan chooses the format, which then stays: see `planning/auto_mode.py`.
 
@@ -84,11 +92,23 @@ class A2VPipeline:
         they or the device cannot have, `InvalidInput` for a device that does not exist or a dtype that is not
         supported.
         """
-        chosen = choose_device(device)
+        chosen, *helping = choose_devices(device, devices)
         if dtype not in (None, torch.bfloat16, torch.float32):
             raise InvalidInput(f"dtype {dtype!r} is not supported; use torch.bfloat16 or torch.float32.")
         default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
-        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options))
+        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options), helping)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free all memory, and end the processes of further devices."""
+        self.release()
+        if self._helpers is not None:
+            self._helpers.close()
 
     @property
     def device(self) -> torch.device:
@@ -119,8 +139,11 @@ class A2VPipeline:
 
         Later reports of requests of that shape have the predicted seconds next to the measured ones.
         """
+        if self._helpers is not None:
+            raise InvalidInput(f"Measuring is for one GPU; leave it out, or use {named('gpus_per_clip')} 1.")
         shape = self._shape(request)
-        self._speeds[shape] = self._planner.measure(shape)
+        with on_device(self.device):
+            self._speeds[shape] = self._planner.measure(shape)
         return self._speeds[shape]
 
     def measure_fitted(self, request: GenerationRequest) -> Speeds:
@@ -141,9 +164,15 @@ class A2VPipeline:
         """
         quality: Quality = "fast" if self.model.files.distilled_lora is None else "standard"
         usual = GenerationRequest(prompt="", audio=Path(), num_frames=USUAL_FRAMES, quality=quality)
-        plan = self.plan(request) if request else self.plan_for(usual)
+        shape = self._fit(request).shape if request else self._shape(usual)
+        plan = self._plan(shape, self.model.options.budget)
         try:
-            with _host_memory_errors(), capped(self.device, plan.budget):
+            with ExitStack() as stack:
+                stack.enter_context(_host_memory_errors())
+                stack.enter_context(on_device(self.device))
+                stack.enter_context(capped(self.device, plan.budget))
+                if self._helpers is not None:
+                    stack.enter_context(self._helpers.job(self.model, shape, plan, self.keep, smaller=False))
                 placed = self.model.within(plan.placements)
                 with placed.reading_ahead():
                     placed.preload()
@@ -154,7 +183,12 @@ class A2VPipeline:
 
     def release(self, to: Literal["host", "nothing"] = "nothing") -> None:
         """Free the device's memory; with "nothing", the host's too."""
-        self.model.release(to)
+        if self._helpers is not None:
+            self._helpers.release(to)
+        with on_device(self.device):
+            self.model.release(to)
+        if self._helpers is not None and to == "nothing":
+            self._helpers.clear_memory()
 
     # -- generating --------------------------------------------------------------------------------------------------
 
@@ -169,7 +203,6 @@ class A2VPipeline:
                 return event.result
         raise AssertionError("a generation ends with Done")
 
-    @torch.inference_mode()
     def generate(self, request: GenerationRequest, plan: Plan | None = None) -> Generator[Event]:
         """Make the video and yield events; the last one is `Done`.
 
@@ -178,9 +211,16 @@ class A2VPipeline:
         the request, its files or the budget are wrong, and `OutOfMemory` when the device could not hold the work, nor a
         smaller plan for it.
         """
+        return each_on_device(self._generate(request, plan), self.device)
+
+    @torch.inference_mode()
+    def _generate(self, request: GenerationRequest, plan: Plan | None) -> Generator[Event]:
         with _host_memory_errors():
             check_enhancer(request, self.model.options.prompt_enhancer)
             fitted = self._fit(request)
+            if self._helpers is not None:
+                self._helpers.check_passes(fitted.shape)
+                self._helpers.start()
             keep = self.keep if len(fitted.windows) == 1 else "device"
             plan = plan or self._plan(fitted.shape, self.model.options.budget, keep)
             if request.enhance_prompt:
@@ -193,7 +233,7 @@ class A2VPipeline:
                     yield event
             if request.check_sync and (notice := report.measure_sync()):
                 yield notice
-            yield Done(report.result(self._prompts.encoded))
+            yield Done(report.result(self._prompts.encoded, self._helpers.report if self._helpers else ()))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
@@ -236,9 +276,12 @@ class A2VPipeline:
                 request, identity = fitted.request, identity_of(fitted, self.model)
                 work = stack.enter_context(open_work_dir(request.work_dir, identity, request.output_path))
                 stack.callback(self._release_beyond, self.keep)
+            if self._helpers is not None:
+                smaller = limit != plan.budget
+                stack.enter_context(self._helpers.job(self.model, fitted.shape, plan, plan.keep, smaller))
+            stack.enter_context(capped(self.device, limit))
             log = PhaseLog(self.device, ledger)
             events = stack.enter_context(closing(generate_video(model, self._prompts, fitted, log, work)))
-            stack.enter_context(capped(self.device, limit))
             report.ahead = stack.enter_context(model.reading_ahead())
             yield from events if ledger is None else ledger.during(events)
 
@@ -266,10 +309,13 @@ class A2VPipeline:
         return largest_window(video, windows_of(request, request.num_frames))
 
     def _plan(self, shape: VideoShape, budget: Budget, keep: Keep | None = None) -> Plan:
-        limit = budget.resolve(self.device, self._reserved())
-        if self._undecided:
-            self._decide(shape, limit)
-        return self._planner.plan(shape, limit, keep or self.keep)
+        if self._helpers is not None:
+            self._helpers.check_passes(shape)
+        with on_device(self.device):
+            limit = budget.resolve(self.device, self._reserved())
+            if self._undecided:
+                self._decide(shape, limit)
+            return self._planner.plan(shape, limit, keep or self.keep)
 
     def _decide(self, shape: VideoShape, budget: int | None) -> None:
         """Choose the format of the quantization "auto", once: another format would be another model."""
@@ -285,8 +331,7 @@ class A2VPipeline:
         """Plan for the free memory less twice the headroom, and for at most 90% of the failed plan if that can work."""
         headroom = 2 * self.model.options.budget.headroom
         roomy = Budget("auto", headroom=headroom).resolve(self.device, self._reserved())
-        less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
-        return self._planner.plan(shape, less if roomy is None else min(less, roomy), failed.keep)
+        return self._planner.plan(shape, smaller_budget(failed, roomy), failed.keep)
 
     def _reserved(self) -> int:
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
@@ -337,7 +382,7 @@ class _Report:
             return notice
         return None
 
-    def result(self, prompts_encoded: int) -> GenerationResult:
+    def result(self, prompts_encoded: int, helpers: Sequence[dict[str, Any]] = ()) -> GenerationResult:
         request, shape, finished = self._fitted.request, self._fitted.video, self._finished
         return GenerationResult(
             output_path=request.output_path,
@@ -360,6 +405,7 @@ class _Report:
                 "memory": self._memory(),
                 "prompts_encoded": prompts_encoded,
                 "read_ahead": self._read_ahead(),
+                **({"helpers": list(helpers)} if helpers else {}),
                 **self._predicted(),
                 **self._sync,
             },
@@ -426,6 +472,38 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str | torch.device | None, devices: Sequence[str | torch.device] = ()) -> list[torch.device]:
+    """One device, or those that make each video together. Raises `InvalidInput`."""
+    if not devices:
+        return [choose_device(device)]
+    if device is not None:
+        raise InvalidInput(f"device {device!r} and devices exclude each other: give one of them.")
+    chosen = [choose_device(each) for each in devices]
+    gpus = [each.index or 0 for each in chosen if each.type == "cuda"]
+    twice = next((index for index in gpus if gpus.count(index) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"devices names 'cuda:{twice}' twice; name each GPU once.")
+    if len({each.type for each in chosen}) > 1:
+        raise InvalidInput("devices are GPUs or the CPU, not both; give one kind.")
+    return chosen
+
+
+def devices_from(first: str | None, count: int) -> list[torch.device]:
+    """`count` devices, beginning with `first`: the GPUs that follow it, or so many processes on the CPU.
+
+    Raises `InvalidInput` where there are not so many GPUs.
+    """
+    chosen = choose_device(first)
+    if chosen.type == "cpu" or count == 1:
+        return [chosen] * count
+    index, found = chosen.index or 0, torch.cuda.device_count()
+    if index + count > found:
+        after = f" from {chosen} on" if index else ""
+        reason = f"is more than the GPUs of this machine{after}, {found - index}; use at most {found - index}"
+        raise InvalidRequest("gpus_per_clip", count, reason)
+    return [torch.device("cuda", index + i) for i in range(count)]
+
+
 @contextmanager
 def _host_memory_errors() -> Iterator[None]:
     """Errors of the host's allocators become `OutOfMemory`."""
@@ -441,7 +519,7 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
     """Raises what `A2VPipeline.open` raises, and `InvalidRequest` for a setting that cannot be read."""
     return A2VPipeline.open(
         settings.model_paths,
-        device=settings.device,
+        devices=devices_from(settings.device, settings.gpus_per_clip),
         dtype=getattr(torch, settings.dtype) if settings.dtype else None,
         options=LoadOptions(
             transformer_quantization=settings.transformer_quantization,

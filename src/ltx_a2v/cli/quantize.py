@@ -19,6 +19,8 @@ from ltx_a2v.settings.model import QUANTIZATION_MODES, TEXT_ENCODER_MODES, Model
 from ltx_a2v.settings.units import parse_blocks
 
 if TYPE_CHECKING:
+    import torch
+
     from ltx_a2v.conversion.report import ConversionReport
     from ltx_a2v.phases import Work
 
@@ -99,6 +101,15 @@ def _check_sources(arguments: argparse.Namespace) -> None:
         check_folder(arguments.gemma_root, "text encoder folder")
 
 
+def _on(device: torch.device) -> torch.device:
+    """Libraries that launch kernels themselves do so on the current device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def _work(arguments: argparse.Namespace) -> Work[ConversionReport]:
     """Raises `InvalidInput` where the flags are those of neither file, or of both."""
     from ltx_a2v.conversion.convert import quantize_file
@@ -111,10 +122,10 @@ def _work(arguments: argparse.Namespace) -> Work[ConversionReport]:
     for_checkpoint, for_encoder = (checkpoint, mode, arguments.keep_bf16_blocks), (gemma, text_mode)
     if checkpoint and mode and not any(for_encoder):
         blocks = parse_blocks(arguments.keep_bf16_blocks)
-        device = choose_device(arguments.device)
+        device = _on(choose_device(arguments.device))
         return quantize_file(checkpoint, mode, output, blocks, device=device, measure_errors=measured)
     if gemma and text_mode and not any(for_checkpoint):
-        device = choose_device(arguments.device)
+        device = _on(choose_device(arguments.device))
         return quantize_text_encoder(gemma, text_mode, output, device=device, measure_errors=measured)
     given = {
         "--checkpoint-path": checkpoint,

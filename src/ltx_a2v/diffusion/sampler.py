@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from torch import Tensor
 
-from ltx_a2v.diffusion.forward import StageForward
-from ltx_a2v.diffusion.guidance import combine, computes
+from ltx_a2v.diffusion.guidance import Pass, combine, computes
 from ltx_a2v.diffusion.latents import StageLatent
 from ltx_a2v.request import Guidance
 
+Velocities = Callable[[Tensor, Tensor], dict[Pass, Tensor]]
+"""Packed latent [1, tokens, channels] and sigma -> the velocity [1, tokens, channels] of every pass."""
 
-def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Tensor]:
+
+def denoise(velocities_of: Velocities, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Tensor]:
     """Yield the packed latent [1, tokens, channels] after every step; the last one is the stage's result.
 
     `sigmas` [steps + 1] stay on the CPU in float32, in which the reference computes with them.
@@ -22,7 +24,7 @@ def denoise(forward: StageForward, start: StageLatent, sigmas: Tensor, guidance:
     mask = start.per_token(start.mask)
     for step, (sigma, following) in enumerate(pairwise(sigmas)):
         if computes(step, guidance):  # else the last prediction is used again
-            velocities = forward.velocities(latent, sigma)
+            velocities = velocities_of(latent, sigma)
             predictions = {kind: _x0(latent, velocity, mask * sigma) for kind, velocity in velocities.items()}
             guided = combine(predictions, guidance)
         held = (guided * mask + start.clean.float() * (1 - mask)).to(guided.dtype)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from ltx_a2v.diffusion.graphs import StageGraphs
+from ltx_a2v.diffusion.guidance import Pass
+from ltx_a2v.diffusion.sampler import Velocities
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.versions import ModelConfig
 
@@ -26,6 +28,38 @@ class Blocks:
     """The blocks in order, each ready to compute until the next one is requested."""
     graphs: StageGraphs | None = None
     """CUDA graphs of the blocks, where they are used."""
+
+
+class Share(Protocol):
+    """The passes of a stage that this process computes, and how it gets the others."""
+
+    @property
+    def own(self) -> frozenset[Pass]: ...
+
+    def gathered(self, velocities: Velocities) -> Velocities:
+        """`velocities` gives those of its own passes; the result gives those of all."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A `Share` of all passes: no other process computes any."""
+
+    own: frozenset[Pass]
+
+    def gathered(self, velocities: Velocities) -> Velocities:
+        return velocities
+
+
+class Sharing(Protocol):
+    """Divides the passes between several processes (`parallel.sharing`)."""
+
+    def stage(
+        self, passes: frozenset[Pass], perturbed_blocks: frozenset[int], num_blocks: int, sweeps: int, work: Any
+    ) -> AbstractContextManager[Share]:
+        """The share of this process in a stage of so many sweeps; `work` is what the others need to run it too."""
+
+    def on_meta(self) -> Sharing:
+        """The same share, to plan with."""
 
 
 class LoadedTransformer(Protocol):
@@ -64,6 +98,11 @@ class ModelInUse(Protocol):
 
     def adapted(self, transformer: Any, distilled: bool, sweeps: int) -> AbstractContextManager[Blocks]:
         """The transformer's blocks with the style LoRAs, and the distilled one where wanted, for `sweeps` sweeps."""
+
+    def sharing(
+        self, passes: frozenset[Pass], perturbed_blocks: frozenset[int], sweeps: int, work: Any
+    ) -> AbstractContextManager[Share]:
+        """This process's share of the passes of a stage: see `Sharing.stage`."""
 
     def latent_statistics(self) -> ChannelStatistics:
         """Of the video VAE's latents."""

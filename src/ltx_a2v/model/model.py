@@ -17,6 +17,7 @@ from ltx_a2v.checkpoint.lora import LoraFile
 from ltx_a2v.diffusion.graphs import BlockGraphs, graphs_for
 from ltx_a2v.model.adapters import DISTILLED_LORA, adapters_loader
 from ltx_a2v.model.files import ModelFiles
+from ltx_a2v.model.in_use import Sharing
 from ltx_a2v.model.placed import PlacedModel
 from ltx_a2v.networks import audio_vae, text, transformer, upsampler, video_vae
 from ltx_a2v.quantization.choose import choose_policies, choose_text_policy, read_stored
@@ -47,6 +48,8 @@ class Model:
     networks: Mapping[str, Network]
     graphs: BlockGraphs | None = None
     """CUDA graphs of the transformer's blocks; None where they are off, or without a GPU."""
+    sharing: Sharing | None = None
+    """Other processes that compute some of the guided passes; None where this one computes all."""
 
     @classmethod
     def open(

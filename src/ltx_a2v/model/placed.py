@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ltx_a2v.checkpoint.reader import read_tensor
 from ltx_a2v.diffusion.graphs import BlockGraphs, StageGraphs
+from ltx_a2v.diffusion.guidance import Pass
 from ltx_a2v.hardware.host_memory import host_memory_available
-from ltx_a2v.model.in_use import Blocks
+from ltx_a2v.model.in_use import Alone, Blocks, Share
 from ltx_a2v.networks import text
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.residency.ahead import ReadAhead, Reading
@@ -110,6 +111,14 @@ class PlacedModel:
         finally:
             if any(self._placement(name).home != "device" for name in ("transformer", *adapters)):
                 graphs.release()
+
+    def sharing(
+        self, passes: frozenset[Pass], perturbed_blocks: frozenset[int], sweeps: int, work: Any
+    ) -> AbstractContextManager[Share]:
+        sharing, blocks = self._model.sharing, self.config.num_layers
+        if sharing is None:
+            return nullcontext(Alone(passes))
+        return sharing.stage(passes, perturbed_blocks, blocks, sweeps, work)
 
     def latent_statistics(self) -> ChannelStatistics:
         return ChannelStatistics(self._statistic("latents_mean"), self._statistic("latents_std"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ltx_a2v.diffusion.graphs import BlockGraphs, Work
-from ltx_a2v.model.in_use import Blocks
+from ltx_a2v.diffusion.guidance import Pass
+from ltx_a2v.model.in_use import Alone, Blocks, Share
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.residency.ledger import Ledger, on_host
@@ -63,14 +64,21 @@ class MetaTransformer:
 
 class MetaModel:
     """Implements `ModelInUse`. A sweep visits only the first `sampled_blocks` blocks, as every block takes and frees
-    the same memory."""
+    the same memory. `perturbed_blocks`, of all blocks, decide which passes are this process's."""
 
     device = META
 
-    def __init__(self, model: Model, sampled_blocks: int, graphs: BlockGraphs | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sampled_blocks: int,
+        graphs: BlockGraphs | None = None,
+        perturbed_blocks: frozenset[int] = frozenset(),
+    ) -> None:
         self._model = model
         self._sampled_blocks = sampled_blocks
         self._graphs = graphs
+        self._perturbed_blocks = perturbed_blocks
         self.dtype = model.dtype
         self.exact_passes = model.options.exact_passes
 
@@ -105,6 +113,18 @@ class MetaModel:
                 stack.enter_context(adapters.attached(transformer.module))
             graphs = self._graphs.stage(tuple(names), lambda _: (ANY_SLOT,)) if self._graphs else None
             yield Blocks(lambda: transformer.sample, graphs)
+
+    def sharing(
+        self,
+        passes: frozenset[Pass],
+        perturbed_blocks: frozenset[int],  # noqa: ARG002  of the sample
+        sweeps: int,
+        work: Any,
+    ) -> AbstractContextManager[Share]:
+        sharing, blocks = self._model.sharing, self.config.num_layers
+        if sharing is None:
+            return nullcontext(Alone(passes))
+        return sharing.on_meta().stage(passes, self._perturbed_blocks, blocks, sweeps, work)
 
     def latent_statistics(self) -> ChannelStatistics:
         shape = self._model.files.video_vae["latents_mean"].shape

@@ -40,6 +40,8 @@ FEW_NUMBERS = 2**14
 WORKSPACES = 128 * 2**20
 """Bytes allowed for the workspaces of cuBLAS and cuDNN on a GPU; on an H100 they kept 33 MiB between phases. The stream
 on which graphs are captured has one more of cuBLAS, as large."""
+EXCHANGE = 128 * 2**20
+"""Bytes allowed for NCCL's connection with the other processes of a clip: one channel, unmeasured."""
 CONVOLUTION_WORKSPACE = 820 * 2**20
 """Bytes allowed for cuDNN while decoding, in addition: in contiguous memory an H100 took 0.78 GiB more than predicted
 at 768x512; channels last, as now, 0.44. At 1280x768 it is unmeasured. Only computing shows what cuDNN takes, and a plan
@@ -50,8 +52,9 @@ computes nothing."""
 def measure_needs(model: Model, shape: VideoShape) -> list[PhaseNeed]:
     """The phases in order, for a request of that shape."""
     on_gpu = model.device.type == "cuda"
-    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS), shape)
+    phases = _MetaPhases(model, _on_meta(model, shape), shape)
     common = _kept_between_phases(model, shape) + FEW_NUMBERS + (WORKSPACES if on_gpu else 0)
+    common += EXCHANGE if on_gpu and model.sharing is not None else 0
     styles = model.style_loras
     distilled = tuple(name for name in (DISTILLED_LORA,) if name in model.loaders)
     both_stages = (*distilled, *styles) if shape.quality == "fast" else ()
@@ -82,9 +85,13 @@ def _graphs_need(model: Model, shape: VideoShape, stage: str, without: int, cach
     if model.graphs is None:
         return GraphsNeed()
     graphs = BlockGraphs(MetaCapturer())
-    phases = _MetaPhases(model, MetaModel(model, SAMPLED_BLOCKS, graphs), shape)
+    phases = _MetaPhases(model, _on_meta(model, shape, graphs), shape)
     peak = _peak_of(getattr(phases, stage))
     return GraphsNeed(max(peak - without, 0), graphs.nbytes + cache)
+
+
+def _on_meta(model: Model, shape: VideoShape, graphs: BlockGraphs | None = None) -> MetaModel:
+    return MetaModel(model, SAMPLED_BLOCKS, graphs, frozenset(shape.guidance.stg_blocks or ()))
 
 
 def _peak_of(run: Callable[[], object]) -> int:

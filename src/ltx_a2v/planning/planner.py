@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ltx_a2v.fitting import VideoShape
 from ltx_a2v.hardware.host_memory import host_memory_available
 from ltx_a2v.kernels import planned_for
@@ -12,6 +14,12 @@ from ltx_a2v.planning.prediction import Prediction, predict
 from ltx_a2v.planning.probe import Speeds, probe
 
 
+def smaller_budget(failed: Plan, roomy: int | None) -> int:
+    """After memory ran out: at most 90% of the failed plan if that can work, and `roomy`."""
+    less = max(int(0.9 * (failed.budget or failed.peak)), failed.smallest)
+    return less if roomy is None else min(less, roomy)
+
+
 class Planner:
     """Caches the needs of each video shape, so that a second plan for it takes no time."""
 
@@ -19,14 +27,18 @@ class Planner:
         self._model = model
         self._needs: dict[VideoShape, list[PhaseNeed]] = {}
 
-    def plan(self, shape: VideoShape, budget: int | None, keep: Keep) -> Plan:
-        """Raises `BudgetTooSmall`."""
+    def plan(self, shape: VideoShape, budget: int | None, keep: Keep, networks: Collection[str] | None = None) -> Plan:
+        """For all phases, or for those that use only the given networks. Raises `BudgetTooSmall`."""
         if shape not in self._needs:
             with planned_for(self._model.device):
                 self._needs[shape] = measure_needs(self._model, shape)
+        needs, sizes = self._needs[shape], self._model.sizes
+        if networks is not None:
+            needs = [need for need in needs if set(need.networks) <= set(networks)]
+            sizes = {name: sizes[name] for name in networks}
         return make_plan(
-            self._model.sizes,
-            self._needs[shape],
+            sizes,
+            needs,
             budget,
             host_memory_available() + self._model.host_bytes,
             keep,

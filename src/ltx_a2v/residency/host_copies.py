@@ -5,15 +5,17 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 from torch import Tensor
 
 from ltx_a2v.errors import OutOfMemory
+from ltx_a2v.hardware.streams import on_device
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.loader import Source
 from ltx_a2v.residency.piece import Piece
+from ltx_a2v.residency.shared_memory import SharedMemory
 
 PREPARING_THREADS = 4
 
@@ -25,9 +27,11 @@ class HostCopies:
     H100 one thread pins 1.65 GB/s and several 6 GB/s, while files are read at 14 GB/s).
     """
 
-    def __init__(self, files: Source, device: torch.device) -> None:
+    def __init__(self, files: Source, device: torch.device, shared: SharedMemory | None = None) -> None:
+        """`shared`: memory for the copies that other processes fill and use too."""
         self._files = files
         self._device = device
+        self._shared = shared
         self._copies: dict[str, HostBuffer] = {}
         self._prepared: dict[str, Future[HostBuffer]] = {}
 
@@ -40,7 +44,7 @@ class HostCopies:
         wanted = [piece for piece in pieces if piece.name not in self._copies and piece.name not in self._prepared]
         if wanted:
             pool = ThreadPoolExecutor(min(PREPARING_THREADS, len(wanted)), "host-memory")
-            self._prepared |= {piece.name: pool.submit(self._prepare, piece.nbytes) for piece in wanted}
+            self._prepared |= {piece.name: pool.submit(self._prepare, piece) for piece in wanted}
             pool.shutdown(wait=False)  # the threads end when all memory is prepared
         return self
 
@@ -57,7 +61,9 @@ class HostCopies:
         Raises what reading the file raises, and `OutOfMemory` where host memory is short.
         """
         copy = self._prepared[piece.name].result()
-        self._files.fetch(piece, copy.flat)
+        with self._filling(piece) as missing:
+            if missing:
+                self._files.fetch(piece, copy.flat)
         self._copies[piece.name] = copy
         del self._prepared[piece.name]
 
@@ -65,12 +71,10 @@ class HostCopies:
         """Raises what reading the file raises, and `OutOfMemory` where host memory is short."""
         if piece.name in self._copies:
             flat[: piece.nbytes].copy_(self._copies[piece.name].flat, non_blocking=True)
-            return
-        self._files.fetch(piece, flat)
-        if piece.name in self._prepared:
-            copy = self._prepared.pop(piece.name).result()
-            copy.flat.copy_(flat[: piece.nbytes], non_blocking=True)
-            self._copies[piece.name] = copy
+        elif piece.name in self._prepared:
+            self._fetch_and_copy(piece, flat)
+        else:
+            self._files.fetch(piece, flat)
 
     def drop_prepared(self) -> None:
         """Free the memory allocated for pieces that have not been fetched."""
@@ -88,22 +92,42 @@ class HostCopies:
             copy.release()
         self._copies.clear()
 
-    def _prepare(self, nbytes: int) -> HostBuffer:
-        if self._device.type != "cuda":
-            return HostBuffer(nbytes, pinned=False)
-        with torch.cuda.device(self._device):
-            return HostBuffer(nbytes, pinned=True)
+    def _fetch_and_copy(self, piece: Piece, flat: Tensor) -> None:
+        with self._filling(piece) as missing:
+            if missing:
+                self._files.fetch(piece, flat)
+            copy = self._prepared.pop(piece.name).result()
+            if missing:
+                copy.flat.copy_(flat[: piece.nbytes], non_blocking=True)
+                if self._shared is not None and self._device.type == "cuda":
+                    torch.cuda.current_stream(self._device).synchronize()  # others read the copy next
+        self._copies[piece.name] = copy
+        if not missing:
+            flat[: piece.nbytes].copy_(copy.flat, non_blocking=True)
+
+    def _filling(self, piece: Piece) -> AbstractContextManager[bool]:
+        """Whether the piece's copy has to be filled: always, or unless another process has filled it."""
+        return nullcontext(True) if self._shared is None else self._shared.filling(piece)
+
+    def _prepare(self, piece: Piece) -> HostBuffer:
+        pinned = self._device.type == "cuda"
+        with on_device(self._device):
+            if self._shared is None:
+                return HostBuffer(piece.nbytes, pinned=pinned)
+            return HostBuffer(piece.nbytes, pinned=pinned, memory=self._shared.map(piece))
 
 
 class HostBuffer:
     """Page-aligned host memory of exactly the requested size, registered with CUDA where `pinned`.
 
-    torch's own pinned allocator rounds up to powers of two, which would cost up to twice a block.
+    torch's own pinned allocator rounds up to powers of two, which would cost up to twice a block. `memory`: that of
+    several processes; else new memory is allocated.
     """
 
-    def __init__(self, nbytes: int, pinned: bool) -> None:
+    def __init__(self, nbytes: int, pinned: bool, memory: mmap.mmap | None = None) -> None:
+        self._shared = memory is not None
         try:
-            self._memory = mmap.mmap(-1, max(nbytes, 1))
+            self._memory = memory or mmap.mmap(-1, max(nbytes, 1))
         except OSError as error:
             raise OutOfMemory(
                 f"{nbytes / 2**30:.2f} GiB more host memory could not be allocated; stream from the file instead."
@@ -119,7 +143,10 @@ class HostBuffer:
         """Else CUDA faults them in one by one while it pins, under a lock that stops all launches."""
         with suppress(AttributeError, OSError):  # not Linux, or a kernel without large pages
             self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self.flat[:: mmap.PAGESIZE].fill_(0)
+        if self._shared:
+            self.flat[:: mmap.PAGESIZE].sum()  # another process may have filled it: reading allocates a page too
+        else:
+            self.flat[:: mmap.PAGESIZE].fill_(0)
 
     def _register(self) -> None:
         address = self.flat.data_ptr()

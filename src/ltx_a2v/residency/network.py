@@ -18,6 +18,7 @@ from ltx_a2v.residency.host_copies import HostCopies
 from ltx_a2v.residency.ledger import on_host
 from ltx_a2v.residency.loader import Source, TensorLoader
 from ltx_a2v.residency.piece import Piece
+from ltx_a2v.residency.shared_memory import SharedMemory
 from ltx_a2v.residency.stream import DEFAULT_SLOTS, BlockStream, spread
 
 Home = Literal["device", "host", "file"]
@@ -43,6 +44,8 @@ class Network:
 
     def __init__(self, loader: TensorLoader, device: torch.device) -> None:
         self.loader = loader
+        self.shared: SharedMemory | None = None
+        """Memory for copies that other processes use too; set before the first use."""
         self._device = device
         self._built: tuple[nn.Module, Piece, list[Piece]] | None = None
         self._host: HostCopies | None = None
@@ -58,7 +61,9 @@ class Network:
 
     @property
     def host_bytes(self) -> int:
-        return self._host.nbytes if self._host else 0
+        """Of copies; where they are shared, those that other processes made too."""
+        own = self._host.nbytes if self._host else 0
+        return own if self.shared is None else max(own, self.shared.nbytes)
 
     @contextmanager
     def use(self, placement: Placement) -> Iterator[BlockStream]:
@@ -98,8 +103,7 @@ class Network:
         read = 0
         with self._reading_ahead:
             if missing and not self._wanted:
-                self._host = self._host or HostCopies(self.loader, self._device)
-                self._host.copying(missing)
+                self._host_copies().copying(missing)
             for piece in missing if fill else ():
                 if self._wanted or stopped() or self._host is None:
                     return read
@@ -153,6 +157,14 @@ class Network:
                 self._built = module, *self.loader.blueprint.split(module)
         return self._built
 
+    def _host_copies(self) -> HostCopies:
+        if self._host is None:
+            if self.shared is not None:
+                _, rest, blocks = self._on_meta()
+                self.shared.lay_out([rest, *blocks])
+            self._host = HostCopies(self.loader, self._device, self.shared)
+        return self._host
+
     def _copied(self, placement: Placement) -> list[Piece]:
         """The pieces that are copied to host memory, in the order in which they are first fetched."""
         _, rest, blocks = self._on_meta()
@@ -166,8 +178,7 @@ class Network:
         at_first = [rest, *(blocks[i] for i in sorted(resident))]
         source: Source = self.loader
         if placement.home == "host":
-            self._host = self._host or HostCopies(self.loader, self._device)
-            source = self._host.copying(self._copied(placement))
+            source = self._host_copies().copying(self._copied(placement))
         try:
             for piece in at_first:
                 flat = torch.empty(piece.nbytes, dtype=torch.uint8, device=self._device)

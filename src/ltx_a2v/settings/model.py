@@ -53,6 +53,12 @@ class ModelSettings(Settings):
     gemma_root: Path | None = Field(None, description=f"Folder {NEWEST.files.gemma}.")
 
     device: str | None = _option(None, "DEVICE", "cuda, cuda:1 or cpu; default: a GPU where there is one.")
+    gpus_per_clip: int = Field(
+        1,
+        ge=1,
+        description="How many GPUs make each video together, from --device on, each with the VRAM budget: at most as "
+        "many as the video has passes, 4 by default.",
+    )
     dtype: Literal["bfloat16", "float32"] | None = Field(
         None, description="What to compute in; default: bfloat16 on a GPU, float32 on the CPU."
     )
