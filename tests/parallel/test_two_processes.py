@@ -21,7 +21,7 @@ from ltx_a2v.errors import InvalidRequest, WorkerFailed
 from ltx_a2v.events import Notice, StepFinished
 from ltx_a2v.parallel import helpers
 from tests.conftest import ROOT
-from tests.test_reference import CASES, RECORDED, relative
+from tests.test_reference import AS_IT_IS, CASES, RECORDED, relative
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_result_is_that_of_one_process_and_the_same_bytes_every_time(
 def test_two_processes_equal_the_reference(pair: A2VPipeline, tmp_path: Path) -> None:
     case = {**CASES["guided"], "guidance": Guidance(**CASES["guided"]["guidance"])}
     case |= {file: ROOT / "examples" / case[file] for file in ("audio", "image")}
-    request = GenerationRequest(**case, output_path=tmp_path / "video.mp4")
+    request = GenerationRequest(**case, **AS_IT_IS, output_path=tmp_path / "video.mp4")
     result = latents(pair, request, tmp_path / "latents")
     expected = load_file(RECORDED / "guided.safetensors")
     assert relative(result["stage_1"], expected["stage_1"]) < 1e-4
