@@ -67,7 +67,8 @@ class Estimates:
 
 @dataclass
 class Progress:
-    """Updated by a job's events. `percent` never decreases and stays below 100, which is for a saved file."""
+    """Updated by a job's events. `percent` stays below 100, which is for a saved file, and decreases only where a long
+    video turns out to have several windows."""
 
     expected: Mapping[str, float]
     started_at: float
@@ -85,6 +86,8 @@ class Progress:
     def start_window(self, window: int, windows: int) -> None:
         if window > 1:  # what came before the first window, such as the prompt, is not done again
             self._finished &= _ONCE
+        if windows != self.windows:  # only now it is known how much there is to do
+            self.percent = 0
         self.window, self.windows = window, windows
         self._advance()
 

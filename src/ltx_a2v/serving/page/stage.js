@@ -45,7 +45,7 @@ export class Stage {
   }
 
   draw({ job, picture }) {
-    if (job.status === "completed" && !job.expired) return this.fill(`${job.id} video`, () => player(job));
+    if (job.status === "completed" && !job.expired) return this.fill(`${job.id} video`, () => this.goOn(job, player(job)));
     if (job.window > 1) return this.fill(`${job.id} part ${job.window}`, () => this.finishedPart(job));
     if (job.expired) return this.fill(`${job.id} expired`, paragraph("Removed after its time."));
     this.fill(`${job.id} picture`, paragraph(job.has_image ? "" : "No picture was given."));
@@ -54,14 +54,19 @@ export class Stage {
     });
   }
 
-  // What is finished of a long video goes on where the shorter one was.
   finishedPart(job) {
-    const before = $("screen").querySelector("video");
     const video = player(job, `${content(job)}?partial=1&window=${job.window}`);
     video.loop = false;
+    return this.goOn(job, video);
+  }
+
+  // Where the shorter part of the same long video was.
+  goOn(job, video) {
+    const before = $("screen").querySelector("video");
     if (before && this.playing === job.id) {
       video.currentTime = before.currentTime;
       video.autoplay = !before.paused || before.ended;
+      video.muted = before.muted;
     }
     this.playing = job.id;
     return video;
