@@ -6,8 +6,8 @@ const $ = (id) => document.getElementById(id);
 const FIELDS = {
   image: ["image", "Picture"],
   input_reference: ["image", "Picture"],
-  images: ["last-image", "Picture at the end"],
-  "images[0]": ["last-image", "Picture at the end"],
+  images: ["last-image", "Last picture"],
+  "images[0]": ["last-image", "Last picture"],
   audio: ["audio", "Voice"],
   audio_reference: ["audio", "Voice"],
   audio_start_time: ["audio", "Start"],
