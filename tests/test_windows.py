@@ -197,6 +197,15 @@ def test_a_work_folder_of_another_video_is_refused(pipeline: A2VPipeline, tmp_pa
     assert (tmp_path / "work" / "work.json").exists()
 
 
+def test_two_processes_do_not_work_in_one_folder(pipeline: A2VPipeline, tmp_path: Path) -> None:
+    request = long_request(tmp_path / "video.mp4", work_dir=tmp_path / "work")
+    with closing(pipeline.generate(request)) as events:
+        next(event for event in events if isinstance(event, WindowStarted))
+        other = request.model_copy(update={"output_path": tmp_path / "other.mp4"})
+        with pytest.raises(InvalidRequest, match=r"work_dir .* is in use by another process"):
+            pipeline.run(other)
+
+
 def test_a_work_folder_that_cannot_be_made(pipeline: A2VPipeline, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InvalidOutput, match=r"The work folder .* cannot be used"):

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -94,7 +95,8 @@ class WorkDir:
 def open_work_dir(folder: Path | None, identity: str, output: Path) -> Iterator[WorkDir]:
     """`folder`, which keeps its windows however this ends; without one a temporary folder next to `output`."""
     if folder is not None:
-        yield WorkDir(folder, identity)
+        with _alone_in(folder):
+            yield WorkDir(folder, identity)
         return
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
@@ -104,6 +106,29 @@ def open_work_dir(folder: Path | None, identity: str, output: Path) -> Iterator[
         yield WorkDir(made, identity)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No second process works in the folder meanwhile; the kernel ends this with the process. Not on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InvalidOutput(f"The work folder {folder} cannot be used: {error.strerror}.") from error
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reason = "is in use by another process: wait for it, or choose another folder"
+            raise InvalidRequest("work_dir", str(folder), reason) from None
+        yield
 
 
 def join_finished(request: GenerationRequest, folder: Path, finished: int, output: Path) -> None:
