@@ -32,8 +32,8 @@ NEEDED: dict[str, Any] = {"prompt": "p", "audio": "a.wav"}
         (
             {"num_frames": 98},
             ["--num-frames", "98"],
-            "num_frames 98 must be 8k+1 and at most 1025, or 'auto'; use 97 or 105.",
-            "--num-frames 98 must be 8k+1 and at most 1025, or 'auto'; use 97 or 105.",
+            "num_frames 98 must be 8k+1, or 'auto'; use 97 or 105.",
+            "--num-frames 98 must be 8k+1, or 'auto'; use 97 or 105.",
         ),
         (
             {"frame_rate": 500},

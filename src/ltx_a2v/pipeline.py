@@ -349,7 +349,9 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
             writer.write(*frames)
             yield StepFinished("decode", step, decode_steps(model, fitted.shape))
         if request.save_latents:
-            write_whole(request.save_latents, save({k: t.float().cpu().contiguous() for k, t in latents.items()}))
+            shown = video.grid(1).frames  # without those of guard frames
+            cut = {name: latent[:, :, :shown].float().cpu().contiguous() for name, latent in latents.items()}
+            write_whole(request.save_latents, save(cut))
 
 
 def write_window(

@@ -290,7 +290,7 @@ class GenerationRequest(_Frozen):
         ):
             return frames
         nearest = " or ".join(str(n) for n in nearest_num_frames(int(frames)))
-        raise ValueError(f"must be 8k+1 and at most {MAX_FRAMES}, or 'auto'; use {nearest}")
+        raise ValueError(f"must be 8k+1, or 'auto'; use {nearest}")
 
     @field_validator("window_frames", "window_overlap")
     @classmethod

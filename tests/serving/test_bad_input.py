@@ -36,7 +36,7 @@ class Mistake:
 
 SMALL, LARGE, WHOLE, NUMBER = "is too small", "is too large", "is not a whole number", "is not a number"
 GRID = "must be a multiple of 64 up to 4096; use"
-FRAMES = "must be 8k+1 and at most 1025, or 'auto'; use"
+FRAMES = "must be 8k+1, or 'auto'; use"
 
 MISTAKES = [
     Mistake("width", 0, f"{GRID} 64"),
@@ -52,7 +52,7 @@ MISTAKES = [
     Mistake("num_frames", 0, f"{FRAMES} 1"),
     Mistake("num_frames", -5, f"{FRAMES} 1"),
     Mistake("num_frames", 18, f"{FRAMES} 17 or 25"),
-    Mistake("num_frames", 5000, f"{FRAMES} 1025"),
+    Mistake("num_frames", 5000, f"{FRAMES} 4993 or 5001"),
     Mistake("num_frames", "many", WHOLE),
     Mistake("num_frames", 9.5, WHOLE),
     Mistake("frame_rate", 0, f"{SMALL}: it must be at least 1"),

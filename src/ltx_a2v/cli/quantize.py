@@ -76,10 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.transformer_quantization is not None:
         check_name("quantization mode", arguments.transformer_quantization, QUANTIZATIONS)
     parse_blocks(arguments.keep_bf16_blocks)
-    _check_sources(arguments)
     sources = [path for path in (arguments.checkpoint_path, arguments.gemma_root) if path is not None]
     if not any(is_same_file(arguments.output_path, path) for path in sources):  # which is refused later
         check_free("output_path", arguments.output_path, arguments.overwrite)
+    _check_sources(arguments)
     prepare_libraries()
 
     from ltx_a2v.cli.progress import show

@@ -93,7 +93,7 @@ class FileChecker:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            await process.communicate()  # which also closes the pipes
 
     async def _ask(self, question: str) -> bytes | None:
         """The reply; None where the file crashed the process or took too long."""
