@@ -131,7 +131,7 @@ def single_kernels() -> None:
     def merged() -> Tensor:
         return F.linear(x, base.copy_(wide).addmm_(lora.up, lora.down), bias)
 
-    def beside() -> Tensor:
+    def separate() -> Tensor:
         narrow = F.linear(x, lora.down).flatten(0, -2)
         return F.linear(x, wide, bias).flatten(0, -2).addmm_(narrow, lora.up.t()).view_as(hidden)
 
@@ -157,7 +157,7 @@ def single_kernels() -> None:
             lambda: F.gelu(F.linear(x, wide, bias), approximate="tanh"),
         ),
         "rotary tables": (lambda: rotate(x, weight, 1e-6, *tables), lambda: separate_tables(x, weight, 1e-6, *tables)),
-        "LoRA merged (with a copy as upcast)": (merged, beside),
+        "LoRA merged (with a copy as upcast)": (merged, separate),
     }
     say("\n| kernel | fused, us | unfused, us | difference |\n|---|---:|---:|---:|")
     for name, (fused, unfused) in pairs.items():

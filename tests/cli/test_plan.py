@@ -79,7 +79,7 @@ def test_quality_fast(given: list[str], measured: None, capsys: pytest.CaptureFi
     assert "128x64, 9 frames, quality fast" in capsys.readouterr().out
 
 
-def test_beside_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(
         r"With 1GiB for others:\n  ltx-a2v generate .* --vram-budget [\d.]+GiB --transformer-quantization int8\n",

@@ -137,7 +137,7 @@ def test_short_host_memory_streams_from_the_file_and_says_how_much_it_lacks() ->
     assert not enough.notes
 
 
-def test_blocks_that_are_streamed_are_read_beside_computing() -> None:
+def test_blocks_that_are_streamed_are_read_while_others_compute() -> None:
     model = {"transformer": Sizes(10, (10,) * 8, reading=3), "distilled": Sizes(0, (2,) * 8, reading=1)}
     needs = [PhaseNeed("stage_2", ("transformer", "distilled"), 5)]
     peaks = {budget: make_plan(model, needs, budget, 10**9).phases[0] for budget in (None, 111, 110, 90)}

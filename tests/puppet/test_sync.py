@@ -18,7 +18,7 @@ from ltx_a2v.settings.loading import LoadOptions
 from tests.puppet.conftest import Film, FilmIt, short_request
 
 LIPS = (-0.3, 0.3, 0.2, 0.7)
-"""Without the hair beside them, which is dark too: openings of two films are compared."""
+"""Without the hair next to them, which is dark too: openings of two films are compared."""
 MODES = ["int8", "fp8-cast", "fp8-scaled", "fp8-scaled-mm", "int8-quanto", "fp8-quanto", "int4-quanto"]
 
 

@@ -143,7 +143,7 @@ def styles(model: ModelPaths) -> dict[tuple[float, ...], Model]:
 
 
 @pytest.mark.parametrize("mode", ["none", *DRIFT])
-def test_lora_beside_every_mode(mode: str, model: ModelPaths, styles: dict[tuple[float, ...], Model]) -> None:
+def test_lora_with_every_mode(mode: str, model: ModelPaths, styles: dict[tuple[float, ...], Model]) -> None:
     inputs = torch.randn(1, 20, 128)
     pair = load_file(model.distilled_lora)
     name = f"diffusion_model.{LAYER}.lora_{{}}.weight"
@@ -164,7 +164,7 @@ def test_lora_beside_every_mode(mode: str, model: ModelPaths, styles: dict[tuple
 
 
 MERGING = ("none", "int8", "fp8-scaled", "fp8-cast")
-"""Modes that multiply by a weight in the working dtype; in the others a LoRA stays beside, however many tokens."""
+"""Modes that multiply by a weight in the working dtype; in the others a LoRA stays separate, however many tokens."""
 CROSSOVER = 64
 """Of a layer of 128 x 128."""
 
@@ -184,13 +184,13 @@ def test_a_lora_is_merged_where_tokens_make_it_cheaper(
         base = layer(inputs)
         weight = layer.dequantize(torch.float32)
         merged = F.linear(inputs, torch.addmm(weight, up, down), layer.bias.to(inputs.dtype))
-        beside = torch.addmm(base[0], inputs[0] @ down.t(), up.t())[None]
-        assert not torch.equal(merged, beside)
+        separate = torch.addmm(base[0], inputs[0] @ down.t(), up.t())[None]
+        assert not torch.equal(merged, separate)
 
         for _ in range(2):
             with styles[(1.0,)].within({}).adapted(transformer, distilled=False, sweeps=1):
                 output = layer(inputs)
-            assert torch.equal(output, merged if tokens > CROSSOVER and mode in MERGING else beside)
+            assert torch.equal(output, merged if tokens > CROSSOVER and mode in MERGING else separate)
             assert torch.equal(layer(inputs), base), "the LoRA is gone"
         assert all(torch.equal(tensor, stored[name]) for name, tensor in layer.state_dict().items())
 

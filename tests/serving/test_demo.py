@@ -40,7 +40,7 @@ def test_the_demo_needs_no_model_files_and_says_what_it_is(start: Callable[..., 
 
 
 @pytest.mark.parametrize("name", ["model_dir", "checkpoint_path", "gemma_root"])
-def test_another_model_beside_the_demo(name: str, tmp_path: Path) -> None:
+def test_another_model_together_with_the_demo(name: str, tmp_path: Path) -> None:
     settings = ServerSettings(demo=True, **{name: tmp_path})
     with pytest.raises(InvalidInput) as caught:
         settings.check()

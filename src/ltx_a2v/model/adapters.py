@@ -1,4 +1,4 @@
-"""The factors of LoRA files, as networks of their own beside the transformer, whose stored weights never change.
+"""The factors of LoRA files, as networks of their own; the stored weights of the transformer never change.
 
 They have one block per block of the transformer, so that they are loaded, kept and streamed like any other network.
 How a layer computes with its factors is decided in `quantization/apply.py`.

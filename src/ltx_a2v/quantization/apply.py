@@ -2,7 +2,7 @@
 
 A LoRA changes the weight of a layer by B A, and there are two forms of that:
 
-    beside    W x + B (A x)     2 tokens rank (in + out) operations, and the output is read and written again
+    separate  W x + B (A x)     2 tokens rank (in + out) operations, and the output is read and written again
     merged    (W + B A) x       2 rank in out operations, and W + B A is rounded to the working dtype
 
 Merged is cheaper from in out / (in + out) tokens on, whatever the rank: 2,048 for 4096 x 4096. It needs a weight that
@@ -99,7 +99,7 @@ def _forward(layer: nn.Linear, x: Tensor | Activation) -> Tensor:
 
 def _whole_weight(layer: nn.Linear, tokens: int, dtype: torch.dtype) -> Tensor | None:
     """The layer's weight in `dtype`, LoRAs merged; None where the layer multiplies in another way, or LoRAs stay
-    beside."""
+    separate."""
     loras = _loras(layer)
     if not (merges(layer, tokens) if loras else _upcasts(layer)):
         return None
