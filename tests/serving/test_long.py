@@ -11,7 +11,6 @@ import av
 
 from tests.serving.conftest import Server, wait_for
 
-
 LONG = 120
 """Seconds: the first joining imports torch."""
 
