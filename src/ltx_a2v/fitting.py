@@ -17,6 +17,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidAudio, InvalidRequest, named
+from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
 from ltx_a2v.media.sound.decode import audio_seconds
@@ -120,6 +121,7 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
     decoded = [decode_image(picture.file, request.image_crf) for picture in request.pictures]
     request = with_size(request, files.paths, (decoded[0].shape[1], decoded[0].shape[0]) if decoded else None)
     shape = shape_of(request, num_frames, files)
+    label_of(request.visible_label, shape.width, shape.height)
     pictures, windows = _fit_pictures(decoded, request, shape), _fit_windows(request, num_frames)
     return FittedRequest(request, shape, windows, pictures, _cropped(decoded, shape))
 

@@ -29,11 +29,12 @@ from ltx_a2v.events import Notice, Phase, StepFinished, WindowStarted
 from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape, shape_of_window, shown_in
 from ltx_a2v.media.frames import to_host, to_rgb
 from ltx_a2v.media.join import join
+from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.conditioning import prepare_speech
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
-from ltx_a2v.media.video import VideoWriter
+from ltx_a2v.media.video import Marks, VideoWriter
 from ltx_a2v.model.in_use import LoadedTransformer, ModelInUse
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.text import Context
@@ -109,10 +110,15 @@ class StageWork:
 
 
 def generate_video(
-    model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog, work: WorkDir | None
+    model: ModelInUse,
+    prompts: PromptEncoder,
+    fitted: FittedRequest,
+    log: PhaseLog,
+    work: WorkDir | None,
+    marks: Marks | None,
 ) -> Work[None]:
-    """The whole method: writes the request's video, and its latents where asked for. `work` keeps the windows of a
-    video that has several."""
+    """The whole method: writes the request's video with its `marks`, and its latents where asked for. `work` keeps the
+    windows of a video that has several."""
     speech = yield from log.phase("load_audio", lambda: load_sound(fitted, model.config))
     contexts = yield from log.phase("encode_prompt", lambda: encode_prompts(model, prompts, fitted))
 
@@ -120,14 +126,14 @@ def generate_video(
         (window,) = fitted.windows
         latents = yield from make_window(model, fitted, window, contexts, speech, None, log)
         steps = decode_steps(model, fitted.shape)
-        yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip), steps=steps)
+        yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip, marks), steps=steps)
         return
 
     before: HandedOn | None = None
     for window in fitted.windows:
         before = yield from finished_window(model, fitted, window, contexts, speech, before, log, work)
     segments = [work.segment(window) for window in fitted.windows]
-    join(segments, fitted.request.output_path, fitted.video.frame_rate, speech.clip)
+    join(segments, fitted.request.output_path, fitted.video.frame_rate, speech.clip, marks)
     work.remove(fitted.windows)
 
 
@@ -332,7 +338,13 @@ def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
         return upsample(upsampler, latent, model.latent_statistics())
 
 
-def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, Tensor], clip: AudioClip) -> Work[None]:
+def write_video(
+    model: ModelInUse,
+    fitted: FittedRequest,
+    latents: Mapping[str, Tensor],
+    clip: AudioClip,
+    marks: Marks | None,
+) -> Work[None]:
     """Decode the latent and write the video with the original sound; each frame is encoded as soon as it is decoded.
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
@@ -340,7 +352,13 @@ def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, 
     request, video = fitted.request, fitted.video
     left, step = video.num_frames, 0
     with VideoWriter(
-        request.output_path, width=video.width, height=video.height, frame_rate=video.frame_rate, audio=clip
+        request.output_path,
+        width=video.width,
+        height=video.height,
+        frame_rate=video.frame_rate,
+        audio=clip,
+        label=label_of(request.visible_label, video.width, video.height),
+        marks=marks,
     ) as writer:
         for piece in decode(model, latents["stage_2"]):
             frames = to_host(piece[:, :, :left])
@@ -372,7 +390,12 @@ def write_window(
     steps, step = decode_steps(model, shape_of_window(video, window)), 0
     cut, kept = Cut(window), list[Tensor]()
     with VideoWriter(
-        work.segment(window), width=video.width, height=video.height, frame_rate=video.frame_rate, audio=None
+        work.segment(window),
+        width=video.width,
+        height=video.height,
+        frame_rate=video.frame_rate,
+        audio=None,
+        label=label_of(fitted.request.visible_label, video.width, video.height),
     ) as writer:
         for piece in decode(model, latent):
             fading, faded, plain, handed = cut.parts(piece)
