@@ -41,7 +41,7 @@ def settings_like(video: Path | None) -> dict[str, Any]:
     if found.state == "changed":
         say(f"ltx-a2v: {video} was changed after it was made; its settings may be, too.")
     kinds = [each.get("kind") for each in found.settings.get("inputs", ()) if isinstance(each, dict)]
-    with_files = [f"{kinds.count(kind)} {kind}{'s' * (kinds.count(kind) > 1)}" for kind in ("picture", "lora")]
+    with_files = [f"{kinds.count(kind)} {kind}" for kind in ("picture", "lora")]
     modes = found.settings.get("model", {}).get("transformer_quantization", "unknown")
     say(
         f"like {video}: made with {', '.join(text.replace('lora', 'LoRA') for text in with_files)}, transformer "
