@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.marks import manifest
 from ltx_a2v.marks.boxes import is_mp4, read_xmp
-from ltx_a2v.marks.keys import known_credentials
+from ltx_a2v.marks.keys import own_root
 from ltx_a2v.marks.statement import SOURCE_TYPE, Statement
 
 
@@ -75,7 +75,7 @@ def inspect_video(path: Path) -> Inspection:
     comment = _comment(path)
     if comment is None and not whole:
         raise InvalidInput(f"{path} is not a video.")
-    found = manifest.read(path, known_credentials()) if whole else manifest.Manifest("missing")
+    found = manifest.read(path, own_root()) if whole else manifest.Manifest("missing")
     statement = Statement.from_packet(packet) if packet else None
     if statement is None and found.settings is not None:
         statement = _from_manifest(found.settings)

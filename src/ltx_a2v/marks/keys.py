@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltx_a2v.errors import InvalidInput, InvalidOutput, named
+from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.settings.defaults import data_dir
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 FILE = "signing-key.pem"
+PUBLIC_FILE = "signing-certificate.pem"
+"""The certificates alone: what reads videos of others need not read the key."""
 ORGANISATION = "ltx-a2v, self-made certificate"
 LIFETIME = timedelta(days=30 * 365)
 """A manifest without a time stamp is valid no longer than its certificate."""
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
-_END = "-----END CERTIFICATE-----\n"
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,12 +45,6 @@ class Credentials:
     algorithm: str
     """As C2PA calls it: es256, ps256, ed25519 and so on."""
 
-    @property
-    def root(self) -> str:
-        """The last certificate of the chain."""
-        *_, last = self.chain.strip().split(_END)
-        return last + "\n"
-
 
 def own_credentials() -> Credentials:
     """This installation's, made where there are none.
@@ -58,14 +54,19 @@ def own_credentials() -> Credentials:
     path = data_dir() / FILE
     if not path.exists():
         _make(path)
-    return _read_own(path)
+    own = _read_own(path)
+    public = path.with_name(PUBLIC_FILE)
+    if not public.exists():
+        with suppress(InvalidOutput):
+            write_whole(public, own.chain.encode())
+    return own
 
 
-def known_credentials() -> Credentials | None:
-    """This installation's, where there are any that can be used."""
+def own_root() -> str | None:
+    """The certificate that this installation's is signed with; None where there is none."""
     try:
-        return _read_own(data_dir() / FILE)
-    except InvalidInput:
+        return _last((data_dir() / PUBLIC_FILE).read_text("ascii"))
+    except (OSError, ValueError):
         return None
 
 
@@ -128,6 +129,11 @@ def _algorithm(key: PrivateKeyTypes) -> str | None:
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
         return "ps256"
     return "ed25519" if isinstance(key, ed25519.Ed25519PrivateKey) else None
+
+
+def _last(chain: str) -> str:
+    """The last certificate of a chain in PEM."""
+    return chain[chain.rindex("-----BEGIN CERTIFICATE-----") :]
 
 
 def _text(path: Path, what: str) -> str:

@@ -89,15 +89,15 @@ def check_credentials(credentials: Credentials) -> None:
         raise CannotSign(_first_line(error)) from error
 
 
-def read(path: Path, known: Credentials | None) -> Manifest:
-    """Check the file's manifest; `known` are the credentials that count as known."""
+def read(path: Path, known: str | None) -> Manifest:
+    """Check the file's manifest; `known` is the root certificate, in PEM, of the signers that count as known."""
     try:
         check_library()
     except CannotSign as error:
         return Manifest("unknown", str(error))
     import c2pa
 
-    settings = {**_OFFLINE, **({"trust": {"user_anchors": known.root}} if known else {})}
+    settings = {**_OFFLINE, **({"trust": {"user_anchors": known}} if known else {})}
     try:
         with (
             c2pa.Context.from_dict(settings) as context,
