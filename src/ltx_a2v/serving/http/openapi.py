@@ -65,7 +65,7 @@ def body(model: str) -> dict[str, Any]:
 
 
 def video_body() -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"video/mp4": {"schema": _BINARY}}}}
+    return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}}
 
 
 def load_body() -> dict[str, Any]:
