@@ -33,11 +33,12 @@ if TYPE_CHECKING:
         PhaseStarted,
         Planned,
         StepFinished,
+        WindowStarted,
     )
     from ltx_a2v.hardware.budget import Budget
     from ltx_a2v.planning.plan import Plan
     from ltx_a2v.puppet import puppet_paths
-    from ltx_a2v.request import GenerationRequest, Guidance
+    from ltx_a2v.request import GenerationRequest, Guidance, Picture, Retake
     from ltx_a2v.session import A2VPipeline
     from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer, StyleLora
 
@@ -55,11 +56,14 @@ __all__ = [
     "Notice",
     "PhaseFinished",
     "PhaseStarted",
+    "Picture",
     "Plan",
     "Planned",
     "PromptEnhancer",
+    "Retake",
     "StepFinished",
     "StyleLora",
+    "WindowStarted",
     "puppet_paths",
 ]
 
@@ -77,11 +81,14 @@ _HOMES = {
     "Notice": "events",
     "PhaseFinished": "events",
     "PhaseStarted": "events",
+    "Picture": "request",
     "Plan": "planning.plan",
     "Planned": "events",
     "PromptEnhancer": "settings.loading",
+    "Retake": "request",
     "StepFinished": "events",
     "StyleLora": "settings.loading",
+    "WindowStarted": "events",
     "puppet_paths": "puppet",
 }
 

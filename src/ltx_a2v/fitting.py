@@ -5,11 +5,13 @@ Every mistake that can be found without weights is found here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ltx_a2v import puppet
@@ -20,13 +22,25 @@ from ltx_a2v.errors import InvalidAudio, InvalidRequest, named
 from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
+from ltx_a2v.media.read_video import VideoProperties, read_part, read_properties
 from ltx_a2v.media.sound.decode import audio_seconds
 from ltx_a2v.media.sync import frame_loudness
 from ltx_a2v.media.video import check_output
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
-from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Quality, check_quality, fit_num_frames, frame_size
+from ltx_a2v.request import (
+    DEFAULTS,
+    SIZE_MULTIPLE,
+    TEMPORAL_FACTOR,
+    GenerationRequest,
+    Guidance,
+    Quality,
+    Retake,
+    check_quality,
+    fit_num_frames,
+    frame_size,
+)
 from ltx_a2v.settings.defaults import MAX_SECONDS, MAX_WINDOW_FRAMES
 from ltx_a2v.versions import LatentLayout
 from ltx_a2v.windows import GUARD, Window, plan_windows
@@ -35,6 +49,10 @@ TOLERATED_SECONDS = 0.05
 """Sound after the longest video that is not worth an error: a frame."""
 ANCHOR_FRAME = -8
 """Where later windows are shown the video's first picture: before their first frame, so that no frame must equal it."""
+CONTEXT = 32
+"""Frames on either side of a part that is made again, which it must fit to."""
+FADED = 4
+"""Frames at either end of such a part in which the old picture becomes the new one."""
 TOLERATED_CROP = 0.02
 """Share of a picture's side that may be cropped without a notice."""
 
@@ -79,8 +97,32 @@ class FittedPicture:
     """A picture's pixels [1, 3, 1, H, W] at size / 2 and size / 1, by scale, and the frame that shows it."""
 
     frame: int
-    strength: float
+    strength: float | tuple[float, ...]
+    """Or of each latent frame, where there are several."""
     pixels: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A part of a finished video that is made again, with some frames before and after it."""
+
+    source: Path
+    frames: int
+    """Of the source."""
+    start: int
+    """The source's frame that is computed first."""
+    changed: range
+    """The source's frames that are replaced."""
+    shown: FittedPicture
+    """The source's frames that are computed; those outside of `changed` are held."""
+
+    def share_of_new(self, frame: int) -> float:
+        """How much of a frame is new: nothing outside of the part, less at its ends, unless the video ends there."""
+        if frame not in self.changed:
+            return 0.0
+        from_start = frame - self.changed.start if self.changed.start > 0 else FADED
+        to_end = self.changed.stop - 1 - frame if self.changed.stop < self.frames else FADED
+        return min(1.0, (min(from_start, to_end) + 1) / (FADED + 1))
 
 
 @dataclass(frozen=True)
@@ -95,6 +137,13 @@ class FittedRequest:
     pictures: tuple[FittedPicture, ...] = ()
     notices: tuple[str, ...] = ()
     """What fitting changed: a cropped picture."""
+    repair: Repair | None = None
+    """Where a part of a finished video is made again."""
+
+    @property
+    def num_frames(self) -> int:
+        """Of the file that is written."""
+        return self.video.num_frames if self.repair is None else self.repair.frames
 
     @cached_property
     def shape(self) -> VideoShape:
@@ -114,6 +163,8 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
         + [(named("audio"), request.audio), *files.paths.described()]
         + [(named("lora"), path) for path in style_loras],
     )
+    if request.retake is not None:
+        return fit_retake(request, request.retake, files)
     num_frames = _fit_length(request)
     if request.save_latents and num_frames > request.window_frames:
         reason = f"is possible up to {named('window_frames')}, {request.window_frames} frames; leave it out"
@@ -124,6 +175,61 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
     label_of(request.visible_label, shape.width, shape.height)
     pictures, windows = _fit_pictures(decoded, request, shape), _fit_windows(request, num_frames)
     return FittedRequest(request, shape, windows, pictures, _cropped(decoded, shape))
+
+
+def fit_retake(request: GenerationRequest, retake: Retake, files: ModelFiles) -> FittedRequest:
+    """Raises `InvalidInput` for a video that cannot be used, and `InvalidRequest` for a range that cannot be made."""
+    source = read_properties(retake.video)
+    changed = _frames_of_range(retake, source)
+    start, frames = _around(changed, source.frames)
+    request = request.model_copy(
+        update={
+            "width": source.width,
+            "height": source.height,
+            "frame_rate": source.frame_rate,
+            "num_frames": frames,
+            "audio_start_time": request.audio_start_time + start / source.frame_rate,
+        }
+    )
+    wrong = [side for side in (source.width, source.height) if side % SIZE_MULTIPLE]
+    if wrong:
+        reason = f"has a side of {wrong[0]} pixels, which is no multiple of {SIZE_MULTIPLE}; scale it first"
+        raise InvalidRequest("retake.video", str(retake.video), reason)
+    label_of(request.visible_label, source.width, source.height)
+    video = replace(shape_of(request, frames, files), overlap=frames)
+    window = Window(0, 0, frames, frames, 0, frames, range(0))
+    factor = video.latents.temporal_factor
+    inside = range(changed.start - start, changed.stop - start)
+    covers = [range(max(0, factor * i - factor + 1), factor * i + 1) for i in range((frames - 1) // factor + 1)]
+    strengths = tuple(float(not (c.start < inside.stop and inside.start < c.stop)) for c in covers)
+    full = read_part(retake.video, start, frames)
+    shown = FittedPicture(0, strengths, {2: torch.nn.functional.avg_pool3d(full, (1, 2, 2)), 1: full})
+    return FittedRequest(request, video, (window,), repair=Repair(retake.video, source.frames, start, changed, shown))
+
+
+def _frames_of_range(retake: Retake, source: VideoProperties) -> range:
+    seconds = source.frames / source.frame_rate
+    if retake.start >= seconds:
+        raise InvalidRequest("retake.start", retake.start, f"is after the end of the video, {seconds:.2f} s")
+    if retake.end > seconds + 1 / source.frame_rate:
+        raise InvalidRequest("retake.end", retake.end, f"is after the end of the video, {seconds:.2f} s")
+    first = math.floor(retake.start * source.frame_rate + 0.01)
+    last = min(math.ceil(retake.end * source.frame_rate - 0.01), source.frames)
+    if last - first > MAX_WINDOW_FRAMES - 2 * CONTEXT:
+        longest = (MAX_WINDOW_FRAMES - 2 * CONTEXT) / source.frame_rate
+        reason = f"is {retake.end - retake.start:.1f} s after the start; at most {longest:.1f} s are made at once"
+        raise InvalidRequest("retake.end", retake.end, reason)
+    return range(first, max(last, first + 1))
+
+
+def _around(changed: range, total: int) -> tuple[int, int]:
+    """The first frame and the number of frames, 8k+1, that are computed: the changed ones and those around them."""
+    start = max(0, changed.start - CONTEXT)
+    frames = -(-(min(changed.stop + CONTEXT, total) - start - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1
+    if frames > total:
+        frames = (total - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+    start = min(start, total - frames)
+    return (start if changed.stop <= start + frames else total - frames), frames
 
 
 def with_size(request: GenerationRequest, paths: ModelPaths, picture: tuple[int, int] | None) -> GenerationRequest:

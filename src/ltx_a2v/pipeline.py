@@ -26,11 +26,12 @@ from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
 from ltx_a2v.events import Notice, Phase, StepFinished, WindowStarted
-from ltx_a2v.fitting import FittedPicture, FittedRequest, VideoShape, shape_of_window, shown_in
-from ltx_a2v.media.frames import to_host, to_rgb
+from ltx_a2v.fitting import FittedPicture, FittedRequest, Repair, VideoShape, shape_of_window, shown_in
+from ltx_a2v.media.frames import to_host, to_rgb, to_yuv420p
 from ltx_a2v.media.join import join
 from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import write_whole
+from ltx_a2v.media.read_video import each_planes
 from ltx_a2v.media.sound.conditioning import prepare_speech
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
@@ -124,9 +125,15 @@ def generate_video(
 
     if work is None:
         (window,) = fitted.windows
-        latents = yield from make_window(model, fitted, window, contexts, speech, None, log)
+        repair = fitted.repair
+        shown = shown_to(fitted, window, None) if repair is None else [repair.shown]
+        latents = yield from make_window(model, fitted, window, contexts, speech, shown, log)
         steps = decode_steps(model, fitted.shape)
-        yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip, marks), steps=steps)
+        if repair is None:
+            yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip, marks), steps=steps)
+        else:
+            fine = latents["stage_2"]
+            yield from log.phase("decode", lambda: write_repaired(model, fitted, repair, fine, marks), steps=steps)
         return
 
     before: HandedOn | None = None
@@ -152,7 +159,8 @@ def finished_window(
     yield WindowStarted(window.index + 1, len(fitted.windows), known is not None)
     if known is not None:
         return known
-    latents = yield from make_window(model, fitted, window, contexts, speech, before, log)
+    shown = shown_to(fitted, window, before)
+    latents = yield from make_window(model, fitted, window, contexts, speech, shown, log)
     steps = decode_steps(model, shape_of_window(fitted.video, window))
     handed_on = yield from log.phase(
         "decode", lambda: write_window(model, fitted, window, latents.pop("stage_2"), before, work), steps=steps
@@ -167,7 +175,7 @@ def make_window(
     window: Window,
     contexts: tuple[Context, Context],
     speech: Speech,
-    before: HandedOn | None,
+    shown: Sequence[FittedPicture],
     log: PhaseLog,
 ) -> Work[dict[str, Tensor]]:
     """The latents of both stages, [1, C, F, H, W], for one window, which may be the whole video."""
@@ -177,7 +185,6 @@ def make_window(
 
     mel = log_mel_of(speech, window, shape, model.config)
     sound = yield from log.phase("encode_audio", lambda: encode_sound(model, mel, shape.audio_tokens))
-    shown = shown_to(fitted, window, before)
     pictures = yield from log.phase("encode_image", lambda: encode_pictures(model, shown))
     conditions = Conditions(*contexts, sound, pictures)
 
@@ -410,6 +417,37 @@ def write_window(
             step += 1
             yield StepFinished("decode", step, steps)
     return HandedOn(torch.cat(kept) if kept else torch.empty(0, dtype=torch.uint8), colours)
+
+
+def write_repaired(
+    model: ModelInUse, fitted: FittedRequest, repair: Repair, latent: Tensor, marks: Marks | None
+) -> Work[None]:
+    """Decode the latent and write the whole source with the new frames in place of the changed ones, faded at both
+    ends. The sound is the request's, whole."""
+    request, video = fitted.request, fitted.video
+    made = list[Tensor]()
+    for piece in decode(model, latent):
+        with on_host():
+            made.append(to_yuv420p(piece.cpu()))
+        del piece  # before the next is made
+        yield StepFinished("decode", len(made), decode_steps(model, video))
+    frames = torch.cat(made)
+    start = request.audio_start_time - repair.start / video.frame_rate
+    sound = load_audio(request.audio, max(start, 0.0), repair.frames / video.frame_rate)
+    with VideoWriter(
+        request.output_path,
+        width=video.width,
+        height=video.height,
+        frame_rate=video.frame_rate,
+        audio=sound,
+        label=label_of(request.visible_label, video.width, video.height),
+        marks=marks,
+    ) as writer:
+        for index, planes in enumerate(each_planes(repair.source)):
+            shown = torch.from_numpy(planes)
+            if (share := repair.share_of_new(index)) > 0:
+                shown = torch.lerp(shown.float(), frames[index - repair.start].float(), share).round().to(torch.uint8)
+            writer.write(shown[None])
 
 
 def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:

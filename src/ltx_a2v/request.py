@@ -181,6 +181,22 @@ class Picture(_Frozen):
         return frame
 
 
+class Retake(_Frozen):
+    """A part of a finished video, to be made again."""
+
+    prefix: ClassVar[str] = "retake."
+
+    video: Path = Field(description="The finished video.")
+    start: float = Field(description="Seconds at which the part begins.", ge=0, le=MAX_SECONDS)
+    end: float = Field(description="Seconds at which it ends.", gt=0, le=MAX_SECONDS)
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> Retake:
+        if self.end <= self.start:
+            raise InvalidRequest("retake.end", self.end, f"must be after the start, {self.start}")
+        return self
+
+
 class GenerationRequest(_Frozen):
     """One video to make.
 
@@ -233,6 +249,9 @@ class GenerationRequest(_Frozen):
     )
     seed: int = _option(DEFAULTS.seed, "--seed", "Same seed, same video.", ge=0, lt=2**63)
     guidance: Guidance = Guidance()
+    retake: Retake | None = Field(
+        default=None, description="Make this part of a finished video again; size, rate and length are the video's."
+    )
     save_latents: Path | None = _option(
         None, "--save-latents", "Also write the latents of both stages to this safetensors file."
     )

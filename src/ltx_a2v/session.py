@@ -397,8 +397,8 @@ class _Report:
             output_path=request.output_path,
             width=shape.width,
             height=shape.height,
-            num_frames=shape.num_frames,
-            frame_rate=request.frame_rate,
+            num_frames=self._fitted.num_frames,
+            frame_rate=shape.frame_rate,
             seed=request.seed,
             elapsed_seconds=round(time.perf_counter() - self._started, 3),
             peak_vram_gib=max(phase.allocated_gib for phase in finished.values()),
@@ -465,7 +465,7 @@ def _made(fitted: FittedRequest, model: Model) -> Made:
         video={
             "width": video.width,
             "height": video.height,
-            "num_frames": video.num_frames,
+            "num_frames": video.num_frames if fitted.repair is None else fitted.repair.frames,
             "frame_rate": video.frame_rate,
         },
         modes={

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from ltx_a2v import A2VPipeline, GenerationRequest, LoadOptions
+from ltx_a2v import A2VPipeline, GenerationRequest, LoadOptions, Retake
 from ltx_a2v.errors import InvalidInput, InvalidRequest
 from ltx_a2v.marks import manifest
 from ltx_a2v.marks.inspection import inspect_video
@@ -104,6 +104,21 @@ def test_windows_are_marked_once_joined(made: Made, tmp_path: Path) -> None:
     )
     assert made.pipeline.run(request).details["windows"] == 2
     assert inspect_video(tmp_path / "a.mp4").state == "intact"
+
+
+def test_a_retake_says_that_a_part_was_made_again(made: Made, tmp_path: Path) -> None:
+    retake = Retake(video=made.path, start=0.2, end=0.3)
+    request = GenerationRequest(
+        prompt="p", audio=made.path, retake=retake, output_path=tmp_path / "a.mp4", num_inference_steps=1
+    )
+    made.pipeline.run(request)
+    found = inspect_video(tmp_path / "a.mp4")
+    assert (found.state, found.is_ai, found.settings["retake"]) == ("intact", True, {"start": 0.2, "end": 0.3})
+    assert found.manifest.source_type.endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert found.settings["inputs"][1]["kind"] == "video"
+    assert found.settings["video"]["num_frames"] == 9
+    with av.open(tmp_path / "a.mp4") as container:
+        assert container.metadata["comment"].startswith("Changed by AI; ")
 
 
 @pytest.mark.parametrize("provider", ["", " ", "a\nb", "x" * 201])

@@ -22,7 +22,7 @@ from ltx_a2v.settings.defaults import at_home
 MAX_ROWS = 100_000
 OWN_COLUMNS = ("size", "name")
 _GUIDANCE = tuple(f"{Guidance.prefix}{field}" for field in Guidance.model_fields)
-COLUMNS = (*OWN_COLUMNS, *(f for f in GenerationRequest.model_fields if f != "guidance"), *_GUIDANCE)
+COLUMNS = (*OWN_COLUMNS, *(f for f in GenerationRequest.model_fields if f not in ("guidance", "retake")), *_GUIDANCE)
 _PATHS = ("audio", "output_path", "save_latents", "work_dir")
 
 

@@ -36,13 +36,17 @@ SIZE_HELP = (
     "one of these names, or WIDTHxHEIGHT in multiples of 64 (default: auto)"
 )
 
+RETAKE_FLAGS = {"retake.start": "--from", "retake.end": "--to", "retake.video": "the video"}
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def add_request_flags(parser: Parser, only: tuple[str, ...] = ()) -> None:
-    """One flag per field of a request, or of those in `only`, and of its guidance; and `--size`."""
-    _add_field_flags(parser, GenerationRequest, "request", only)
-    parser.everyday.add_argument("--size", metavar="SIZE", default=argparse.SUPPRESS, help=SIZE_HELP)
+def add_request_flags(parser: Parser, only: tuple[str, ...] = (), of_video: bool = False) -> None:
+    """One flag per field of a request, or of those in `only`, and of its guidance; and `--size`, unless a video decides
+    the size, which also makes the prompt optional."""
+    _add_field_flags(parser, GenerationRequest, "request", only, required=not of_video)
+    if not of_video:
+        parser.everyday.add_argument("--size", metavar="SIZE", default=argparse.SUPPRESS, help=SIZE_HELP)
     _add_field_flags(parser, Guidance, "guidance")
 
 
@@ -105,6 +109,8 @@ def flag_name(field: str) -> str:
     """What the command line calls a field of a request or a setting: `guidance.cfg` -> its flag."""
     if field == "images" or field.startswith(Picture.prefix):
         return flag_of(GenerationRequest, "image")
+    if field in RETAKE_FLAGS:
+        return RETAKE_FLAGS[field]
     if field.startswith(Guidance.prefix):
         return flag_of(Guidance, field.removeprefix(Guidance.prefix))
     if field in GenerationRequest.model_fields and field != "guidance":
@@ -121,7 +127,9 @@ def settings_from(arguments: argparse.Namespace, settings: type[SettingsT]) -> S
     return settings(**{name: value for name, value in vars(arguments).items() if name in settings.model_fields})
 
 
-def _add_field_flags(parser: Parser, model: type[BaseModel], title: str, only: tuple[str, ...] = ()) -> None:
+def _add_field_flags(
+    parser: Parser, model: type[BaseModel], title: str, only: tuple[str, ...] = (), required: bool = True
+) -> None:
     """Text stays text, which the settings' model parses and checks."""
     expert = parser.add_argument_group(f"expert: {title}")
     for name, field in model.model_fields.items():
@@ -137,7 +145,7 @@ def _add_field_flags(parser: Parser, model: type[BaseModel], title: str, only: t
         group.add_argument(
             flag_of(model, name),
             dest=f"{title}.{name}",
-            required=field.is_required(),
+            required=required and field.is_required(),
             default=argparse.SUPPRESS,
             metavar=_METAVARS.get(name) or "|".join(_choices(field)) or name.upper(),
             help=f"{field.description}{shown}".replace("%", "%%"),

@@ -48,7 +48,8 @@ def as_lines(found: Inspection) -> Iterator[str]:
         if said.generator:
             yield f"made with: {said.generator}{', by AI' * found.is_ai}"
         return
-    yield f"made by AI: ltx-a2v {made.version}, {made.model or 'an unknown model'}; provider: {made.provider}"
+    how = "a part is made by AI" if "retake" in found.settings else "made by AI"
+    yield f"{how}: ltx-a2v {made.version}, {made.model or 'an unknown model'}; provider: {made.provider}"
     yield f"time: {made.time or 'left out (reproducible)'}; id: {made.id}"
     if not found.settings:
         yield "settings: none are left in the file"
@@ -69,7 +70,7 @@ _STATES = {
 
 
 def _parts(settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("video", "request", "model"):
+    for name in ("retake", "video", "request", "model"):
         values = settings.get(name)
         if isinstance(values, dict) and values:
             nested = values.get("guidance") if isinstance(values.get("guidance"), dict) else {}

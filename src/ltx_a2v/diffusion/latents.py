@@ -57,8 +57,8 @@ class HeldPicture:
     """[1, C, 1, H, W], or more latent frames for what is shown from frame 0 on."""
     frame: int
     """Of what is computed; negative for a picture that is shown before it."""
-    strength: float
-    """1 holds it as it is, 0 ignores it."""
+    strength: float | tuple[float, ...]
+    """1 holds it as it is, 0 ignores it; of all its latent frames, or of each."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,19 @@ def start_stage(
     for place, picture in [(0, p) for p in first] + list(enumerate(appended, start=grid.frames)):
         end = place + picture.latent.shape[2]
         clean[:, place * grid.frame_tokens : end * grid.frame_tokens] = grid.pack(picture.latent)
-        mask[:, place:end] = 1 - picture.strength
+        mask[:, place:end] = _changes(picture).to(mask)
     noise = _draw(start, generator)
     _draw(audio_tokens, generator)
     stage = StageLatent(grid, start, clean, mask)
     noised = torch.lerp(start.float(), noise.float(), noise_scale)
     noisy = torch.lerp(clean.float(), noised, stage.per_token(mask)).to(start.dtype)
     return StageLatent(grid, noisy, clean, mask)
+
+
+def _changes(picture: HeldPicture) -> Tensor:
+    """[1 or latent frames, 1, 1]: how much the sampler may change."""
+    strengths = picture.strength if isinstance(picture.strength, tuple) else (picture.strength,)
+    return torch.tensor([1 - strength for strength in strengths]).view(-1, 1, 1)
 
 
 def _draw(like: Tensor, generator: torch.Generator | None) -> Tensor:

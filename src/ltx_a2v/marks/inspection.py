@@ -13,7 +13,7 @@ from ltx_a2v.errors import InvalidInput
 from ltx_a2v.marks import manifest
 from ltx_a2v.marks.boxes import is_mp4, read_xmp
 from ltx_a2v.marks.keys import own_root
-from ltx_a2v.marks.statement import SOURCE_TYPE, Statement
+from ltx_a2v.marks.statement import CHANGED, MADE, Statement
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Inspection:
 
     @property
     def is_ai(self) -> bool:
-        """Whether the file says that a model made it, this program's or another's."""
-        return self.statement is not None or self.manifest.source_type == SOURCE_TYPE
+        """Whether the file says that a model made it, or a part of it: this program's or another's."""
+        return self.statement is not None or self.manifest.source_type in (MADE, CHANGED)
 
     def as_json(self) -> dict[str, Any]:
         found = asdict(self.manifest)

@@ -55,10 +55,9 @@ def own_credentials() -> Credentials:
     if not path.exists():
         _make(path)
     own = _read_own(path)
-    public = path.with_name(PUBLIC_FILE)
-    if not public.exists():
+    if own_root() != _last(own.chain):
         with suppress(InvalidOutput):
-            write_whole(public, own.chain.encode())
+            write_whole(path.with_name(PUBLIC_FILE), own.chain.encode())
     return own
 
 

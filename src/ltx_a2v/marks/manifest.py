@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ltx_a2v.errors import A2VError
 from ltx_a2v.marks.keys import Credentials
-from ltx_a2v.marks.statement import SOURCE_TYPE, SYSTEM, Statement
+from ltx_a2v.marks.statement import SYSTEM, Statement
 
 SETTINGS = "ltx-a2v.settings"
 _MP4 = "video/mp4"
@@ -143,7 +143,7 @@ def _definition(statement: Statement) -> dict[str, Any]:
                         {
                             "action": "c2pa.created",
                             "when": statement.time,
-                            "digitalSourceType": SOURCE_TYPE,
+                            "digitalSourceType": statement.source_type,
                             "softwareAgent": software,
                             "description": statement.comment(),
                         }

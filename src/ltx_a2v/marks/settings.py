@@ -12,7 +12,7 @@ from typing import Any
 from ltx_a2v.request import DEFAULTS, GenerationRequest
 
 NOT_READ_BACK = {
-    *("output_path", "audio", "image", "images", "save_latents", "work_dir"),
+    *("output_path", "audio", "image", "images", "save_latents", "work_dir", "retake"),
     *("prompt", "negative_prompt", "enhance_prompt", "check_sync", "mark_prompt"),
 }
 """Fields of a request that its settings leave out: files, the user's words, and what changes no frame."""
@@ -33,19 +33,25 @@ class Made:
 
 def settings_of(request: GenerationRequest, made: Made) -> dict[str, Any]:
     """What a video's settings are read back from: no paths, and the prompt only where the request says so."""
-    asked = request.model_dump(mode="json", exclude=NOT_READ_BACK)
+    of_a_part = set() if request.retake is None else {"num_frames", "audio_start_time"}
+    asked = request.model_dump(mode="json", exclude=NOT_READ_BACK | of_a_part)
     told = {}
     if request.mark_prompt:
         asked["prompt_style"] = "none"  # which the prompt has by now
         told = {"prompt": request.prompt}
     if request.mark_prompt or request.negative_prompt == DEFAULTS.negative_prompt:
         told["negative_prompt"] = request.negative_prompt
+    retake = request.retake
+    part = {} if retake is None else {"retake": {"start": retake.start, "end": retake.end}}
+    source = () if retake is None else (retake.video,)
     return {
+        **part,
         "request": {**asked, **told},
         "video": dict(made.video),
         "model": dict(made.modes),
         "inputs": [
             {"kind": "sound", "sha256": _digest(request.audio)},
+            *({"kind": "video", "sha256": _digest(path)} for path in source),
             *({"kind": "picture", "sha256": _digest(picture.file)} for picture in request.pictures),
             *({"kind": "lora", "sha256": _digest(path), "strength": strength} for path, strength in made.loras),
         ],

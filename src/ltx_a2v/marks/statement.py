@@ -15,8 +15,10 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 SYSTEM = "ltx-a2v"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_OPENING = "Made by AI"
+MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+CHANGED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's digital source types: a video that a model made, and one in which it made a part."""
+_OPENINGS = {MADE: "Made by AI", CHANGED: "Changed by AI"}
 _SIGNED = "C2PA"
 _OWN = "urn:ltx-a2v:marks:1"
 _SPACES = {
@@ -47,6 +49,10 @@ class Statement:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """`request`, `video`, `model`, `inputs`; empty where only the comment was left."""
 
+    @property
+    def source_type(self) -> str:
+        return CHANGED if "retake" in self.settings else MADE
+
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in self._texts().items() if value} | {"signed": self.signed}
 
@@ -55,13 +61,15 @@ class Statement:
     def comment(self) -> str:
         """As `Made by AI; provider: …; system: ltx-a2v; …`."""
         texts = {name: value.replace(";", ",") for name, value in self._texts().items() if value}
-        return "; ".join([_OPENING, *(f"{name}: {value}" for name, value in texts.items())])
+        return "; ".join([_OPENINGS[self.source_type], *(f"{name}: {value}" for name, value in texts.items())])
 
     @classmethod
     def from_comment(cls, comment: str) -> Statement | None:
         """None for a comment of others."""
         opening, *parts = comment.split("; ")
-        return cls._from_texts(dict(part.partition(": ")[::2] for part in parts)) if opening == _OPENING else None
+        if opening not in _OPENINGS.values():
+            return None
+        return cls._from_texts(dict(part.partition(": ")[::2] for part in parts))
 
     # -- the XMP packet ----------------------------------------------------------------------------------------------
 
@@ -70,7 +78,7 @@ class Statement:
             "xmp:CreatorTool": f"{SYSTEM} {self.version}",
             "xmp:CreateDate": self.time,
             "xmpMM:InstanceID": self.id,
-            "Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE,
+            "Iptc4xmpExt:DigitalSourceType": self.source_type,
             **{f"ltx:{name}": value for name, value in self._texts().items()},
             "ltx:settings": json.dumps(self.settings, sort_keys=True),
         }

@@ -75,6 +75,21 @@ def to_yuv420p(frames: Tensor) -> Tensor:
     return planes
 
 
+def from_yuv420p(planes: Tensor) -> Tensor:
+    """uint8 [n, 3 H / 2, W] -> [1, 3, n, H, W] in [-1, 1]: the inverse of `to_yuv420p`. FFmpeg's own conversion gives
+    values that are one level too low."""
+    count, height, width = planes.shape[0], planes.shape[1] * 2 // 3, planes.shape[2]
+    sizes = [height * width, height * width // 4, height * width // 4]
+    luma, blue, red = (plane.float() for plane in planes.reshape(count, -1).split(sizes, dim=1))
+    small = torch.stack([blue, red], 1).view(count, 2, height // 2, width // 2)
+    chroma = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False) - 128
+    y = (luma.view(count, height, width) - 16) / 219
+    b = y + chroma[:, 0] * (BT709_BLUE / 224)
+    r = y + chroma[:, 1] * (BT709_RED / 224)
+    g = (y - BT709_LUMA[0] * r - BT709_LUMA[2] * b) / BT709_LUMA[1]
+    return torch.stack([r, g, b])[None].clamp_(0, 1).mul_(2).sub_(1)
+
+
 def _unit(frames: Tensor) -> Tensor:
     """[-1, 1] -> [0, 1]"""
     return (frames.float() + 1).div_(2).clamp_(0, 1)

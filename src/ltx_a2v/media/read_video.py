@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import numpy.typing as npt
-import torch
 from av.container import InputContainer
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
-from torch import Tensor
 
 from ltx_a2v.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -53,8 +58,59 @@ def each_frame(path: Path, longest_side: int) -> Iterator[npt.NDArray[np.uint8]]
             raise InvalidInput(f"{path} is damaged: it cannot be decoded to its end; give another video.") from error
 
 
+@dataclass(frozen=True)
+class VideoProperties:
+    """Of the frames of a video file."""
+
+    width: int
+    height: int
+    frame_rate: float
+    frames: int
+
+
+def read_properties(path: Path) -> VideoProperties:
+    """Raises `InvalidInput` where the file is no video, holds no frame, or does not say its rate."""
+    with open_video(path) as (container, stream):
+        frames = sum(packet.size > 0 for packet in container.demux(stream))
+        rate = stream.average_rate
+        if not frames or not rate:
+            raise InvalidInput(f"{path} holds no moving pictures; give a video.")
+        return VideoProperties(stream.width, stream.height, float(rate), frames)
+
+
+def each_planes(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """Planes of yuv420p in BT.709, limited range, uint8 [3 H / 2, W], as `VideoWriter` takes them; of a video that it
+    wrote they are as they were. Raises `InvalidInput`."""
+    with open_video(path) as (container, stream):
+        try:
+            for frame in container.decode(stream):
+                if frame.rotation:
+                    raise InvalidInput(f"{path} is turned by its header; save it upright first.")
+                if frame.format.name != "yuv420p" or frame.colorspace != Colorspace.ITU709:
+                    frame = frame.reformat(
+                        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                    )
+                yield np.asarray(frame.to_ndarray(), np.uint8)
+        except av.FFmpegError as error:
+            raise InvalidInput(f"{path} is damaged: it cannot be decoded to its end; give another video.") from error
+
+
+def read_part(path: Path, start: int, frames: int) -> Tensor:
+    """[1, 3, frames, H, W] in [-1, 1] from frame `start` on. Raises `InvalidInput`."""
+    import torch
+
+    from ltx_a2v.media.frames import from_yuv420p
+
+    part = list(islice(each_planes(path), start, start + frames))
+    if len(part) < frames:
+        raise InvalidInput(f"{path} is damaged: it ends before its frame {start + frames}; give another video.")
+    return from_yuv420p(torch.from_numpy(np.stack(part)))
+
+
 def read_frames(path: Path) -> Tensor:
     """Every frame: uint8 [F, H, W, 3]. Raises `InvalidInput` where the file holds none."""
+    import torch
+
     try:
         with av.open(str(path)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -130,16 +130,23 @@ class FileChecker:
         if self.process is not None and self.process.returncode is None:
             return self.process
         limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "ltx_a2v.serving.work.checker",
-            limits,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={**environment_without_key(self._settings, ENHANCER_KEY), **ONE_THREAD},
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "ltx_a2v.serving.work.checker",
+                limits,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={**environment_without_key(self._settings, ENHANCER_KEY), **ONE_THREAD},
+            )
         )
+        try:
+            self.process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # the client left: the process serves the next one
+            self.process = await starting
+            raise
         return self.process
 
 
