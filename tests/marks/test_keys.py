@@ -22,7 +22,7 @@ from ltx_a2v.cli.main import main
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.marks import keys
 from ltx_a2v.marks.inspection import inspect_video
-from ltx_a2v.marks.keys import own_credentials
+from ltx_a2v.marks.keys import own_credentials, own_root
 from ltx_a2v.marks.marking import Marking
 from ltx_a2v.puppet.examples import SPEECH
 from tests.marks.conftest import Made
@@ -33,7 +33,8 @@ def test_the_key_is_made_once_for_its_user_only(own_data: Path) -> None:
     assert own_data.stat().st_mode & 0o777 == 0o700
     assert (own_data / "signing-key.pem").stat().st_mode & 0o777 == 0o600
     assert (own_credentials().key, own_credentials().chain) == (first.key, first.chain)
-    assert [path.name for path in own_data.iterdir()] == ["signing-key.pem"]
+    assert {path.name for path in own_data.iterdir()} == {"signing-key.pem", "signing-certificate.pem"}
+    assert "PRIVATE" not in (own_data / "signing-certificate.pem").read_text()
 
 
 def test_processes_that_start_together_get_one_key(own_data: Path) -> None:
@@ -42,13 +43,21 @@ def test_processes_that_start_together_get_one_key(own_data: Path) -> None:
     env = {"PYTHONHASHSEED": "0", "LTX_A2V_DATA_DIR": str(own_data)}
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=env) for _ in range(3)]
     assert len({process.communicate()[0] for process in running}) == 1
-    assert len(list(own_data.iterdir())) == 1
+    assert {path.name for path in own_data.iterdir()} == {"signing-key.pem", "signing-certificate.pem"}
 
 
 def test_a_process_that_comes_second_takes_the_first_ones_key(own_data: Path) -> None:
     first = own_credentials()
     keys._make(own_data / "signing-key.pem")
     assert own_credentials().key == first.key
+
+
+def test_a_new_key_replaces_the_certificate_of_the_old_one(own_data: Path) -> None:
+    own_credentials()
+    before = own_root()
+    (own_data / "signing-key.pem").unlink()
+    own_credentials()
+    assert own_root() not in (before, None)
 
 
 def test_an_expired_own_key_is_one_sentence(own_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
