@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -358,15 +359,7 @@ def write_video(
     """
     request, video = fitted.request, fitted.video
     left, step = video.num_frames, 0
-    with VideoWriter(
-        request.output_path,
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=clip,
-        label=label_of(request.visible_label, video.width, video.height),
-        marks=marks,
-    ) as writer:
+    with video_writer(fitted, request.output_path, clip, marks) as writer:
         for piece in decode(model, latents["stage_2"]):
             frames = to_host(piece[:, :, :left])
             left, step = max(left - piece.shape[2], 0), step + 1
@@ -396,14 +389,7 @@ def write_window(
     del coloured
     steps, step = decode_steps(model, shape_of_window(video, window)), 0
     cut, kept = Cut(window), list[Tensor]()
-    with VideoWriter(
-        work.segment(window),
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=None,
-        label=label_of(fitted.request.visible_label, video.width, video.height),
-    ) as writer:
+    with video_writer(fitted, work.segment(window), audio=None, marks=None) as writer:
         for piece in decode(model, latent):
             fading, faded, plain, handed = cut.parts(piece)
             if before is not None and fading:
@@ -434,20 +420,19 @@ def write_repaired(
     frames = torch.cat(made)
     start = request.audio_start_time - repair.start / video.frame_rate
     sound = load_audio(request.audio, max(start, 0.0), repair.frames / video.frame_rate)
-    with VideoWriter(
-        request.output_path,
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=sound,
-        label=label_of(request.visible_label, video.width, video.height),
-        marks=marks,
-    ) as writer:
+    with video_writer(fitted, request.output_path, sound, marks) as writer:
         for index, planes in enumerate(each_planes(repair.source)):
             shown = torch.from_numpy(planes)
             if (share := repair.share_of_new(index)) > 0:
                 shown = torch.lerp(shown.float(), frames[index - repair.start].float(), share).round().to(torch.uint8)
             writer.write(shown[None])
+
+
+def video_writer(fitted: FittedRequest, path: Path, audio: AudioClip | None, marks: Marks | None) -> VideoWriter:
+    """For frames of the request's size and rate, which get its visible label."""
+    video = fitted.video
+    label = label_of(fitted.request.visible_label, video.width, video.height)
+    return VideoWriter(path, video.width, video.height, video.frame_rate, audio, label, marks)
 
 
 def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:

@@ -282,6 +282,7 @@ def test_a_made_video_gives_its_settings(page: Page, tmp_path: Path) -> None:
         guidance={"cfg": 2.5},
     )
     page.fill(tmp_path, "like an earlier one")
+    page.driver.execute_script("document.getElementById('details').open = true")
     page.driver.find_element(By.ID, "like").send_keys(str(video))
     page.until("return document.getElementById('like-said').textContent.startsWith('The form has its settings.')")
     page.until("return document.getElementById('fitted').textContent.startsWith('768 × 512')")
