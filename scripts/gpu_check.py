@@ -27,6 +27,7 @@ from ltx_a2v import A2VPipeline, GenerationRequest, Guidance, kernels
 from ltx_a2v.checkpoint.reader import stream_tensors
 from ltx_a2v.checkpoint.safetensors_file import SafetensorsFile
 from ltx_a2v.errors import InvalidMode, MissingExtra, OutOfMemory
+from ltx_a2v.marks.marking import Marking
 from ltx_a2v.miniature import ensure_miniature
 from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.quantization import MODES, QuantizationPolicy
@@ -176,7 +177,8 @@ def request(folder: Path, name: str) -> GenerationRequest:
 
 
 def placements_agree(folder: Path, mode: str) -> str:
-    pipeline = A2VPipeline.open(ensure_miniature(folder), device="cuda", options=LoadOptions(mode))
+    options = LoadOptions(mode, marking=Marking(reproducible=True))
+    pipeline = A2VPipeline.open(ensure_miniature(folder), device="cuda", options=options)
     result = pipeline.run(request(folder, "first"))
     first = load_file(folder / "first.safetensors")
     video = (folder / "first.mp4").read_bytes()

@@ -19,6 +19,18 @@ from tests import nvml
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _reproducible(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Equal requests give equal bytes in all tests, and in the processes that they start: marks are not signed.
+
+    `marked` in tests/marks is for tests of what is signed.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTX_A2V_REPRODUCIBLE", "1")
+        patch.setenv("LTX_A2V_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """For every test: a sum over another number of threads has other bits."""

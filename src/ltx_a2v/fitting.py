@@ -19,6 +19,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.diffusion.guidance import UNGUIDED, passes_of
 from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidAudio, InvalidRequest, named
+from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
 from ltx_a2v.media.picture import decode_image, fit_image
 from ltx_a2v.media.read_video import VideoProperties, read_part, read_properties
@@ -171,6 +172,7 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
     decoded = [decode_image(picture.file, request.image_crf) for picture in request.pictures]
     request = with_size(request, files.paths, (decoded[0].shape[1], decoded[0].shape[0]) if decoded else None)
     shape = shape_of(request, num_frames, files)
+    label_of(request.visible_label, shape.width, shape.height)
     pictures, windows = _fit_pictures(decoded, request, shape), _fit_windows(request, num_frames)
     return FittedRequest(request, shape, windows, pictures, _cropped(decoded, shape))
 
@@ -193,6 +195,7 @@ def fit_retake(request: GenerationRequest, retake: Retake, files: ModelFiles) ->
     if wrong:
         reason = f"has a side of {wrong[0]} pixels, which is no multiple of {SIZE_MULTIPLE}; scale it first"
         raise InvalidRequest("retake.video", str(retake.video), reason)
+    label_of(request.visible_label, source.width, source.height)
     video = replace(shape_of(request, frames, files), overlap=frames)
     window = Window(0, 0, frames, frames, 0, frames, range(0))
     factor = video.latents.temporal_factor

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -29,12 +30,13 @@ from ltx_a2v.events import Notice, Phase, StepFinished, WindowStarted
 from ltx_a2v.fitting import FittedPicture, FittedRequest, Repair, VideoShape, shape_of_window, shown_in
 from ltx_a2v.media.frames import to_host, to_rgb, to_yuv420p
 from ltx_a2v.media.join import join
+from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.read_video import each_planes
 from ltx_a2v.media.sound.conditioning import prepare_speech
 from ltx_a2v.media.sound.mel import log_mel
 from ltx_a2v.media.sound.prepare import AudioClip, load_audio, resample
-from ltx_a2v.media.video import VideoWriter
+from ltx_a2v.media.video import Marks, VideoWriter
 from ltx_a2v.model.in_use import LoadedTransformer, ModelInUse
 from ltx_a2v.networks import audio_vae, video_vae
 from ltx_a2v.networks.text import Context
@@ -110,10 +112,15 @@ class StageWork:
 
 
 def generate_video(
-    model: ModelInUse, prompts: PromptEncoder, fitted: FittedRequest, log: PhaseLog, work: WorkDir | None
+    model: ModelInUse,
+    prompts: PromptEncoder,
+    fitted: FittedRequest,
+    log: PhaseLog,
+    work: WorkDir | None,
+    marks: Marks | None,
 ) -> Work[None]:
-    """The whole method: writes the request's video, and its latents where asked for. `work` keeps the windows of a
-    video that has several."""
+    """The whole method: writes the request's video with its `marks`, and its latents where asked for. `work` keeps the
+    windows of a video that has several."""
     speech = yield from log.phase("load_audio", lambda: load_sound(fitted, model.config))
     contexts = yield from log.phase("encode_prompt", lambda: encode_prompts(model, prompts, fitted))
 
@@ -124,17 +131,17 @@ def generate_video(
         latents = yield from make_window(model, fitted, window, contexts, speech, shown, log)
         steps = decode_steps(model, fitted.shape)
         if repair is None:
-            yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip), steps=steps)
+            yield from log.phase("decode", lambda: write_video(model, fitted, latents, speech.clip, marks), steps=steps)
         else:
             fine = latents["stage_2"]
-            yield from log.phase("decode", lambda: write_repaired(model, fitted, repair, fine), steps=steps)
+            yield from log.phase("decode", lambda: write_repaired(model, fitted, repair, fine, marks), steps=steps)
         return
 
     before: HandedOn | None = None
     for window in fitted.windows:
         before = yield from finished_window(model, fitted, window, contexts, speech, before, log, work)
     segments = [work.segment(window) for window in fitted.windows]
-    join(segments, fitted.request.output_path, fitted.video.frame_rate, speech.clip)
+    join(segments, fitted.request.output_path, fitted.video.frame_rate, speech.clip, marks)
     work.remove(fitted.windows)
 
 
@@ -339,16 +346,20 @@ def upsample_latent(model: ModelInUse, latent: Tensor) -> Tensor:
         return upsample(upsampler, latent, model.latent_statistics())
 
 
-def write_video(model: ModelInUse, fitted: FittedRequest, latents: Mapping[str, Tensor], clip: AudioClip) -> Work[None]:
+def write_video(
+    model: ModelInUse,
+    fitted: FittedRequest,
+    latents: Mapping[str, Tensor],
+    clip: AudioClip,
+    marks: Marks | None,
+) -> Work[None]:
     """Decode the latent and write the video with the original sound; each frame is encoded as soon as it is decoded.
 
     The latents are saved before the video is renamed to its path: where they cannot be written, no file is left.
     """
     request, video = fitted.request, fitted.video
     left, step = video.num_frames, 0
-    with VideoWriter(
-        request.output_path, width=video.width, height=video.height, frame_rate=video.frame_rate, audio=clip
-    ) as writer:
+    with video_writer(fitted, request.output_path, clip, marks) as writer:
         for piece in decode(model, latents["stage_2"]):
             frames = to_host(piece[:, :, :left])
             left, step = max(left - piece.shape[2], 0), step + 1
@@ -378,9 +389,7 @@ def write_window(
     del coloured
     steps, step = decode_steps(model, shape_of_window(video, window)), 0
     cut, kept = Cut(window), list[Tensor]()
-    with VideoWriter(
-        work.segment(window), width=video.width, height=video.height, frame_rate=video.frame_rate, audio=None
-    ) as writer:
+    with video_writer(fitted, work.segment(window), audio=None, marks=None) as writer:
         for piece in decode(model, latent):
             fading, faded, plain, handed = cut.parts(piece)
             if before is not None and fading:
@@ -396,7 +405,9 @@ def write_window(
     return HandedOn(torch.cat(kept) if kept else torch.empty(0, dtype=torch.uint8), colours)
 
 
-def write_repaired(model: ModelInUse, fitted: FittedRequest, repair: Repair, latent: Tensor) -> Work[None]:
+def write_repaired(
+    model: ModelInUse, fitted: FittedRequest, repair: Repair, latent: Tensor, marks: Marks | None
+) -> Work[None]:
     """Decode the latent and write the whole source with the new frames in place of the changed ones, faded at both
     ends. The sound is the request's, whole."""
     request, video = fitted.request, fitted.video
@@ -409,14 +420,19 @@ def write_repaired(model: ModelInUse, fitted: FittedRequest, repair: Repair, lat
     frames = torch.cat(made)
     start = request.audio_start_time - repair.start / video.frame_rate
     sound = load_audio(request.audio, max(start, 0.0), repair.frames / video.frame_rate)
-    with VideoWriter(
-        request.output_path, width=video.width, height=video.height, frame_rate=video.frame_rate, audio=sound
-    ) as writer:
+    with video_writer(fitted, request.output_path, sound, marks) as writer:
         for index, planes in enumerate(each_planes(repair.source)):
             shown = torch.from_numpy(planes)
             if (share := repair.share_of_new(index)) > 0:
                 shown = torch.lerp(shown.float(), frames[index - repair.start].float(), share).round().to(torch.uint8)
             writer.write(shown[None])
+
+
+def video_writer(fitted: FittedRequest, path: Path, audio: AudioClip | None, marks: Marks | None) -> VideoWriter:
+    """For frames of the request's size and rate, which get its visible label."""
+    video = fitted.video
+    label = label_of(fitted.request.visible_label, video.width, video.height)
+    return VideoWriter(path, video.width, video.height, video.frame_rate, audio, label, marks)
 
 
 def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:

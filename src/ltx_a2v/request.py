@@ -38,6 +38,11 @@ FAST_STEPS = NEWEST.schedule.distilled_steps
 SIZE_MULTIPLE, TEMPORAL_FACTOR = NEWEST.latents.size_multiple, NEWEST.latents.temporal_factor
 
 
+LABEL = "Made with AI"
+"""Of a visible label without a text."""
+MAX_LABEL = 60
+
+
 def _sizes_in_words() -> str:
     landscape, portrait, square = (f"{width}x{height}" for width, height in DEFAULTS.sizes)
     return f"{landscape}, {portrait} or {square}, whichever is nearest to the picture."
@@ -285,11 +290,34 @@ class GenerationRequest(_Frozen):
         False, "--check-sync", "Measure in the finished video how the mouth follows the sound, for the report."
     )
 
+    visible_label: str | None = _option(
+        None,
+        "--visible-label",
+        f"Show a text in the lower left corner of every frame, at most {MAX_LABEL} characters; without a text "
+        f"'{LABEL}'.",
+    )
+    mark_prompt: bool = _option(
+        False, "--mark-prompt", "Write the prompts into the video too, among the settings that can be read back."
+    )
+
     @property
     def pictures(self) -> tuple[Picture, ...]:
         """`image` at frame 0, and `images`."""
         first = () if self.image is None else (Picture(file=self.image),)
         return (*first, *self.images)
+
+    @field_validator("visible_label")
+    @classmethod
+    def _one_line(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        if not text.strip():
+            raise ValueError("is empty: give a text, or leave it out")
+        if not text.isprintable():
+            raise ValueError("must be one line without control characters")
+        if len(text) > MAX_LABEL:
+            raise ValueError(f"has {len(text)} characters; at most {MAX_LABEL} are shown")
+        return text.strip()
 
     @field_validator("width", "height")
     @classmethod

@@ -23,6 +23,8 @@ from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished,
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, largest_window, shape_of, windows_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
 from ltx_a2v.hardware.streams import each_on_device, on_device
+from ltx_a2v.marks.marks import UNMARKED, Marks
+from ltx_a2v.marks.settings import Made
 from ltx_a2v.media.check import check_video
 from ltx_a2v.model.files import ModelFiles
 from ltx_a2v.model.model import Model
@@ -46,6 +48,8 @@ from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.work_dir import identity_of, open_work_dir
 
+MINIATURE = "the miniature of ltx-a2v"
+"""What marks call the model that ships."""
 USUAL_FRAMES = 97
 """Four seconds: what `prepare` expects where no request is given."""
 
@@ -226,11 +230,15 @@ class A2VPipeline:
             if request.enhance_prompt:
                 yield Notice(f"The prompt enhancer is asked; it may take {SECONDS:g} s.")
             fitted = _worded(fitted, self.model.options.prompt_enhancer)
-            report = _Report(fitted, self.model)
+            marks = Marks.begin(self.model.options.marking, fitted.request, _made(fitted, self.model))
+            report = _Report(fitted, self.model, marks)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
                 for event in events:
                     report.add(event)
                     yield event
+            for told in map(Notice, [UNMARKED] if marks is None else marks.notices):
+                report.add(told)
+                yield told
             if request.check_sync and (notice := report.measure_sync()):
                 yield notice
             yield Done(report.result(self._prompts.encoded, self._helpers.report if self._helpers else ()))
@@ -281,7 +289,7 @@ class A2VPipeline:
                 stack.enter_context(self._helpers.job(self.model, fitted.shape, plan, plan.keep, smaller))
             stack.enter_context(capped(self.device, limit))
             log = PhaseLog(self.device, ledger)
-            events = stack.enter_context(closing(generate_video(model, self._prompts, fitted, log, work)))
+            events = stack.enter_context(closing(generate_video(model, self._prompts, fitted, log, work, report.marks)))
             report.ahead = stack.enter_context(model.reading_ahead())
             yield from events if ledger is None else ledger.during(events)
 
@@ -347,7 +355,8 @@ class A2VPipeline:
 class _Report:
     """Collects the events of one generation. A second attempt starts the phases over."""
 
-    def __init__(self, fitted: FittedRequest, model: Model) -> None:
+    def __init__(self, fitted: FittedRequest, model: Model, marks: Marks | None) -> None:
+        self.marks = marks
         self._fitted = fitted
         self._model = model
         self._line = ""
@@ -404,6 +413,7 @@ class _Report:
                 "windows": len(self._fitted.windows),
                 "memory": self._memory(),
                 "prompts_encoded": prompts_encoded,
+                "marks": None if self.marks is None else self.marks.as_json(),
                 "read_ahead": self._read_ahead(),
                 **({"helpers": list(helpers)} if helpers else {}),
                 **self._predicted(),
@@ -444,6 +454,27 @@ def _both(one: PhaseFinished, other: PhaseFinished) -> PhaseFinished:
         round(one.seconds + other.seconds, 3),
         max(one.allocated_gib, other.allocated_gib),
         max(one.reserved_gib, other.reserved_gib),
+    )
+
+
+def _made(fitted: FittedRequest, model: Model) -> Made:
+    """What the marks say of the model."""
+    video, options, config = fitted.video, model.options, model.config
+    return Made(
+        model=MINIATURE if puppet.is_puppet(model.files.paths) else f"{config.version.name}, {config.model_version}",
+        video={
+            "width": video.width,
+            "height": video.height,
+            "num_frames": video.num_frames if fitted.repair is None else fitted.repair.frames,
+            "frame_rate": video.frame_rate,
+        },
+        modes={
+            "transformer_quantization": model.transformer_policy.mode,
+            "text_encoder_quantization": model.text_policy.mode,
+            "distilled_lora_strength": options.distilled_lora_strength,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+        loras=tuple((lora.path, lora.strength) for lora in options.loras),
     )
 
 
@@ -533,5 +564,6 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             budget=settings.budget,
             host_memory=settings.host_limit,
             prompt_enhancer=settings.prompt_enhancer,
+            marking=settings.marking,
         ),
     )

@@ -28,6 +28,7 @@ from ltx_a2v.fitting import FittedRequest
 from ltx_a2v.media.join import frames_of, join
 from ltx_a2v.media.output_file import write_whole
 from ltx_a2v.media.sound.prepare import load_audio
+from ltx_a2v.media.video import Marks
 from ltx_a2v.model.model import Model
 from ltx_a2v.networks.video_vae import ChannelStatistics
 from ltx_a2v.request import GenerationRequest
@@ -131,11 +132,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def join_finished(request: GenerationRequest, folder: Path, finished: int, output: Path) -> None:
+def join_finished(request: GenerationRequest, folder: Path, finished: int, output: Path, marks: Marks | None) -> None:
     """Write the first `finished` windows of a video that is still being made, with their part of its sound."""
     segments = [_segment(folder, index) for index in range(finished)]
     seconds = sum(frames_of(segment) or 0 for segment in segments) / request.frame_rate
-    join(segments, output, request.frame_rate, load_audio(request.audio, request.audio_start_time, seconds))
+    join(segments, output, request.frame_rate, load_audio(request.audio, request.audio_start_time, seconds), marks)
 
 
 def _segment(folder: Path, index: int) -> Path:
@@ -147,7 +148,7 @@ def identity_of(fitted: FittedRequest, model: Model) -> str:
     request, options, paths = fitted.request, model.options, model.files.paths
     stats = [path.stat() for _, path in paths.described()]
     content = {
-        "request": request.model_dump_json(exclude={"output_path", "work_dir", "check_sync"}),
+        "request": request.model_dump_json(exclude={"output_path", "work_dir", "check_sync", "mark_prompt"}),
         "files": [_digest(path) for path in (request.audio, *(picture.file for picture in request.pictures))],
         "windows": repr(fitted.windows),
         "model": [(status.st_size, status.st_mtime_ns) for status in stats],

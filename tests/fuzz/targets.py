@@ -28,12 +28,13 @@ from ltx_a2v.errors import A2VError, InvalidInput, InvalidModel
 from ltx_a2v.media.sound.decode import check_audio_length
 from ltx_a2v.serving.http.bodies import Generate, VideoCreate
 from ltx_a2v.serving.http.generation import generation_of
-from ltx_a2v.serving.http.inputs import Limits, check_upload
+from ltx_a2v.serving.http.inputs import Limits, check_upload, inspect_upload
 from ltx_a2v.serving.http.receiving import Receiving
 from ltx_a2v.serving.http.security import Gate
 from ltx_a2v.serving.http.uploads import read_body, save_inputs
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.versions import NEWEST
+from tests.marks.videos import write_marked
 
 LIMITS = Limits(image_pixels=10**6, audio_seconds=30.0)
 BOUNDARY = "boundary"
@@ -61,6 +62,14 @@ def safetensors(content: bytes) -> None:
 
 def picture(content: bytes) -> None:
     _upload("image", content)
+
+
+def video(content: bytes) -> None:
+    """As the checking process inspects it; what it finds is a reply in JSON."""
+    try:
+        json.dumps(inspect_upload(_written(content)))
+    except InvalidInput as error:
+        _check_message(error)
 
 
 def sound(content: bytes) -> None:
@@ -93,6 +102,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "safetensors": safetensors,
     "picture": picture,
     "sound": sound,
+    "video": video,
     "form": form,
     "text": text,
     "head": head,
@@ -207,6 +217,10 @@ def _sounds() -> list[bytes]:
     return seeds
 
 
+def _videos() -> list[bytes]:
+    return [write_marked(FOLDER / "marked.mp4").read_bytes()]
+
+
 def _models() -> list[bytes]:
     weights = {f"transformer_blocks.0.attn1.to_q.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}
     return [
@@ -249,6 +263,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": _models,
     "picture": _pictures,
     "sound": _sounds,
+    "video": _videos,
     "form": _forms,
     "text": _texts,
     "head": _heads,

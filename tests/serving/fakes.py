@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -100,6 +101,7 @@ class FakePipeline:
                 phases,
                 "2.3.0",
                 request.quality,
+                details={"marks": {"id": f"urn:uuid:{uuid.uuid4()}", "signed": True}},
             )
         )
 

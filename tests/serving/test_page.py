@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 import ltx_a2v
 from ltx_a2v.prompts.templates import styled
 from ltx_a2v.puppet.examples import PROMPT
+from tests.marks.videos import write_marked
 from tests.serving.conftest import Server, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -272,6 +273,31 @@ def test_the_same_again_after_a_reload(page: Page, tmp_path: Path) -> None:
     page.until(f"return document.querySelectorAll('.job').length === {before + 1}")
     first, second = page.server.client.get("/v1/videos?limit=2").json()["data"]
     assert first["settings"] == second["settings"]
+
+
+def test_a_made_video_gives_its_settings(page: Page, tmp_path: Path) -> None:
+    video = write_marked(
+        tmp_path / "earlier.mp4",
+        **{"seed": 5, "width": 768, "height": 512, "num_inference_steps": 7, "visible_label": "Made by a test"},
+        guidance={"cfg": 2.5},
+    )
+    page.fill(tmp_path, "like an earlier one")
+    page.driver.execute_script("document.getElementById('details').open = true")
+    page.driver.find_element(By.ID, "like").send_keys(str(video))
+    page.until("return document.getElementById('like-said').textContent.startsWith('The form has its settings.')")
+    page.until("return document.getElementById('fitted').textContent.startsWith('768 × 512')")
+    assert page.chosen("seeding") == "same"
+    assert page.text("#label-text") == "Show “Made by a test” in the picture"
+    page.photograph("like")
+    assert page.findings() == []
+    page.make("like an earlier one", 1)
+    (job,) = page.server.client.get("/v1/videos?limit=1").json()["data"]
+    settings = job["settings"]
+    assert (settings["seed"], settings["num_inference_steps"], settings["guidance"]["cfg"]) == (5, 7, 2.5)
+    assert settings["visible_label"] == "Made by a test"
+    assert page.text("#stage .marked").startswith("This video is marked as made by AI.")
+    page.driver.find_element(By.ID, "like").send_keys(str(tmp_path / "face.png"))
+    page.until("return document.getElementById('like-message').textContent === 'The file is not a video.'")
 
 
 def test_quick_takes_one_pass_and_offers_no_guidance(page: Page, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Worker:
         from ltx_a2v.session import open_pipeline
         from ltx_a2v.settings.model import ModelSettings
 
-        update = {"transformer_quantization": case.mode, "vram_budget": case.budget}
+        update = {"transformer_quantization": case.mode, "vram_budget": case.budget, "reproducible": True}
         settings = ModelSettings(**{**self._given["settings"], **update, "prompt_cache": not self._given["cold"]})
         self._pipeline = open_pipeline(settings)
         self._machine = describe(self._pipeline.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltx_a2v.bench.case import HAS_QUALITY, STANDARD, Sweep, listed
 from ltx_a2v.cli.early import check_model
-from ltx_a2v.cli.flags import OF_PROMPTS, add_setting_flags, settings_from
+from ltx_a2v.cli.flags import OF_VIDEOS, add_setting_flags, settings_from
 from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.stopping import EXIT_CODE
@@ -84,7 +84,7 @@ def _synthetic(arguments: argparse.Namespace) -> int:
 
 
 def _add_run(parser: Parser) -> None:
-    add_setting_flags(parser, ModelSettings, "model, device and loading", without=(*BY_CASE, *OF_PROMPTS))
+    add_setting_flags(parser, ModelSettings, "model, device and loading", without=(*BY_CASE, *OF_VIDEOS))
     group = parser.add_argument_group("what is measured", "every combination of the lists, the first values first")
     group.add_argument("--modes", default=MODES, metavar="MODES", help=f"quantization modes (default: {MODES})")
     group.add_argument("--budgets", metavar="BUDGETS", help=f"VRAM budgets (default: {BUDGETS})")
@@ -155,7 +155,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _other_settings(settings: ModelSettings) -> dict[str, Any]:
     """Those that change what is measured and have another value than the default one."""
     fields = ModelSettings.model_fields
-    values = settings.model_dump(mode="json", exclude={*FILES, "device", *BY_CASE})
+    values = settings.model_dump(mode="json", exclude={*FILES, "device", *BY_CASE, *OF_VIDEOS})
     changed = {name: value for name, value in values.items() if getattr(settings, name) != fields[name].default}
     return changed | {name: os.environ[name] for name in SWITCHES if name in os.environ}
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ltx_a2v.cli.flags import OF_PROMPTS, add_model_flags, flag_name, settings_from
+from ltx_a2v.cli.flags import OF_VIDEOS, add_model_flags, flag_name, settings_from
 from ltx_a2v.cli.output import write_out
 from ltx_a2v.cli.parser import Parser, versions
 from ltx_a2v.errors import A2VError
@@ -59,7 +59,7 @@ class Finding:
 
 
 def add_flags(parser: Parser) -> None:
-    add_model_flags(parser, without=OF_PROMPTS)
+    add_model_flags(parser, without=OF_VIDEOS)
 
 
 def run(arguments: argparse.Namespace) -> int:

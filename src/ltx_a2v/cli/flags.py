@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.errors import InvalidRequest, named
-from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, Picture, flag_of
+from ltx_a2v.request import DEFAULTS, LABEL, GenerationRequest, Guidance, Picture, flag_of
 from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.server import ServerSettings
@@ -25,8 +25,11 @@ ENVIRONMENT = "each also as an environment variable: --some-flag is LTX_A2V_SOME
 EVERYDAY_FIELDS = ("prompt", "audio", "image", "output_path", "num_frames", "seed", "quality")
 EVERYDAY_SETTINGS = ("model_dir", "vram_budget", "demo", "host", "port", "api_key", "output_dir")
 """All others are for experts."""
-OF_PROMPTS = ("prompt_enhancer_url", "prompt_enhancer_model")
-"""Settings of no use to a command that takes no prompt."""
+OF_VIDEOS = (
+    *("prompt_enhancer_url", "prompt_enhancer_model"),
+    *("marks", "mark_provider", "c2pa_cert", "c2pa_key", "reproducible"),
+)
+"""Settings of no use to a command that makes no video."""
 SHAPES = dict(zip(("landscape", "portrait", "square"), DEFAULTS.sizes, strict=True))
 SIZE_HELP = (
     f"auto ({', '.join(f'{name} {w}x{h}' for name, (w, h) in SHAPES.items())}, whichever is nearest to the picture), "
@@ -48,10 +51,17 @@ def add_request_flags(parser: Parser, only: tuple[str, ...] = (), of_video: bool
 
 
 def request_from(arguments: argparse.Namespace, **defaults: object) -> GenerationRequest:
-    """`defaults` are of this command, where no flag was given. Raises `InvalidRequest`."""
-    guidance = Guidance(**_fields(arguments, "guidance"))
+    """`defaults` are of this command, where no flag was given; those of the guidance as a dictionary.
+
+    Raises `InvalidRequest`.
+    """
+    guidance = Guidance(**{**(_guidance(defaults.pop("guidance", None))), **_fields(arguments, "guidance")})
     given = {**_size(arguments), **_pictures(_fields(arguments, "request"))}
     return GenerationRequest(**{**defaults, **given, "guidance": guidance})
+
+
+def _guidance(default: object) -> dict[str, Any]:
+    return default if isinstance(default, dict) else {}
 
 
 def _pictures(given: dict[str, Any]) -> dict[str, Any]:
@@ -143,12 +153,16 @@ def _add_field_flags(
         )
 
 
-_METAVARS = {"stg_blocks": "N", "image": "PATH[:FRAME[:STRENGTH]]"}
+_METAVARS = {"stg_blocks": "N", "visible_label": "TEXT", "image": "PATH[:FRAME[:STRENGTH]]"}
 
 
 def _ways(name: str) -> dict[str, Any]:
     """How a flag is given more than once, or with several values."""
-    ways: dict[str, dict[str, Any]] = {"stg_blocks": {"nargs": "*"}, "image": {"action": "append"}}
+    ways: dict[str, dict[str, Any]] = {
+        "stg_blocks": {"nargs": "*"},
+        "image": {"action": "append"},
+        "visible_label": {"nargs": "?", "const": LABEL},
+    }
     return ways.get(name, {})
 
 

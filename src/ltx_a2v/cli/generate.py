@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from ltx_a2v.cli.early import check_files, check_model
 from ltx_a2v.cli.flags import add_model_flags, add_request_flags, request_from, settings_from
+from ltx_a2v.cli.like import add_like_flag, check_given, settings_like
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.outputs import add_overwrite_flag, check_free, free_output
 from ltx_a2v.cli.parser import Parser
@@ -33,6 +34,7 @@ EXAMPLES = (
 
 def add_flags(parser: Parser) -> None:
     add_request_flags(parser)
+    add_like_flag(parser, parser.everyday)
     add_overwrite_flag(parser.everyday)
     add_model_flags(parser)
     add_report_flag(parser)
@@ -46,7 +48,9 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments, ModelSettings)
     enhance = "prompt_enhancer_url" in vars(arguments)  # a flag is a wish, the environment only a possibility
-    request = request_from(arguments, quality=settings.default_quality, enhance_prompt=enhance)
+    like = settings_like(arguments.like)
+    check_given(arguments, like)
+    request = request_from(arguments, **{"quality": settings.default_quality, "enhance_prompt": enhance, **like})
     check_model(settings)  # mistakes answer before anything heavy is imported
     check_enhancer(request, settings.prompt_enhancer)
     check_files(request)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import batch, bench, check, demo, doctor, generate, get, plan, quantize, retake, serve
+from ltx_a2v.cli import batch, bench, check, demo, doctor, generate, get, inspect, plan, quantize, retake, serve
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser, ShowVersion
@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": plan,
     "demo": demo,
     "check": check,
+    "inspect": inspect,
     "get": get,
     "doctor": doctor,
     "bench": bench,

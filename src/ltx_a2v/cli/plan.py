@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ltx_a2v.cli.early import check_model
-from ltx_a2v.cli.flags import OF_PROMPTS, add_model_flags, add_request_flags, request_from, settings_from
+from ltx_a2v.cli.flags import OF_VIDEOS, add_model_flags, add_request_flags, request_from, settings_from
 from ltx_a2v.cli.output import stdout, write_out
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.errors import BudgetTooSmall
@@ -42,7 +42,7 @@ NUM_FRAMES = 97
 
 def add_flags(parser: Parser) -> None:
     add_request_flags(parser, only=FIELDS)
-    add_model_flags(parser, without=OF_PROMPTS)
+    add_model_flags(parser, without=OF_VIDEOS)
     parser.add_argument("--modes", default="", metavar="MODES", help="compare several modes, as int8,fp8-cast")
     parser.add_argument("--coexist", metavar="BYTES", help="what other services need of the GPU, as 30GiB")
     parser.add_argument(

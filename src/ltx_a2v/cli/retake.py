@@ -23,7 +23,7 @@ EXAMPLES = (
     ("from second 3.2 to 5, with another seed", "retake talk.mp4 --from 3.2 --to 5 --seed 7 --model-dir ~/models/ltx"),
     ("all of it, to another voice", "retake talk.mp4 --from 0 --to 6 --audio other.mp3 --model-dir ~/models/ltx"),
 )
-FIELDS = ("prompt", "seed", "quality", "num_inference_steps", "negative_prompt", "speech_preparation")
+FIELDS = ("prompt", "seed", "quality", "num_inference_steps", "negative_prompt", "speech_preparation", "visible_label")
 PROMPT = "A person speaks."
 
 

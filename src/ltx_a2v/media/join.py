@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,18 +11,23 @@ from av.error import FFmpegError
 
 from ltx_a2v.errors import InvalidOutput
 from ltx_a2v.media.sound.prepare import AudioClip
-from ltx_a2v.media.video import SoundTrack, exact_rate, partial_of
+from ltx_a2v.media.video import Marks, SoundTrack, exact_rate, partial_of
 
 
-def join(segments: Sequence[Path], output: Path, frame_rate: float, audio: AudioClip) -> None:
+def join(
+    segments: Sequence[Path], output: Path, frame_rate: float, audio: AudioClip, marks: Marks | None = None
+) -> None:
     """Write the frames of all `segments`, which `VideoWriter` made with equal settings, one after the other.
 
-    The sound is encoded once, whole, cut or padded to the video. `output` appears when it is complete.
+    The sound is encoded once, whole, cut or padded to the video. `output` appears with its `marks` when it is
+    complete.
     Raises `InvalidOutput` where the file system refuses.
     """
     partial = partial_of(output)
     try:
-        _write(segments, partial, exact_rate(frame_rate), audio)
+        _write(segments, partial, exact_rate(frame_rate), audio, {} if marks is None else marks.tags)
+        if marks is not None:
+            marks.finish(partial)
         partial.replace(output)
     except OSError as error:
         raise InvalidOutput(f"{output} cannot be written: {error.strerror}.") from error
@@ -39,9 +44,10 @@ def frames_of(segment: Path) -> int | None:
         return None
 
 
-def _write(segments: Sequence[Path], output: Path, rate: Fraction, audio: AudioClip) -> None:
+def _write(segments: Sequence[Path], output: Path, rate: Fraction, audio: AudioClip, tags: Mapping[str, str]) -> None:
     frames = 0
     with av.open(output, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata.update(tags)
         with av.open(segments[0]) as first:
             video = container.add_stream_from_template(first.streams.video[0])
         sound = SoundTrack(container, audio)

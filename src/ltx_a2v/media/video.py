@@ -10,12 +10,12 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import av
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltx_a2v.errors import InvalidOutput
+from ltx_a2v.media.label import Label
 from ltx_a2v.media.output_file import check_output_file
 from ltx_a2v.media.sound.prepare import AudioClip, resample
 
@@ -45,6 +46,14 @@ AAC_BITS_PER_SAMPLE = 6
 """For low rates; AAC ends at 12 for stereo."""
 
 
+class Marks(Protocol):
+    """What a video says of itself: see `marks.marks.Marks`."""
+
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    def finish(self, file: Path) -> None: ...
+
+
 def check_output(path: Path) -> None:
     """Raises `InvalidOutput` when no mp4 can be written to `path`."""
     check_output_file(path, ".mp4", "video.mp4")
@@ -59,11 +68,22 @@ class VideoWriter:
     """An mp4 being written: H.264 yuv420p in BT.709, AAC, index in front, both streams from 0.
 
     Used as a context manager: leaving it normally completes the file, an exception discards it. `audio` is cut, or
-    padded with silence, to the length of the video. The same frames and audio give the same bytes.
+    padded with silence, to the length of the video. The same frames and audio give the same bytes without `marks`,
+    which are completed before the file gets its name. `label` draws on each frame.
     Raises `InvalidOutput` where the file system refuses.
     """
 
-    def __init__(self, path: Path, *, width: int, height: int, frame_rate: float, audio: AudioClip | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        frame_rate: float,
+        audio: AudioClip | None,
+        label: Label | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        self._label, self._marks = label, marks
         self._path = path.absolute()
         self._partial = partial_of(path)
         self._shapes = (height, width, 3), (height * 3 // 2, width)
@@ -73,7 +93,8 @@ class VideoWriter:
         self._open = True
         self._encoder: _Encoder | None = None
         with self._or_discard():
-            self._encoder = _Encoder(self._partial, width, height, exact_rate(frame_rate), audio)
+            tags = {} if marks is None else marks.tags
+            self._encoder = _Encoder(self._partial, width, height, exact_rate(frame_rate), audio, tags)
 
     def write(self, frames: Tensor, copied: torch.cuda.Event | None = None) -> None:
         """Append frames: uint8 on the CPU, RGB [F, H, W, 3] or the planes of yuv420p [F, 3 H / 2, W].
@@ -97,6 +118,8 @@ class VideoWriter:
             self._wait(until=0)
             assert self._encoder is not None
             self._encoder.finish()
+            if self._marks is not None:
+                self._marks.finish(self._partial)
             self._partial.replace(self._path)
         self._open = False
         self._thread.shutdown()
@@ -121,7 +144,7 @@ class VideoWriter:
             for frame in frames:
                 if self._stop.is_set():
                     return
-                self._encoder.encode(frame)
+                self._encoder.encode(frame if self._label is None else self._label.on(frame))
         except BaseException:
             self._stop.set()
             raise
@@ -156,10 +179,19 @@ class VideoWriter:
 class _Encoder:
     """The container and its streams; each frame is written with its part of the sound, so that both are interleaved."""
 
-    def __init__(self, path: Path, width: int, height: int, frame_rate: Fraction, audio: AudioClip | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        frame_rate: Fraction,
+        audio: AudioClip | None,
+        tags: Mapping[str, str],
+    ) -> None:
         self._frame_rate = frame_rate
         self._frames = 0
         self._container = av.open(path, "w", format="mp4", options={"movflags": "+faststart"})
+        self._container.metadata.update(tags)
         self._video = self._container.add_stream("libx264", rate=frame_rate, options=_x264_options())
         context = self._video.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"

@@ -68,3 +68,11 @@ def cache_dir() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx-a2v"
+
+
+def data_dir() -> Path:
+    """The user's folder for what is to be kept: `LTX_A2V_DATA_DIR`, else below `XDG_DATA_HOME` or `~/.local/share`."""
+    chosen = os.environ.get("LTX_A2V_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "ltx-a2v"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ltx_a2v.errors import InvalidRequest
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.marks.marking import Marking
 from ltx_a2v.settings.defaults import MAX_DISTILLED_LORA_STRENGTH, at_home
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class LoadOptions:
     """Read weights of later phases into host memory while the text encoder runs; None: on a GPU."""
     prompt_enhancer: PromptEnhancer | None = None
     """What enhances the prompts of requests that ask for it."""
+    marking: Marking = field(default_factory=Marking)
+    """How finished videos say that they were made by AI."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.distilled_lora_strength <= MAX_DISTILLED_LORA_STRENGTH:
@@ -111,6 +114,6 @@ class LoadOptions:
         """Only the fields that differ from their defaults."""
         defaults = type(self).__dataclass_fields__
         given = {name: getattr(self, name) for name in defaults}
-        usual = {name: LoadOptions.__dict__.get(name) for name in defaults} | {"budget": Budget()}
+        usual = {name: LoadOptions.__dict__.get(name) for name in defaults} | {"budget": Budget(), "marking": Marking()}
         shown = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
         return f"LoadOptions({', '.join(shown)})"

@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidMode, InvalidModel, InvalidRequest, did_you_mean, named
 from ltx_a2v.hardware.budget import Budget
+from ltx_a2v.marks.marking import PROVIDER, Marking
 from ltx_a2v.request import Quality
 from ltx_a2v.settings.base import Settings
 from ltx_a2v.settings.defaults import (
@@ -103,7 +104,32 @@ class ModelSettings(Settings):
     cuda_graphs: bool = Field(True, description="Issue every kernel of a step one by one: slower on most machines.")
     exact_passes: bool = Field(False, description="Compute every guidance pass on its own: slower, to compare.")
 
-    @field_validator("model_dir", "checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
+    marks: bool = Field(
+        True,
+        description="Leave out all marks that say that a video was made by AI. Only where nobody is to see the "
+        "videos, or whoever publishes them marks them otherwise.",
+    )
+    mark_provider: str = Field(PROVIDER, description="Who provides the videos, for their marks.")
+    c2pa_cert: Path | None = Field(
+        None,
+        description="Certificate to sign videos with, a PEM chain; default: one that is made once for this "
+        "installation. With --c2pa-key.",
+    )
+    c2pa_key: Path | None = Field(None, description="Its private key, PEM without a password.")
+    reproducible: bool = Field(
+        False,
+        description="Same request, same bytes: marks without signature and time. For comparing files.",
+    )
+
+    @field_validator(
+        "model_dir",
+        "checkpoint_path",
+        "distilled_lora_path",
+        "spatial_upsampler_path",
+        "gemma_root",
+        "c2pa_cert",
+        "c2pa_key",
+    )
     @classmethod
     def _a_place(cls, path: Path | None) -> Path | None:
         """An empty text, as from an empty environment variable, is no path and not the current folder."""
@@ -158,6 +184,10 @@ class ModelSettings(Settings):
         return PromptEnhancer(self.prompt_enhancer_url, self.prompt_enhancer_model)
 
     @property
+    def marking(self) -> Marking:
+        return Marking(self.marks, self.reproducible, self.mark_provider, self.c2pa_cert, self.c2pa_key)
+
+    @property
     def budget(self) -> Budget:
         """Raises `InvalidRequest`."""
         return Budget(self.vram_budget, parse_bytes(self.vram_headroom, "vram_headroom"))
@@ -190,6 +220,8 @@ class ModelSettings(Settings):
             check_name("text encoder quantization", self.text_encoder_quantization, TEXT_ENCODER_QUANTIZATIONS)
         if self.device is not None and not DEVICE.fullmatch(self.device):
             raise InvalidInput(f"{named('device')} {self.device!r} is no device; use cuda, cuda:1 or cpu.")
+        if self.marks:
+            self.marking.check()
         _ = self.model_paths
 
 

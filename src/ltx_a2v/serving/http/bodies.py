@@ -111,6 +111,8 @@ _SHARED = {
         "prompt_style",
         "enhance_prompt",
         "check_sync",
+        "visible_label",
+        "mark_prompt",
     ),
     "images": (
         Annotated[list[PictureOptions], Field(max_length=MAX_PICTURES)] | None,

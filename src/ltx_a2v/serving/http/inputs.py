@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ltx_a2v.errors import InvalidAudio, InvalidImage, TooLarge
+from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, TooLarge
+from ltx_a2v.marks.inspection import inspect_video
 from ltx_a2v.media.picture import check_image
 from ltx_a2v.media.sound.decode import audio_seconds, check_audio_length
 from ltx_a2v.request import GenerationRequest
@@ -40,6 +42,14 @@ def check_upload(which: str, path: Path, start: float, limits: Limits) -> None:
             audio_seconds(path, start, at_most=SOME_SOUND)
     except (InvalidImage, InvalidAudio) as error:
         raise type(error)(_without_path(error.template, path)) from None
+
+
+def inspect_upload(path: Path) -> dict[str, Any]:
+    """What a video says of itself. Raises `InvalidInput`, which does not name the path."""
+    try:
+        return inspect_video(path).as_json()
+    except InvalidInput as error:
+        raise InvalidInput(_without_path(error.template, path)) from None
 
 
 def check_inputs(request: GenerationRequest, limits: Limits, poll: Callable[[], None]) -> None:

@@ -96,7 +96,31 @@ class Generated(BaseModel):
     sync: dict[str, Any] | None = Field(
         None, description="As of `ltx-a2v check --json`, where `check_sync` asked for it."
     )
+    marks: dict[str, Any] | None = Field(
+        None, description="`id` of the video in its marks, and whether they are `signed`; null where they are off."
+    )
     notices: list[str] = Field(description="What the user should know, as that the budget was short.")
+
+
+class Inspection(BaseModel):
+    """The reply of `POST /v1/inspect`; as of `ltx-a2v inspect --json`."""
+
+    state: Literal["intact", "changed", "unsigned", "unmarked", "unknown"] = Field(
+        description="`intact`: as it was signed; `unsigned`: marks without a signature; `unmarked`: none at all; "
+        "`unknown`: this server cannot check signatures."
+    )
+    problem: str | None = Field(description="Why it counts as changed, or cannot be checked.")
+    made_by_ai: bool = Field(description="Whether the file says that a model made it.")
+    made: dict[str, Any] | None = Field(
+        description="`provider`, `system`, `version`, `model`, `time`, `id`, `signed`; null for files of others."
+    )
+    settings: dict[str, Any] | None = Field(
+        description="`request` (fields of a request), `video`, `model`, `inputs`: with their SHA-256."
+    )
+    signature: dict[str, Any] | None = Field(
+        description="`signer`, `issuer`, and `is_known`: whether it is this installation's."
+    )
+    generator: str | None = Field(description="The software that signed it.")
 
 
 class ErrorReply(BaseModel):

@@ -64,6 +64,10 @@ def body(model: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "parameters": [_IDEMPOTENCY_KEY]}
 
 
+def video_body() -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}}
+
+
 def load_body() -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _REF.format(model="LoadBody")}}}
     return {"requestBody": {"required": False, "content": content}}

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -130,6 +131,13 @@ class Receiving:
                     await asyncio.to_thread(file.write, chunk) if size > IN_MEMORY else file.write(chunk)
             file.seek(0)
             yield file, size
+
+    async def save(self, request: Request, path: Path) -> None:
+        """Write the body to a new file. Raises what `chunks` does, for a body larger than a form may be."""
+        with self.room.share() as share, path.open("xb") as file:
+            async with contextlib.aclosing(self.chunks(request, self.form_limit, share)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
 
     async def _next(self, stream: AsyncIterator[bytes], deadline: float) -> bytes | None:
         pause = parse_duration(self.settings.body_timeout)

@@ -118,6 +118,25 @@ class Service:
             self.folders.remove(job_id)
         return job
 
+    async def inspect(self, request: Request) -> dict[str, Any]:
+        """What the video in the body says of itself, as `Inspection.as_json`."""
+        folder = self.folders.inputs(new_job_id())
+        try:
+            folder.mkdir(mode=0o700)
+            path = folder / VIDEO
+            await self.receiving.save(request, path)
+            found = await self.checker.check("video", str(path))
+        except (ClientDisconnect, SlowClient):
+            raise
+        except Exception:
+            await drain(request)
+            raise
+        finally:
+            self.folders.remove(folder.name)
+        if found is None:
+            raise Unavailable("The video cannot be inspected now; try again later.")
+        return found
+
     async def keep_alive(self, request: Request) -> str | None:
         """Of a body of `POST /api/load`, which may be empty."""
         async with self.receiving.spooled(request, LARGEST_LOAD_BODY) as (file, _):

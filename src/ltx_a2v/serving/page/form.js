@@ -45,6 +45,7 @@ export class Form {
     $("cfg").value = defaults.cfg;
     $("modality").value = defaults.modality;
     $("negative").value = defaults.negative_prompt;
+    this.chooseLabel(null);
   }
 
   listen() {
@@ -63,6 +64,8 @@ export class Form {
     for (const id of NUMBERS) $(id).onchange = () => this.numberChanged($(id));
     $("prompt").oninput = () => mark("prompt", "");
     $("seeds").onchange = seedingChanged;
+    $("like").onchange = ({ target }) => target.files[0] && this.takeSettingsOf(target.files[0]);
+    acceptDrops($("like-drop"), (file) => this.takeSettingsOf(file));
     $("example").onclick = () => trying(() => this.fillExample());
   }
 
@@ -170,6 +173,7 @@ export class Form {
     for (const name of ["image_strength", "image_crf", "speech_preparation", "check_sync"]) if (name in carried) form.append(name, carried[name]);
     form.append("prompt", $("prompt").value);
     this.wording.appendTo(form);
+    if ($("label").checked) form.append("visible_label", this.label);
     form.append("quality", chosen("quality"));
     form.append("size", this.fitted.size);
     form.append("num_frames", this.fitted.num_frames);
@@ -195,23 +199,8 @@ export class Form {
   async reuse(job) {
     const { settings } = job;
     const { width, height } = job.result ?? settings;
-    const isKnown = width !== "auto" && height !== "auto"; // else the picture decides again
-    this.carried = { settings, size: isKnown ? [width, height] : null };
-    if (isKnown) this.chooseSize(width, height);
-    else document.querySelector("input[name=preset][value=standard]").checked = true;
     $("prompt").value = job.prompt;
-    this.wording.take(settings);
-    $("negative").value = settings.negative_prompt;
-    $("seed").value = settings.seed;
-    document.querySelector("input[name=seeding][value=same]").checked = true;
-    seedingChanged();
-    $("details").open = true;
-    $("steps").value = settings.num_inference_steps;
-    $("fps").value = settings.frame_rate;
-    $("cfg").value = settings.guidance.cfg;
-    $("modality").value = settings.guidance.modality;
-    chooseQuality(settings.quality ?? "standard");
-    this.formatIsChosen = isKnown; // the picture was cut on purpose
+    this.fillSettings(settings, width, height);
     this.picture.take(job.has_image ? await uploaded(job, "image") : null);
     const last = (settings.images ?? []).findIndex(({ frame }) => frame === "last");
     giveLastPicture(last < 0 ? null : await uploaded(job, `image_${last}`));
@@ -220,6 +209,50 @@ export class Form {
     this.sound.select(settings.audio_start_time, frames === "auto" ? Infinity : frames / settings.frame_rate);
     $("form").scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
     $("prompt").focus({ preventScroll: true });
+  }
+
+  // All but words and files.
+  fillSettings(settings, width, height) {
+    const isKnown = width !== "auto" && height !== "auto"; // else the picture decides again
+    this.carried = { settings, size: isKnown ? [width, height] : null };
+    if (isKnown) this.chooseSize(width, height);
+    else document.querySelector("input[name=preset][value=standard]").checked = true;
+    this.wording.take(settings);
+    $("negative").value = settings.negative_prompt ?? this.options.defaults.negative_prompt;
+    $("seed").value = settings.seed;
+    document.querySelector("input[name=seeding][value=same]").checked = true;
+    seedingChanged();
+    $("details").open = true;
+    $("steps").value = settings.num_inference_steps;
+    $("fps").value = settings.frame_rate;
+    $("cfg").value = settings.guidance.cfg;
+    $("modality").value = settings.guidance.modality;
+    this.chooseLabel(settings.visible_label);
+    chooseQuality(settings.quality ?? "standard");
+    this.formatIsChosen = isKnown; // the picture was cut on purpose
+  }
+
+  // The usual text, or that of another video.
+  chooseLabel(text) {
+    this.label = text ?? this.options.label;
+    $("label").checked = Boolean(text);
+    $("label-text").textContent = `Show “${this.label}” in the picture`;
+  }
+
+  // What a made video says of itself; the picture, the voice and the description stay as they are.
+  takeSettingsOf(file) {
+    return trying(async () => {
+      $("like-said").textContent = "";
+      const found = await inspected(file);
+      const { request, video } = found.settings ?? {};
+      if (!request?.guidance || !video) throw new Mistake("like", "This video holds no settings of ltx-a2v.");
+      this.fillSettings(request, video.width, video.height);
+      if (request.prompt) $("prompt").value = request.prompt;
+      this.wording.preview();
+      const changed = found.state === "changed" ? " It was changed after it was made, so they may be wrong." : "";
+      $("like-said").textContent = `The form has its settings.${changed} Add picture, voice and description.`;
+      await this.fit();
+    });
   }
 
   // The buttons that stand for a size; none where it is another one.
@@ -253,6 +286,14 @@ function giveLastPicture(file) {
 function lastPictureChanged() {
   mark("last-image", "");
   $("last-image-remove").hidden = !$("last-image").files[0];
+}
+
+async function inspected(file) {
+  try {
+    return await call("POST", "/v1/inspect", file);
+  } catch (error) {
+    throw new Mistake("like", error.message);
+  }
 }
 
 function atTheVoice(work) {

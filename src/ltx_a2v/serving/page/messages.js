@@ -27,6 +27,7 @@ const FIELDS = {
   "guidance.modality": ["modality", "Follow the voice"],
   "guidance.skip_step": ["steps", "Skipped steps"],
   quality: ["size", "Quality"],
+  visible_label: ["label", "Label"],
 };
 // The server's name of a field -> where its message stands, and what the page calls it.
 

@@ -34,6 +34,7 @@ export class Stage {
     say(this.part(".state"), inWords(job, job.error && inPageWords(job.error)));
     this.part(".prompt").textContent = job.result?.prompt ?? job.prompt; // with its style, once it is known
     this.part(".facts").textContent = facts(job);
+    this.part(".marked").hidden = !(playable && job.result.marks);
     this.part("progress").hidden = job.status !== "in_progress";
     this.part("progress").value = job.progress;
     this.part(".cancel").hidden = ended;

@@ -1,6 +1,6 @@
 """The server's end of the processes that open uploaded files before their job is accepted.
 
-    Service ──{which, path, start}──> python -m ltx_a2v.serving.work.checker ──{problem}──> 422, or a job
+    Service ──{which, path, start}──> python -m ltx_a2v.serving.work.checker ──{problem, found}──> 422, or a job
 
 The HTTP process never parses a client's file, and a busy worker would have to wait, so other processes do: one, and a
 second one while the first is busy. Each starts when it is needed, ends when it was not used for a while, and is
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from typing import Any
 
 from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
 from ltx_a2v.serving.logs import say
@@ -40,11 +41,11 @@ class FileCheckers:
             self._free.put_nowait(checker)
         self._told = False
 
-    async def check(self, which: str, path: str, start: float) -> None:
+    async def check(self, which: str, path: str, start: float = 0.0) -> dict[str, Any] | None:
         """As `FileChecker.check`."""
         checker = await self._free.get()
         try:
-            await checker.check(which, path, start)
+            return await checker.check(which, path, start)
         finally:
             self._free.put_nowait(checker)
             self._tell(checker.allowed)
@@ -69,24 +70,27 @@ class FileChecker:
         """What the system could not forbid the process; empty before its first answer."""
         self._turn = asyncio.Lock()
 
-    async def check(self, which: str, path: str, start: float) -> None:
-        """Open an "audio" (and look for sound at `start` seconds) or decode an "image".
+    async def check(self, which: str, path: str, start: float) -> dict[str, Any] | None:
+        """Open an "audio" (and look for sound at `start` seconds), decode an "image", or inspect a "video": what
+        `Inspection.as_json` says.
 
-        Raises `InvalidAudio`, `InvalidImage` and `TooLarge`. Where no process can be started, the worker's check must
-        do.
+        Raises `InvalidAudio`, `InvalidImage`, `TooLarge`, and for a video `InvalidInput`. Where no process can be
+        started, the worker's check must do.
         """
         async with self._turn:
             try:
                 reply = await self._ask(json.dumps({"which": which, "path": path, "start": start}))
             except OSError as error:  # no more processes, descriptors or memory
                 say("check", f"files are not checked: {error}", level=30)
-                return
+                return None
         if reply is None:
             raise _unreadable(which)
         answer = json.loads(reply)
         self.allowed = answer["allowed"]
         if answer["problem"] is not None:
             raise from_json(answer["problem"])
+        found: dict[str, Any] | None = answer.get("found")
+        return found
 
     async def stop(self) -> None:
         process, self.process = self.process, None
@@ -149,4 +153,6 @@ class FileChecker:
 def _unreadable(which: str) -> InvalidInput:
     if which == "image":
         return InvalidImage("The picture cannot be opened; save it again as a png or jpeg.")
+    if which == "video":
+        return InvalidInput("The video cannot be read.")
     return InvalidAudio("The audio cannot be opened; save it again as a wav or mp3.")

@@ -38,12 +38,16 @@ from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, InvalidRequest, 
 from ltx_a2v.events import Done, Event, GenerationResult, WindowStarted
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import raise_oom_score
+from ltx_a2v.marks.marking import Marking
+from ltx_a2v.marks.marks import Marks
+from ltx_a2v.marks.settings import Made
 from ltx_a2v.request import GenerationRequest
 from ltx_a2v.serving import logs
 from ltx_a2v.serving.http.inputs import Limits, check_inputs
 from ltx_a2v.serving.jobs.folders import PARTIAL, RESULT, THUMBNAIL, VIDEO
 from ltx_a2v.serving.work.failures import described
 from ltx_a2v.settings.model import ModelSettings
+from ltx_a2v.versions import NEWEST
 
 if TYPE_CHECKING:
     from ltx_a2v.planning.plan import Keep, Plan
@@ -126,6 +130,7 @@ class Worker:
         module, _, function = start["engine"].partition(":")
         engine = importlib.import_module(module)
         settings = ModelSettings(**start["settings"])
+        self._marking = settings.marking
         self._open = lambda: cast(Pipeline, getattr(engine, function)(settings))
         self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
         problem = self._problem()
@@ -243,18 +248,19 @@ class Worker:
                 if isinstance(event, Done):
                     return event.result
                 if isinstance(event, WindowStarted) and event.window > 1:
-                    offer_partial(request, event.window - 1)
+                    offer_partial(request, event.window - 1, self._marking)
                 self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
         raise RuntimeError("The pipeline ended without a result.")
 
 
-def offer_partial(request: GenerationRequest, finished: int) -> None:
-    """The finished windows as one video, to be watched while the others are made."""
+def offer_partial(request: GenerationRequest, finished: int, marking: Marking) -> None:
+    """The finished windows as one marked video, to be watched while the others are made."""
     from ltx_a2v.work_dir import join_finished
 
     assert request.work_dir is not None
     try:
-        join_finished(request, request.work_dir, finished, request.work_dir / PARTIAL)
+        marks = Marks.begin(marking, request, Made(NEWEST.name))
+        join_finished(request, request.work_dir, finished, request.work_dir / PARTIAL, marks)
     except A2VError as error:
         logs.say("partial", str(error), level=30)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 import ltx_a2v
 from ltx_a2v.prompts.templates import TEMPLATES
 from ltx_a2v.puppet import puppet_size
-from ltx_a2v.request import DEFAULTS, GenerationRequest, Guidance, nearest_sizes
+from ltx_a2v.request import DEFAULTS, LABEL, GenerationRequest, Guidance, nearest_sizes
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.generation import fit_seconds, generation_of, longest_frames
@@ -44,6 +44,7 @@ def options(service: Serving) -> dict[str, Any]:
         "presets": presets(service.settings.demo),
         "qualities": qualities(service.settings.distilled_checkpoint),
         "prompt_styles": TEMPLATES,
+        "label": LABEL,
         "enhances_prompts": service.settings.prompt_enhancer is not None,
         "defaults": _defaults(),
         "limits": service.settings.model_dump(mode="json", include=LIMITS),
