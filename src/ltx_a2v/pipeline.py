@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
 from ltx_a2v.diffusion.latents import HeldPicture, StageLatent, start_stage
+from ltx_a2v.diffusion.previews import Painter, Previews
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
@@ -188,6 +189,7 @@ def make_window(
     sound = yield from log.phase("encode_audio", lambda: encode_sound(model, mel, shape.audio_tokens))
     pictures = yield from log.phase("encode_image", lambda: encode_pictures(model, shown))
     conditions = Conditions(*contexts, sound, pictures)
+    painter = painter_of(pictures, shown) if request.previews else None
 
     with ExitStack() as stack:
         half = half_stage(request.num_inference_steps, shape, schedule)
@@ -196,14 +198,14 @@ def make_window(
         )
         coarse = yield from log.phase(
             half.name,
-            lambda: denoise_stage(model, transformer, half, shape, conditions, None, noise),
+            lambda: denoise_stage(model, transformer, half, shape, conditions, None, noise, painter),
             steps=half.steps,
         )
         upsampled = yield from log.phase("upsample", lambda: upsample_latent(model, coarse))
         full = Stage("stage_2", 1, stage_2_sigmas(schedule), schedule.stage_2[0], UNGUIDED, distilled=True)
         fine = yield from log.phase(
             full.name,
-            lambda: denoise_stage(model, transformer, full, shape, conditions, upsampled, noise),
+            lambda: denoise_stage(model, transformer, full, shape, conditions, upsampled, noise, painter),
             steps=full.steps,
         )
     return {"stage_1": coarse, "stage_2": fine}
@@ -288,6 +290,16 @@ def encode_pictures(model: ModelInUse, pictures: Sequence[FittedPicture]) -> dic
         }
 
 
+def painter_of(pictures: Mapping[int, Sequence[HeldPicture]], shown: Sequence[FittedPicture]) -> Painter | None:
+    """What previews are painted with: it follows from the pictures' latents and pixels."""
+    pairs = [
+        (held.latent, picture.pixels[scale])
+        for scale, latents in pictures.items()
+        for held, picture in zip(latents, shown, strict=True)
+    ]
+    return Painter.fitted(pairs)
+
+
 def denoise_stage(
     model: ModelInUse,
     transformer: LoadedTransformer,
@@ -296,6 +308,7 @@ def denoise_stage(
     conditions: Conditions,
     initial: Tensor | None,
     noise: torch.Generator | None,
+    painter: Painter | None = None,
 ) -> Work[Tensor]:
     """-> latent [1, C, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
     grid = shape.grid(stage.scale)
@@ -317,12 +330,14 @@ def denoise_stage(
         audio_text=conditions.positive.audio,
         appended=tuple(frame for frame in shape.pictures if frame),
     )
-    latent = yield from run_steps(model, transformer, StageWork(stage, start, inputs))
+    latent = yield from run_steps(model, transformer, StageWork(stage, start, inputs), Previews(painter, grid))
     check_finite(latent, stage.name)
     return grid.unpack(latent[:, : grid.tokens])
 
 
-def run_steps(model: ModelInUse, transformer: LoadedTransformer, work: StageWork) -> Work[Tensor]:
+def run_steps(
+    model: ModelInUse, transformer: LoadedTransformer, work: StageWork, previews: Previews | None = None
+) -> Work[Tensor]:
     """-> packed latent [1, tokens, channels]. Every process of a clip runs this, with its share of the passes."""
     stage, start, guidance = work.stage, work.start, work.stage.guidance
     passes, perturbed = passes_of(guidance), frozenset(guidance.stg_blocks or ())
@@ -334,8 +349,10 @@ def run_steps(model: ModelInUse, transformer: LoadedTransformer, work: StageWork
             transformer.module, work.inputs, share.own, perturbed, blocks.sweep, model.exact_passes, blocks.graphs
         )
         velocities_of, latent = share.gathered(forward.velocities), start.noisy
-        for step, latent in enumerate(denoise(velocities_of, start, stage.sigmas, guidance), start=1):  # noqa: B007
+        steps = denoise(velocities_of, start, stage.sigmas, guidance)
+        for step, (latent, estimate) in enumerate(steps, start=1):  # noqa: B007
             yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
+            yield from previews.after(stage.name, step, estimate) if previews else ()
             yield StepFinished(stage.name, step, stage.steps)
     return latent
 
