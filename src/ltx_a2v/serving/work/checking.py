@@ -19,6 +19,7 @@ from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.client import environment_without_key
 from ltx_a2v.serving.work.confinement import ONE_THREAD
+from ltx_a2v.serving.work.waiting import to_the_end
 from ltx_a2v.settings.loading import ENHANCER_KEY
 from ltx_a2v.settings.server import ServerSettings
 
@@ -69,6 +70,7 @@ class FileChecker:
         self.allowed: list[str] = []
         """What the system could not forbid the process; empty before its first answer."""
         self._turn = asyncio.Lock()
+        self._starting: asyncio.Future[asyncio.subprocess.Process] | None = None
 
     async def check(self, which: str, path: str, start: float) -> dict[str, Any] | None:
         """Open an "audio" (and look for sound at `start` seconds), decode an "image", or inspect a "video": what
@@ -93,13 +95,11 @@ class FileChecker:
         return found
 
     async def stop(self) -> None:
+        with contextlib.suppress(OSError):  # it could not be started
+            await self._finish_start()
         process, self.process = self.process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            assert process.stdin is not None
-            process.stdin.close()  # `communicate` without input leaves it open
-            await process.communicate()  # which closes the other pipe
+            await to_the_end(_end(process))
 
     async def _ask(self, question: str) -> bytes | None:
         """The reply; None where the file crashed the process or took too long."""
@@ -129,28 +129,44 @@ class FileChecker:
         return code == 0
 
     async def _started(self) -> asyncio.subprocess.Process:
-        if self.process is not None and self.process.returncode is None:
-            return self.process
-        await self.stop()  # it has ended by itself: its pipes are still open
-        limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ltx_a2v.serving.work.checker",
-                limits,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                env={**environment_without_key(self._settings, ENHANCER_KEY), **ONE_THREAD},
-            )
-        )
+        if self._starting is None and (self.process is None or self.process.returncode is not None):
+            await self.stop()  # one that has ended by itself: its pipes are still open
+            self._starting = asyncio.ensure_future(self._start())
+        await self._finish_start()
+        assert self.process is not None
+        return self.process
+
+    async def _finish_start(self) -> None:
+        """A start that a client left is finished by whoever comes next, so that no process is forgotten."""
+        starting = self._starting
+        if starting is None:
+            return
         try:
             self.process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # the client left: the process serves the next one
-            self.process = await starting
-            raise
-        return self.process
+        finally:
+            if starting.done():
+                self._starting = None
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ltx_a2v.serving.work.checker",
+            limits,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={**environment_without_key(self._settings, ENHANCER_KEY), **ONE_THREAD},
+        )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    assert process.stdin is not None
+    process.stdin.close()  # `communicate` without input leaves it open
+    await process.communicate()  # which closes the other pipe
 
 
 def _unreadable(which: str) -> InvalidInput:
