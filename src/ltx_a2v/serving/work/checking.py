@@ -70,6 +70,7 @@ class FileChecker:
         self.allowed: list[str] = []
         """What the system could not forbid the process; empty before its first answer."""
         self._turn = asyncio.Lock()
+        self._ending = asyncio.Lock()
         self._starting: asyncio.Future[asyncio.subprocess.Process] | None = None
 
     async def check(self, which: str, path: str, start: float) -> dict[str, Any] | None:
@@ -95,11 +96,12 @@ class FileChecker:
         return found
 
     async def stop(self) -> None:
-        with contextlib.suppress(OSError):  # it could not be started
-            await self._finish_start()
-        process, self.process = self.process, None
-        if process is not None:
-            await to_the_end(_end(process))
+        async with self._ending:  # an end that is under way is waited for
+            with contextlib.suppress(OSError):  # it could not be started
+                await self._finish_start()
+            process, self.process = self.process, None
+            if process is not None:
+                await to_the_end(_end(process))
 
     async def _ask(self, question: str) -> bytes | None:
         """The reply; None where the file crashed the process or took too long."""
