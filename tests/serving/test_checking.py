@@ -205,6 +205,23 @@ def test_a_file_that_takes_long_does_not_hold_up_the_next_one(tmp_path: Path) ->
     asyncio.run(run())
 
 
+def test_a_second_stop_waits_for_the_end_that_is_under_way(tmp_path: Path) -> None:
+    good, _ = files(tmp_path)
+
+    async def run() -> None:
+        async with checker(tmp_path) as one:
+            await one.check("audio", good, 0.0)
+            process = one.process
+            assert process is not None
+            first = asyncio.create_task(one.stop())
+            await asyncio.sleep(0)  # the first stop has begun
+            await one.stop()
+            assert process.returncode is not None
+            await first
+
+    asyncio.run(run())
+
+
 def test_what_the_system_cannot_forbid_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
