@@ -122,13 +122,23 @@ export class Form {
     if (this.wrongNumber()) return;
     const [width, height] = this.wantedSize();
     const seconds = this.sound.seconds || USUAL_SECONDS;
-    this.fitted = await call("GET", `/api/fit?${new URLSearchParams({ width, height, seconds, fps: $("fps").value })}`);
+    this.asked = call("GET", `/api/fit?${new URLSearchParams({ width, height, seconds, fps: $("fps").value })}`);
+    this.fitted = await this.newestAnswer();
     const { width: w, height: h } = this.fitted;
     this.picture.frame(w, h);
     const length = this.sound.file ? `${this.fitted.seconds.toFixed(1)} s` : "as long as the voice";
     $("fitted").textContent = `${w} × ${h} pixels, ${length}.`;
     this.warnOfLength();
     await this.estimate();
+  }
+
+  // Answers can overtake each other: what is shown is the answer to the last question.
+  async newestAnswer() {
+    for (;;) {
+      const { asked } = this;
+      const answer = await asked;
+      if (asked === this.asked) return answer;
+    }
   }
 
   async estimate() {
