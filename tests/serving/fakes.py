@@ -127,16 +127,20 @@ def stage_1_steps(request: GenerationRequest) -> int:
 
 
 def write_video(request: GenerationRequest, frames: int) -> None:
-    """One colour per seed, a sixteenth of the size."""
+    """One colour per seed, a sixteenth of the size, and 0.375 s of silence."""
     with av.open(str(request.output_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(request.frame_rate).limit_denominator(1000))
         width, height = (side // 4 for side in frame_size(request, None, DEFAULTS.sizes))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         picture = np.full((height, width, 3), request.seed % 256, np.uint8)
+        sound = container.add_stream("aac", rate=16000, layout="mono")
         for _ in range(min(frames, 9)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 6000), np.float32), "fltp", "mono")
+        silence.sample_rate = 16000
+        container.mux([*sound.encode(silence), *sound.encode()])
 
 
 def _go_wrong(request: GenerationRequest, phase: str) -> None:

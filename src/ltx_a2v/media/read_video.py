@@ -78,6 +78,24 @@ def read_properties(path: Path) -> VideoProperties:
         return VideoProperties(stream.width, stream.height, float(rate), frames)
 
 
+def check_first_frame(path: Path) -> None:
+    """Decode it in this thread: a confined process starts no others. Raises `InvalidVideo`."""
+    with open_video(path) as (container, stream):
+        stream.thread_count = 1
+        try:
+            first = next(container.decode(stream), None)
+        except av.FFmpegError as error:
+            raise InvalidVideo(f"{path} is damaged: its first frame cannot be decoded; give another video.") from error
+        if first is None:
+            raise InvalidVideo(f"{path} holds no frame; give another video.")
+        _check_upright(path, first)
+
+
+def _check_upright(path: Path, frame: av.VideoFrame) -> None:
+    if frame.rotation:
+        raise InvalidVideo(f"{path} is turned by its header; save it upright first.")
+
+
 def has_sound(path: Path) -> bool:
     """Raises `InvalidVideo`."""
     with open_video(path) as (container, _):
@@ -90,8 +108,7 @@ def each_planes(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
     with open_video(path) as (container, stream):
         try:
             for frame in container.decode(stream):
-                if frame.rotation:
-                    raise InvalidVideo(f"{path} is turned by its header; save it upright first.")
+                _check_upright(path, frame)
                 if frame.format.name != "yuv420p" or frame.colorspace != Colorspace.ITU709:
                     frame = frame.reformat(
                         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
