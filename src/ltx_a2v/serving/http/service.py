@@ -64,6 +64,7 @@ OF_THE_SOURCE = (
     "prompt_style",
     "enhance_prompt",
     "visible_label",
+    "check_sync",
 )
 """Settings that a retake of a job has from it, unless it has its own."""
 REMEMBERED_JOBS = 50
