@@ -136,11 +136,17 @@ class FittedRequest:
     """What fitting changed: a cropped picture."""
     repair: Repair | None = None
     """Where a part of a finished video is made again."""
+    asked: str | None = None
+    """The user's own prompt, where the request has the final words."""
 
     @property
     def num_frames(self) -> int:
         """Of the file that is written."""
         return self.video.num_frames if self.repair is None else self.repair.frames
+
+    @property
+    def own_prompt(self) -> str:
+        return self.request.prompt if self.asked is None else self.asked
 
     @cached_property
     def shape(self) -> VideoShape:
