@@ -346,7 +346,7 @@ def test_sync_is_told_in_words(page: Page, tmp_path: Path) -> None:
     assert page.server.jobs()[0]["settings"]["check_sync"] is True
     assert page.text("#stage .sync") == (
         "Mouth and voice: correlation 0.93 (at wrong times of the voice mostly below 0.22); the mouth is 1 frame "
-        "(42 ms) late. In silence it is closed in 95 % of the frames. It is lowest from 5.0 to 10.0 s: 0.71."
+        "(42 ms) late. In silence the mouth is closed in 95 % of the frames. The correlation is lowest from 5.0 to 10.0 s: 0.71."
     )
     page.photograph("sync")
 

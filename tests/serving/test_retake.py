@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from ltx_a2v.errors import TooLarge
 from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.video import VideoWriter
 from ltx_a2v.puppet.examples import SPEECH
+from ltx_a2v.serving.http.generation import check_video
+from ltx_a2v.serving.http.uploads import keep_video
+from ltx_a2v.settings.server import ServerSettings
 from tests.serving.conftest import Server, data_url, png, wav
 
 ID = f"video_{'0' * 32}"
@@ -142,3 +147,24 @@ def test_a_prompt_is_still_needed_without_a_retake(server: Server) -> None:
     assert reply.json()["error"]["message"] == "prompt is missing."
     reply = server.client.post("/generate", json={"prompt": "x", "retake": {"video": ID, "start": 0, "end": 1}})
     assert reply.status_code == 422
+
+
+def test_the_server_s_limits_hold_for_its_video(tmp_path: Path) -> None:
+    settings = ServerSettings(output_dir=tmp_path, max_seconds=10, max_pixels=8192)
+    check_video(128, 64, 10.0, settings)
+    with pytest.raises(TooLarge, match="128x128 has 16384 pixels; this server allows 8192"):
+        check_video(128, 128, 10.0, settings)
+    with pytest.raises(TooLarge, match=r"10\.1 s are longer than the longest video of this server, 10 s"):
+        check_video(128, 64, 10.1, settings)
+
+
+def test_a_video_on_another_file_system_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "other file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    video = tmp_path / "video.mp4"
+    video.write_bytes(b"a video")
+    kept = Path(keep_video(video, tmp_path / "inputs" / "job", "video"))
+    video.unlink()
+    assert kept.read_bytes() == b"a video"

@@ -79,7 +79,7 @@ async def save_inputs(
     saved = {}
     for name, source in body.sources.items():
         if name == "video" and is_job_id(source):
-            saved[name] = await asyncio.to_thread(_keep, video_of(source), folder, name)
+            saved[name] = await asyncio.to_thread(keep_video, video_of(source), folder, name)
         else:
             saved[name] = await asyncio.to_thread(_save, name, body, folder, settings)
     return saved
@@ -246,7 +246,7 @@ def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str
     return str(target.resolve())
 
 
-def _keep(video: Path, folder: Path, which: str) -> str:
+def keep_video(video: Path, folder: Path, which: str) -> str:
     """The video stays where another name of it is deleted."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     target = folder / which

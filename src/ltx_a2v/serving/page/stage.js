@@ -44,8 +44,8 @@ export class Stage {
     $("stage").className = "";
     this.job = null;
     say(this.part(".state"), file.name);
-    for (const name of [".prompt", ".facts", ".sync"]) this.part(name).textContent = "";
-    for (const name of [".marked", "progress", ".cancel", ".delete", ".again", ".download"]) this.part(name).hidden = true;
+    for (const name of [".prompt", ".facts"]) this.part(name).textContent = "";
+    for (const name of [".measured", ".marked", "progress", ".cancel", ".delete", ".again", ".download"]) this.part(name).hidden = true;
     const url = URL.createObjectURL(file);
     this.fill(url, () => player(url, "", file.name));
     this.choice.offer({ key: url, file, prompt: "", seconds: Infinity }, $("screen").querySelector("video"));
@@ -57,6 +57,7 @@ export class Stage {
     say(this.part(".state"), inWords(job, job.error && inPageWords(job.error)));
     this.part(".prompt").textContent = job.result?.prompt ?? job.prompt; // with its style, once it is known
     this.part(".facts").textContent = facts(job);
+    this.part(".measured").hidden = !job.result?.sync;
     this.part(".sync").textContent = job.result?.sync ? syncInWords(job.result.sync) : "";
     this.part(".marked").hidden = !(playable && job.result.marks);
     this.part("progress").hidden = job.status !== "in_progress";

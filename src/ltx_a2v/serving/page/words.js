@@ -44,7 +44,7 @@ export function inWords(job, error) {
 export function syncInWords(sync) {
   if (sync.lag_frames === null) return "The mouth or the sound does not move, so nothing can be said of the sync.";
   const chance = sync.by_chance === null ? "" : ` (at wrong times of the voice mostly below ${sync.by_chance.toFixed(2)})`;
-  const rest = sync.closed_in_silence === null ? "" : ` In silence it is closed in ${Math.round(100 * sync.closed_in_silence)} % of the frames.`;
+  const rest = sync.closed_in_silence === null ? "" : ` In silence the mouth is closed in ${Math.round(100 * sync.closed_in_silence)} % of the frames.`;
   return `Mouth and voice: correlation ${sync.correlation.toFixed(2)}${chance}; ${lag(sync)}.${rest}${weakest(sync)}`;
 }
 
@@ -58,7 +58,7 @@ function weakest({ parts }) {
   const told = parts.filter((part) => part.correlation !== null);
   if (told.length < 2) return "";
   const { start, end, correlation } = told.reduce((a, b) => (b.correlation < a.correlation ? b : a));
-  return ` It is lowest from ${start.toFixed(1)} to ${end.toFixed(1)} s: ${correlation.toFixed(2)}.`;
+  return ` The correlation is lowest from ${start.toFixed(1)} to ${end.toFixed(1)} s: ${correlation.toFixed(2)}.`;
 }
 
 export function mark(job) {
