@@ -346,7 +346,8 @@ def test_sync_is_told_in_words(page: Page, tmp_path: Path) -> None:
     assert page.server.jobs()[0]["settings"]["check_sync"] is True
     assert page.text("#stage .sync") == (
         "Mouth and voice: correlation 0.93 (at wrong times of the voice mostly below 0.22); the mouth is 1 frame "
-        "(42 ms) late. In silence the mouth is closed in 95 % of the frames. The correlation is lowest from 5.0 to 10.0 s: 0.71."
+        "(42 ms) late. In silence the mouth is closed in 95 % of the frames. The correlation is lowest from 5.0 to "
+        "10.0 s: 0.71."
     )
     page.photograph("sync")
 
@@ -491,6 +492,7 @@ def test_no_serious_findings_of_axe(page: Page, tmp_path: Path, tone: str) -> No
         page.choose("seeding", "same")
         page.click("#submit")
         page.until(f"return document.querySelector('#stage.completed .prompt')?.textContent.endsWith('{tone}')")
+        page.click("#part summary")
         page.set("steps", "0")
         page.click("#submit")
         page.until("return document.getElementById('steps-message').textContent")
