@@ -134,7 +134,7 @@ def test_videos_that_cannot_be_used(pipeline: A2VPipeline, tmp_path: Path) -> No
     with VideoWriter(long, width=64, height=64, frame_rate=24, audio=None) as writer:
         writer.write(torch.zeros(300, 64, 64, 3, dtype=torch.uint8))
     text.write_text("no video")
-    with pytest.raises(InvalidRequest, match="has a side of 96 pixels, which is no multiple of 64; scale it first"):
+    with pytest.raises(InvalidRequest, match="has a side of 96 pixels; scale it to multiples of 64 up to 4096"):
         pipeline.run(retake(odd, tmp_path / "a.mp4", 0.2, 0.5, audio=SPEECH))
     with pytest.raises(InvalidInput, match=r"text.mp4 cannot be read as a video"):
         pipeline.run(retake(text, tmp_path / "a.mp4", audio=SPEECH))

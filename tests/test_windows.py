@@ -22,7 +22,8 @@ from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.media.join import join
 from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.video import VideoWriter
-from ltx_a2v.settings.loading import LoadOptions
+from ltx_a2v.prompts.templates import styled
+from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.windows import CROSSFADE, GUARD, Cut, HandedOn, plan_windows, statistics_of
 from ltx_a2v.work_dir import WorkDir
 from tests.conftest import ROOT
@@ -146,6 +147,23 @@ def test_work_that_was_stopped_goes_on_and_gives_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["video.mp4"]  # what was kept is no longer needed
 
 
+def test_the_enhancer_s_words_are_kept_for_the_windows_that_follow(
+    model: ModelPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["A woman speaks.", "Somebody else speaks."])
+    monkeypatch.setattr("ltx_a2v.prompts.wording.enhance", lambda *_: next(answers))
+    options = LoadOptions("none", prompt_cache=False, prompt_enhancer=PromptEnhancer("http://127.0.0.1:1/v1", "m"))
+    pipeline = A2VPipeline.open(model, device="cpu", options=options)
+    fields = {"enhance_prompt": True, "prompt_style": "portrait", "work_dir": tmp_path / "work"}
+    request = long_request(tmp_path / "video.mp4", **fields)
+    with closing(pipeline.generate(request)) as events:
+        next(event for event in events if isinstance(event, WindowStarted) and event.window == 2)
+    result, windows = made(pipeline.generate(request))
+    assert [window.is_made for window in windows] == [True, False, False]
+    assert result.details["prompt"] == styled("A woman speaks.", "portrait")
+    assert next(answers) == "Somebody else speaks.", "it was not asked again"
+
+
 def test_finished_windows_can_be_joined_before_the_others_are_made(pipeline: A2VPipeline, tmp_path: Path) -> None:
     request = long_request(tmp_path / "video.mp4", work_dir=tmp_path / "work")
     with closing(pipeline.generate(request)) as events:
@@ -174,13 +192,13 @@ def test_a_damaged_window_is_made_again(pipeline: A2VPipeline, once: Path, tmp_p
 @pytest.mark.parametrize("left", [0, 0.5])
 def test_windows_that_are_damaged_are_not_finished(tmp_path: Path, damaged: str, left: float) -> None:
     window = plan_windows(FRAMES, 25, 9, 0)[0]
-    work = WorkDir(tmp_path, "a video")
+    work = WorkDir(tmp_path, "a video", "It speaks.")
     with VideoWriter(work.segment(window), width=64, height=64, frame_rate=24, audio=None) as writer:
         writer.write(torch.zeros(window.writes, 64, 64, 3, dtype=torch.uint8))
     assert work.finished(window) is None
     handed_on = HandedOn(torch.zeros(9, 64, 64, 3, dtype=torch.uint8), statistics_of(torch.rand(1, 4, 3, 2, 2)))
     work.finish(window, handed_on)
-    known = WorkDir(tmp_path, "a video").finished(window)
+    known = WorkDir(tmp_path, "a video", "It speaks.").finished(window)
     assert known is not None
     assert torch.equal(known.colours.mean, handed_on.colours.mean)
     file = tmp_path / damaged

@@ -2,9 +2,9 @@
 
     python training/long_speech.py --model models/puppet --seconds 60 [--quality fast] [--window-frames 241]
 
-Prints a line of JSON per part of `--part` seconds: how the mouth follows the sound, PSNR against the picture outside
-the mouth, and the distance of the mean colour to the first part; then the joins: the difference of neighbouring frames,
-over the median of all others.
+Prints a line of JSON per window: the memory of the process as it begins. Then one per part of `--part` seconds: how the
+mouth follows the sound, PSNR against the picture outside the mouth, and the distance of the mean colour to the first
+part. At last the joins: the difference of neighbouring frames, over the median of all others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from PIL import Image
 from sounds import RATE, sentence, speak
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
+from ltx_a2v.events import WindowStarted
 from ltx_a2v.media.sync import measure_sync
 
 VOICE, SPEED, PITCH = "en-gb+m7", 150, 45
@@ -69,12 +72,25 @@ def main() -> None:
         window_overlap=options.window_overlap,
     )
     pipeline = A2VPipeline.open(ModelPaths.discover(options.model), device="cpu")
-    windows = pipeline._fit(request).windows  # type: ignore[attr-defined]
+    fitted = pipeline._fit(request)  # type: ignore[attr-defined]
+    windows, lengths = fitted.windows, {"all": fitted.num_frames, "one window": options.window_frames}
+    plans = {name: pipeline.plan_for(request.model_copy(update={"num_frames": n})) for name, n in lengths.items()}
+    planned = {name: round(plan.peak / 2**20) for name, plan in plans.items()}
+    print(json.dumps({"windows": len(windows), "planned_mib": planned}), flush=True)
     begun = time.monotonic()
-    pipeline.run(request)
-    print(json.dumps({"windows": len(windows), "seconds": round(time.monotonic() - begun, 1)}), flush=True)
+    for event in pipeline.generate(request):
+        if isinstance(event, WindowStarted):
+            print(json.dumps({"window": event.window, **memory(begun)}), flush=True)
+    print(json.dumps({"written": True, **memory(begun)}), flush=True)
     judge(read_video(request.output_path), sound, options.part, [window.written_from for window in windows[1:]])
     sheet(request.output_path)
+
+
+def memory(begun: float) -> dict[str, float]:
+    """Of this process, now and at most since it began."""
+    status = Path("/proc/self/status").read_text()
+    now, most = (int(re.search(rf"{name}:\s*(\d+)", status)[1]) // 1024 for name in ("VmRSS", "VmHWM"))
+    return {"seconds": round(time.monotonic() - begun, 1), "rss_mib": now, "peak_mib": most}
 
 
 def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[int], frame_rate: float = 24.0) -> None:
@@ -97,7 +113,7 @@ def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[in
             "colour": round(float((colour - first).abs().max()), 2),
         }
         print(json.dumps(line), flush=True)
-    changes = (frames[1:].float() - frames[:-1].float()).abs().mean(dim=(1, 2, 3))
+    changes = torch.stack([(new.float() - old.float()).abs().mean() for old, new in pairwise(frames)])
     at_joins = [changes[max(at - 1, 0) : at + 9] for at in joins]
     elsewhere = changes.clone()
     for at in joins:

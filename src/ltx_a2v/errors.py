@@ -5,6 +5,7 @@
     │   ├── InvalidRequest      a value of the request or a setting
     │   ├── InvalidAudio        the audio file
     │   ├── InvalidImage        the image file
+    │   ├── InvalidVideo        the video file
     │   ├── InvalidModel        a model file, or the files do not belong together
     │   ├── InvalidMode         a quantization mode that does not exist, or not on this device
     │   │   └── MissingExtra    an optional dependency that is not installed
@@ -141,6 +142,13 @@ class InvalidImage(InvalidInput):
     """The image file cannot be used."""
 
     code = "invalid_image"
+    http_status = 422
+
+
+class InvalidVideo(InvalidInput):
+    """The video file cannot be used."""
+
+    code = "invalid_video"
     http_status = 422
 
 

@@ -5,7 +5,6 @@ Every mistake that can be found without weights is found here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +20,9 @@ from ltx_a2v.diffusion.latents import LatentGrid
 from ltx_a2v.errors import InvalidAudio, InvalidRequest, named
 from ltx_a2v.media.label import label_of
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
+from ltx_a2v.media.part import CONTEXT, check_source, frames_of_range
 from ltx_a2v.media.picture import decode_image, fit_image
-from ltx_a2v.media.read_video import VideoProperties, read_part, read_properties
+from ltx_a2v.media.read_video import read_part
 from ltx_a2v.media.sound.decode import audio_seconds
 from ltx_a2v.media.sync import frame_loudness
 from ltx_a2v.media.video import check_output
@@ -31,7 +31,6 @@ from ltx_a2v.networks import audio_vae
 from ltx_a2v.networks.upsampler import check_size
 from ltx_a2v.request import (
     DEFAULTS,
-    SIZE_MULTIPLE,
     TEMPORAL_FACTOR,
     GenerationRequest,
     Guidance,
@@ -49,8 +48,6 @@ TOLERATED_SECONDS = 0.05
 """Sound after the longest video that is not worth an error: a frame."""
 ANCHOR_FRAME = -8
 """Where later windows are shown the video's first picture: before their first frame, so that no frame must equal it."""
-CONTEXT = 32
-"""Frames on either side of a part that is made again, which it must fit to."""
 FADED = 4
 """Frames at either end of such a part in which the old picture becomes the new one."""
 TOLERATED_CROP = 0.02
@@ -139,11 +136,17 @@ class FittedRequest:
     """What fitting changed: a cropped picture."""
     repair: Repair | None = None
     """Where a part of a finished video is made again."""
+    asked: str | None = None
+    """The user's own prompt, where the request has the final words."""
 
     @property
     def num_frames(self) -> int:
         """Of the file that is written."""
         return self.video.num_frames if self.repair is None else self.repair.frames
+
+    @property
+    def own_prompt(self) -> str:
+        return self.request.prompt if self.asked is None else self.asked
 
     @cached_property
     def shape(self) -> VideoShape:
@@ -179,8 +182,8 @@ def fit_request(request: GenerationRequest, files: ModelFiles, style_loras: Iter
 
 def fit_retake(request: GenerationRequest, retake: Retake, files: ModelFiles) -> FittedRequest:
     """Raises `InvalidInput` for a video that cannot be used, and `InvalidRequest` for a range that cannot be made."""
-    source = read_properties(retake.video)
-    changed = _frames_of_range(retake, source)
+    source = check_source(retake)
+    changed = frames_of_range(retake, source)
     start, frames = _around(changed, source.frames)
     request = request.model_copy(
         update={
@@ -191,10 +194,6 @@ def fit_retake(request: GenerationRequest, retake: Retake, files: ModelFiles) ->
             "audio_start_time": request.audio_start_time + start / source.frame_rate,
         }
     )
-    wrong = [side for side in (source.width, source.height) if side % SIZE_MULTIPLE]
-    if wrong:
-        reason = f"has a side of {wrong[0]} pixels, which is no multiple of {SIZE_MULTIPLE}; scale it first"
-        raise InvalidRequest("retake.video", str(retake.video), reason)
     label_of(request.visible_label, source.width, source.height)
     video = replace(shape_of(request, frames, files), overlap=frames)
     window = Window(0, 0, frames, frames, 0, frames, range(0))
@@ -205,21 +204,6 @@ def fit_retake(request: GenerationRequest, retake: Retake, files: ModelFiles) ->
     full = read_part(retake.video, start, frames)
     shown = FittedPicture(0, strengths, {2: torch.nn.functional.avg_pool3d(full, (1, 2, 2)), 1: full})
     return FittedRequest(request, video, (window,), repair=Repair(retake.video, source.frames, start, changed, shown))
-
-
-def _frames_of_range(retake: Retake, source: VideoProperties) -> range:
-    seconds = source.frames / source.frame_rate
-    if retake.start >= seconds:
-        raise InvalidRequest("retake.start", retake.start, f"is after the end of the video, {seconds:.2f} s")
-    if retake.end > seconds + 1 / source.frame_rate:
-        raise InvalidRequest("retake.end", retake.end, f"is after the end of the video, {seconds:.2f} s")
-    first = math.floor(retake.start * source.frame_rate + 0.01)
-    last = min(math.ceil(retake.end * source.frame_rate - 0.01), source.frames)
-    if last - first > MAX_WINDOW_FRAMES - 2 * CONTEXT:
-        longest = (MAX_WINDOW_FRAMES - 2 * CONTEXT) / source.frame_rate
-        reason = f"is {retake.end - retake.start:.1f} s after the start; at most {longest:.1f} s are made at once"
-        raise InvalidRequest("retake.end", retake.end, reason)
-    return range(first, max(last, first + 1))
 
 
 def _around(changed: range, total: int) -> tuple[int, int]:

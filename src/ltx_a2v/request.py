@@ -181,6 +181,10 @@ class Picture(_Frozen):
         return frame
 
 
+RETAKE_PROMPT = "A person speaks."
+"""Of a retake without a prompt."""
+
+
 class Retake(_Frozen):
     """A part of a finished video, to be made again."""
 

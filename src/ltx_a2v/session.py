@@ -46,7 +46,7 @@ from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
 from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
-from ltx_a2v.work_dir import identity_of, open_work_dir
+from ltx_a2v.work_dir import identity_of, open_work_dir, prompt_in
 
 MINIATURE = "the miniature of ltx-a2v"
 """What marks call the model that ships."""
@@ -227,9 +227,10 @@ class A2VPipeline:
                 self._helpers.start()
             keep = self.keep if len(fitted.windows) == 1 else "device"
             plan = plan or self._plan(fitted.shape, self.model.options.budget, keep)
-            if request.enhance_prompt:
+            known = self._known_prompt(fitted)
+            if request.enhance_prompt and known is None:
                 yield Notice(f"The prompt enhancer is asked; it may take {SECONDS:g} s.")
-            fitted = _worded(fitted, self.model.options.prompt_enhancer)
+            fitted = _worded(fitted, self.model.options.prompt_enhancer, known)
             marks = Marks.begin(self.model.options.marking, fitted.request, _made(fitted, self.model))
             report = _Report(fitted, self.model, marks)
             with closing(self._with_second_attempt(fitted, plan, report)) as events:
@@ -242,6 +243,13 @@ class A2VPipeline:
             if request.check_sync and (notice := report.measure_sync()):
                 yield notice
             yield Done(report.result(self._prompts.encoded, self._helpers.report if self._helpers else ()))
+
+    def _known_prompt(self, fitted: FittedRequest) -> str | None:
+        """The enhancer's words for the windows that are finished: it would answer differently for the others."""
+        request = fitted.request
+        if not request.enhance_prompt or request.work_dir is None or len(fitted.windows) == 1:
+            return None
+        return prompt_in(request.work_dir, identity_of(fitted, self.model))
 
     def _with_second_attempt(self, fitted: FittedRequest, plan: Plan, report: _Report) -> Generator[Event]:
         """With a smaller plan where the device could not hold the first."""
@@ -282,7 +290,9 @@ class A2VPipeline:
             work = None
             if len(fitted.windows) > 1:
                 request, identity = fitted.request, identity_of(fitted, self.model)
-                work = stack.enter_context(open_work_dir(request.work_dir, identity, request.output_path))
+                work = stack.enter_context(
+                    open_work_dir(request.work_dir, identity, request.prompt, request.output_path)
+                )
                 stack.callback(self._release_beyond, self.keep)
             if self._helpers is not None:
                 smaller = limit != plan.budget
@@ -478,11 +488,12 @@ def _made(fitted: FittedRequest, model: Model) -> Made:
     )
 
 
-def _worded(fitted: FittedRequest, enhancer: PromptEnhancer | None) -> FittedRequest:
-    """With the final prompt, which the report then has too."""
-    prompt, notices = worded(fitted.request, enhancer)
-    request = fitted.request.model_copy(update={"prompt": prompt})
-    return replace(fitted, request=request, notices=(*notices, *fitted.notices))
+def _worded(fitted: FittedRequest, enhancer: PromptEnhancer | None, known: str | None) -> FittedRequest:
+    """With the final prompt, which the report then has too: `known` from an earlier run, or found now."""
+    asked = fitted.request
+    prompt, notices = worded(asked, enhancer) if known is None else (known, (f"The prompt became: {known}",))
+    request = asked.model_copy(update={"prompt": prompt})
+    return replace(fitted, request=request, asked=asked.prompt, notices=(*notices, *fitted.notices))
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -1,6 +1,7 @@
 """The folder in which the finished windows of a long video are kept until it is complete.
 
-    work.json                  which request and which model they belong to
+    work.json                  which request and which model they belong to, and the prompt in its final words, since
+                               an enhancer would find others the next time
     window-000.mp4             the frames that window 0 writes, without sound
     window-000.safetensors     what it hands on: `frames` uint8 [overlap, H, W, 3], `mean` and `std` [C]
 
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -41,14 +43,14 @@ class WorkDir:
     """One video's folder. Raises `InvalidOutput` where it cannot be written, `InvalidRequest` where it holds windows of
     another video."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, prompt: str) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             known = folder / _IDENTITY
             if not known.exists():
-                write_whole(known, json.dumps({"video": identity}).encode())
-            if json.loads(known.read_text()) != {"video": identity}:
+                write_whole(known, json.dumps({"video": identity, "prompt": prompt}).encode())
+            if _read(known).get("video") != identity:
                 raise ValueError
             for part in folder.glob("*.part"):  # of a run that was killed while it wrote
                 part.unlink(missing_ok=True)
@@ -93,20 +95,38 @@ class WorkDir:
 
 
 @contextmanager
-def open_work_dir(folder: Path | None, identity: str, output: Path) -> Iterator[WorkDir]:
+def open_work_dir(folder: Path | None, identity: str, prompt: str, output: Path) -> Iterator[WorkDir]:
     """`folder`, which keeps its windows however this ends; without one a temporary folder next to `output`."""
     if folder is not None:
         with _alone_in(folder):
-            yield WorkDir(folder, identity)
+            yield WorkDir(folder, identity, prompt)
         return
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
     except OSError as error:
         raise InvalidOutput(f"The windows of {output} cannot be kept next to it: {error.strerror}.") from error
     try:
-        yield WorkDir(made, identity)
+        yield WorkDir(made, identity, prompt)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def prompt_in(folder: Path, identity: str) -> str | None:
+    """The final words that the windows in the folder are made with; None where it holds none of this video."""
+    try:
+        known = _read(folder / _IDENTITY)
+    except (OSError, ValueError):
+        return None
+    prompt = known.get("prompt")
+    return prompt if known.get("video") == identity and isinstance(prompt, str) else None
+
+
+def _read(known: Path) -> dict[str, Any]:
+    """Raises `ValueError` where it is not JSON, or no object."""
+    content = json.loads(known.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(content)
+    return content
 
 
 @contextmanager
@@ -144,8 +164,10 @@ def _segment(folder: Path, index: int) -> Path:
 
 
 def identity_of(fitted: FittedRequest, model: Model) -> str:
-    """A digest of all that the frames depend on: the request, its files' content, the model and how it computes."""
-    request, options, paths = fitted.request, model.options, model.files.paths
+    """A digest of all that the frames depend on: the request in the user's words, its files' content, the model and how
+    it computes."""
+    options, paths = model.options, model.files.paths
+    request = fitted.request.model_copy(update={"prompt": fitted.own_prompt})
     stats = [path.stat() for _, path in paths.described()]
     content = {
         "request": request.model_dump_json(exclude={"output_path", "work_dir", "check_sync", "mark_prompt"}),

@@ -137,7 +137,7 @@ async def _received(content: bytes, kind: str, model: type) -> None:
 
     async with read_body(Request(scope, receive), model, RECEIVING) as body:
         generation_of(body.fields, SETTINGS)
-        await save_inputs(body, FOLDER / "inputs", SETTINGS)
+        await save_inputs(body, FOLDER / "inputs", SETTINGS, Path)
 
 
 async def _in_pieces(content: bytes) -> AsyncIterator[Message]:

@@ -35,6 +35,18 @@ from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
 STEP_SECONDS = 0.002
+SYNC = {
+    "frame_rate": 24,
+    "correlation": 0.93,
+    "by_chance": 0.22,
+    "lag_frames": 1,
+    "closed_in_silence": 0.95,
+    "parts": [
+        {"start": 0.0, "end": 5.0, "correlation": 0.95, "lag_frames": 1},
+        {"start": 5.0, "end": 10.0, "correlation": 0.71, "lag_frames": 1},
+    ],
+}
+"""As of a video that was measured."""
 
 
 def jpeg_of_one_colour() -> bytes:
@@ -115,7 +127,10 @@ class FakePipeline:
                 phases,
                 "2.3.0",
                 request.quality,
-                details={"marks": {"id": f"urn:uuid:{uuid.uuid4()}", "signed": True}},
+                details={
+                    "marks": {"id": f"urn:uuid:{uuid.uuid4()}", "signed": True},
+                    **({"sync": SYNC} if request.check_sync else {}),
+                },
             )
         )
 
@@ -141,16 +156,20 @@ def stage_1_steps(request: GenerationRequest) -> int:
 
 
 def write_video(request: GenerationRequest, frames: int) -> None:
-    """One colour per seed, a sixteenth of the size."""
+    """One colour per seed, a sixteenth of the size, and a third of a second of silence."""
     with av.open(str(request.output_path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(request.frame_rate).limit_denominator(1000))
         width, height = (side // 4 for side in frame_size(request, None, DEFAULTS.sizes))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         picture = np.full((height, width, 3), request.seed % 256, np.uint8)
+        sound = container.add_stream("aac", rate=48000, layout="mono")
         for _ in range(min(frames, 9)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        silence.sample_rate = 48000
+        container.mux([*sound.encode(silence), *sound.encode()])
 
 
 def _go_wrong(request: GenerationRequest, phase: str) -> None:

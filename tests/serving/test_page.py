@@ -302,6 +302,59 @@ def test_a_made_video_gives_its_settings(page: Page, tmp_path: Path) -> None:
     page.until("return document.getElementById('like-message').textContent === 'The file is not a video.'")
 
 
+def test_a_part_of_a_video_is_made_again(page: Page, tmp_path: Path) -> None:
+    page.fill(tmp_path, "a talk with a slip")
+    page.make("a talk with a slip", 1)
+    first = page.server.jobs()[0]
+    page.click("#part summary")
+    page.until("return document.getElementById('to').max > 0.3 && document.getElementById('to').max < 1")
+    page.driver.execute_script("document.querySelector('#stage video').currentTime = 0.12")
+    page.click("#from-here")
+    page.until("return document.getElementById('from-out').textContent === '0.12 s'")
+    page.driver.execute_script("document.getElementById('to').focus()")
+    ActionChains(page.driver).send_keys(Keys.END, Keys.ARROW_LEFT).perform()
+    end = float(page.driver.execute_script("return document.getElementById('to').value"))
+    assert page.driver.execute_script("return document.querySelector('#stage video').currentTime") == end
+    page.photograph("part")
+    page.set("part-prompt", "a talk without a slip")
+    page.click("#part-make")
+    page.until("return document.querySelector('#stage.completed .prompt')?.textContent === 'a talk without a slip'")
+    again = page.server.jobs()[0]
+    assert again["settings"]["retake"] == {"start": 0.12, "end": end}
+    assert again["seed"] != first["seed"]
+    assert f"made again from 0.12 to {end:.2f} s" in page.text("#stage .facts")
+    assert not page.driver.find_element(By.CSS_SELECTOR, "#stage .again").is_displayed()
+    assert page.complaints() == []
+
+
+def test_a_part_of_a_video_file(page: Page, tmp_path: Path) -> None:
+    page.driver.find_element(By.ID, "video-file").send_keys(str(write_marked(tmp_path / "talk.mp4", seed=5)))
+    page.until("return document.getElementById('to').max > 0.3")
+    assert page.text("#stage .state") == "talk.mp4"
+    assert not page.driver.find_element(By.CSS_SELECTOR, "#stage .download").is_displayed()
+    page.click("#part-make")
+    page.until("return document.getElementById('from-message').textContent")
+    assert page.text("#from-message") == "The file has no sound; give the speech with audio."
+    page.driver.find_element(By.ID, "part-audio").send_keys(str(speech(tmp_path / "speech.wav")))
+    page.click("#part-make")
+    page.until("return document.querySelector('#stage.completed .prompt')?.textContent === 'A person speaks.'")
+    assert page.outside_requests() == []
+
+
+def test_sync_is_told_in_words(page: Page, tmp_path: Path) -> None:
+    page.fill(tmp_path, "a mouth that is measured")
+    page.driver.execute_script("document.getElementById('details').open = true")
+    page.click("#check-sync")
+    page.make("a mouth that is measured", 1)
+    assert page.server.jobs()[0]["settings"]["check_sync"] is True
+    assert page.text("#stage .sync") == (
+        "Mouth and voice: correlation 0.93 (at wrong times of the voice mostly below 0.22); the mouth is 1 frame "
+        "(42 ms) late. In silence the mouth is closed in 95 % of the frames. The correlation is lowest from 5.0 to "
+        "10.0 s: 0.71."
+    )
+    page.photograph("sync")
+
+
 def test_quick_takes_one_pass_and_offers_no_guidance(page: Page, tmp_path: Path) -> None:
     page.fill(tmp_path, "quick please")
     page.set("negative", "rain")
@@ -442,6 +495,7 @@ def test_no_serious_findings_of_axe(page: Page, tmp_path: Path, tone: str) -> No
         page.choose("seeding", "same")
         page.click("#submit")
         page.until(f"return document.querySelector('#stage.completed .prompt')?.textContent.endsWith('{tone}')")
+        page.click("#part summary")
         page.set("steps", "0")
         page.click("#submit")
         page.until("return document.getElementById('steps-message').textContent")

@@ -12,10 +12,9 @@ from ltx_a2v.cli.outputs import add_overwrite_flag, free_output
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
 from ltx_a2v.cli.stopping import importing
-from ltx_a2v.errors import InvalidInput
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.media.output_file import check_output_file, check_overwrites_nothing
-from ltx_a2v.request import Retake
+from ltx_a2v.request import RETAKE_PROMPT, Retake
 from ltx_a2v.settings.model import ModelSettings
 
 HELP = "make a part of a finished video again"
@@ -24,7 +23,6 @@ EXAMPLES = (
     ("all of it, to another voice", "retake talk.mp4 --from 0 --to 6 --audio other.mp3 --model-dir ~/models/ltx"),
 )
 FIELDS = ("prompt", "seed", "quality", "num_inference_steps", "negative_prompt", "speech_preparation", "visible_label")
-PROMPT = "A person speaks."
 
 
 def add_flags(parser: Parser) -> None:
@@ -49,15 +47,14 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ltx_a2v.media.read_video import read_properties
+    from ltx_a2v.media.part import check_has_sound, check_source, frames_of_range
     from ltx_a2v.media.sound.decode import audio_seconds
 
     settings = settings_from(arguments, ModelSettings)
     retake = Retake(video=arguments.video, start=arguments.start, end=arguments.end)
-    if read_properties(retake.video).frames < 2:
-        raise InvalidInput(f"{retake.video} holds no moving pictures; give a video.")
+    frames_of_range(retake, check_source(retake))
     output = retake.video.with_stem(f"{retake.video.stem}-retake").with_suffix(".mp4")
-    defaults = {"prompt": PROMPT, "output_path": output, "quality": settings.default_quality}
+    defaults = {"prompt": RETAKE_PROMPT, "output_path": output, "quality": settings.default_quality}
     request = request_from(arguments, audio=arguments.audio or retake.video, retake=retake, **defaults)
     check_model(settings)
     given = "request.output_path" in vars(arguments)
@@ -65,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = request.model_copy(update={"output_path": free})
     check_output_file(request.output_path, ".mp4", "video.mp4")
     check_overwrites_nothing({"--output-path": request.output_path}, [("the video", retake.video)])
-    if arguments.audio is None and not _has_sound(retake.video):
-        raise InvalidInput(f"{retake.video} has no sound; give the speech with --audio.")
+    if arguments.audio is None:
+        check_has_sound(retake)
     audio_seconds(request.audio, at_most=0.1)
     say(f"{retake.video}: {retake.start:g} s to {retake.end:g} s becomes {request.output_path}; loading libraries ...")
     prepare_libraries()
@@ -77,10 +74,3 @@ def run(arguments: argparse.Namespace) -> int:
 
     print_report(watch(open_pipeline(settings).generate(request)), arguments.report)
     return 0
-
-
-def _has_sound(video: Path) -> bool:
-    from ltx_a2v.media.read_video import open_video
-
-    with open_video(video) as (container, _):
-        return bool(container.streams.audio)

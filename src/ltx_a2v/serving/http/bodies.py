@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, from_json
 
 from ltx_a2v.errors import InvalidRequest
-from ltx_a2v.request import GenerationRequest, Guidance, Picture
+from ltx_a2v.request import GenerationRequest, Guidance, Picture, Retake
 from ltx_a2v.settings.complaints import reason_of
-from ltx_a2v.settings.defaults import MAX_PICTURES
+from ltx_a2v.settings.defaults import MAX_PICTURES, MAX_SECONDS
 from ltx_a2v.settings.units import parse_duration
 
 DATA_URL_EXAMPLE = "data:audio/wav;base64,UklGRg=="
@@ -56,19 +56,19 @@ def _fields_of(model: type[BaseModel], *names: str, **renamed: str) -> dict[str,
     return fields
 
 
-def _prompt(name: str) -> Any:
+def _prompt(name: str, *, is_required: bool = True) -> Any:
     """A text of `GenerationRequest`, with the bound that others' texts need."""
     info = GenerationRequest.model_fields[name]
     if not info.is_required():
         return str, Field(info.default, max_length=MAX_PROMPT, description=info.description)
-    return (
-        Annotated[str, AfterValidator(_not_blank)],
-        Field(max_length=MAX_PROMPT, min_length=1, pattern=r"\S", description=info.description),
-    )
+    default: dict[str, Any] = {} if is_required else {"default_factory": str}  # which a schema does not show
+    field = Field(**default, max_length=MAX_PROMPT, min_length=1, pattern=r"\S", description=info.description)
+    return Annotated[str, AfterValidator(_not_blank)], field
 
 
-def _body(name: str, example: dict[str, Any], fields: dict[str, Any]) -> type[BaseModel]:
-    config = ConfigDict(extra="forbid", allow_inf_nan=False, title=name, json_schema_extra={"examples": [example]})
+def _body(name: str, example: dict[str, Any], fields: dict[str, Any], **schema: Any) -> type[BaseModel]:
+    extra = {"examples": [example], **schema}
+    config = ConfigDict(extra="forbid", allow_inf_nan=False, title=name, json_schema_extra=extra)
     return create_model(name, __config__=config, **fields)
 
 
@@ -91,6 +91,19 @@ class PictureOptions(BaseModel):
     file: str | None = _text("A data URL, or a path below --input-dir; in a form the part `images[0]` may hold it.")
     frame: int | Literal["last"] = Field(0, description=Picture.model_fields["frame"].description)
     strength: float | None = Field(None, ge=0, le=1, description=Picture.model_fields["strength"].description)
+
+
+class RetakeOptions(BaseModel):
+    """The part of a finished video that is made again."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    video: str | None = _text(
+        "The id of a finished job, a data URL, or a path below --input-dir; in a form the part `retake[video]` may be "
+        "the file."
+    )
+    start: float = Field(ge=0, le=MAX_SECONDS, description=Retake.model_fields["start"].description)
+    end: float = Field(gt=0, le=MAX_SECONDS, description=Retake.model_fields["end"].description)
 
 
 _SHARED = {
@@ -127,6 +140,14 @@ VideoCreate = _body(
     {"prompt": "A woman speaks calmly to the camera.", "audio_reference": DATA_URL_EXAMPLE, "size": "768x512"},
     {
         **_SHARED,
+        "prompt": _prompt("prompt", is_required=False),
+        "retake": (
+            RetakeOptions | None,
+            _text(
+                "Make a part of a finished video again. Size, rate and length are the video's, and so is the sound "
+                "without `audio`; with the id of a job, its prompt and settings are used where none are given."
+            ),
+        ),
         "model": (str | None, _text("The served model's name; it may be left out.", max_length=256)),
         "audio": (str | None, _text("The speech: a file part, a data URL, or a path below --input-dir.")),
         "audio_reference": (
@@ -144,6 +165,7 @@ VideoCreate = _body(
         ),
         **_fields_of(GenerationRequest, fps="frame_rate"),
     },
+    anyOf=[{"required": ["prompt"]}, {"required": ["retake"]}],
 )
 
 Generate = _body(
@@ -159,6 +181,8 @@ Generate = _body(
 
 PICTURE_PART = re.compile(r"images\[(\d)\]")
 """The part of a form that holds one of `images`."""
+VIDEO_PART = "retake[video]"
+"""The part of a form that holds the video of a retake."""
 FILE_FIELDS = {"audio": "audio", "audio_reference": "audio", "input_reference": "image", "image": "image"}
 """Field -> which of the two inputs it gives."""
 
@@ -230,7 +254,7 @@ def _check_shape(body: bytes) -> None:
 
 
 def _object_or_text(name: str, text: str) -> Any:
-    if name not in ("guidance", "audio_reference", "input_reference") or not text.lstrip().startswith("{"):
+    if name not in ("guidance", "retake", "audio_reference", "input_reference") or not text.lstrip().startswith("{"):
         return text
     _check_shape(text.encode(errors="replace"))
     try:
@@ -268,4 +292,5 @@ _REASONS = {"string_pattern_mismatch": "must be WIDTHxHEIGHT, as 768x512, or aut
 def _places(complaint: ErrorDetails) -> list[str]:
     """The field's name; without the kinds that pydantic tries for a value, and without members of the client's own."""
     outer, *inner = [str(place) for place in complaint["loc"]] or [""]
-    return [outer, *(name for name in inner if name in GuidanceOptions.model_fields)] if outer else []
+    known = {"guidance": GuidanceOptions, "retake": RetakeOptions}.get(outer)
+    return [outer, *(name for name in inner if known and name in known.model_fields)] if outer else []

@@ -14,6 +14,8 @@ from ltx_a2v.settings.server import ServerSettings
 
 FILES = {"audio", "image", "images", "output_path", "save_latents", "work_dir", "retake", "previews"}
 """Fields of a request that are files: uploads, or the server's own."""
+OF_THE_VIDEO = ("size", "num_frames", "seconds", "fps")
+"""Fields of a body that the video of a retake decides."""
 
 
 def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, Any]:
@@ -22,6 +24,7 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     Raises `InvalidRequest`, which names the body's own fields, and `TooLarge`.
     """
     _check_model(body, settings)
+    _check_retake(body)
     fields = {name: value for name, value in body.items() if name in GenerationRequest.model_fields}
     fields = {name: value for name, value in fields.items() if name not in FILE_FIELDS}
     if body.get("size") not in (None, "auto"):
@@ -32,14 +35,23 @@ def generation_of(body: dict[str, Any], settings: ServerSettings) -> dict[str, A
     fields["guidance"] = body.get("guidance") or {}
     if body.get("seconds") is not None:
         fields["num_frames"] = _frames_for(body)
+    fields.pop("retake", None)
     try:
         request = GenerationRequest(**fields, audio=Path("-"))
         check_quality(request, settings.distilled_checkpoint)
         check_enhancer(request, settings.prompt_enhancer)
     except InvalidRequest as error:
         raise _of_the_body(error, body) from None
-    _check_limits(request, settings, body)
+    if body.get("retake") is None:
+        _check_limits(request, settings, body)
     return request.model_dump(mode="json", exclude=FILES)
+
+
+def check_video(width: int, height: int, seconds: float, settings: ServerSettings) -> None:
+    """Raises `TooLarge` for a video beyond the server's limits."""
+    _check_size(width, height, settings)
+    if seconds > settings.max_seconds:
+        raise _too_long(seconds, settings)
 
 
 def fit_seconds(seconds: float, frame_rate: float) -> int:
@@ -55,6 +67,14 @@ def longest_frames(frame_rate: float, settings: ServerSettings) -> int:
 def _check_model(body: dict[str, Any], settings: ServerSettings) -> None:
     if body.get("model") not in (None, settings.model_id):
         raise InvalidRequest("model", body["model"], f"is not served here; leave it out or use {settings.model_id!r}")
+
+
+def _check_retake(body: dict[str, Any]) -> None:
+    if body.get("retake") is None and "prompt" not in body:
+        raise InvalidRequest("prompt", reason="is missing")
+    for name in OF_THE_VIDEO:
+        if body.get("retake") is not None and body.get(name) is not None:
+            raise InvalidRequest(name, body[name], "cannot be chosen in a retake, which has the video's: leave it out")
 
 
 def _frames_for(body: dict[str, Any]) -> int:
@@ -79,14 +99,20 @@ def _of_the_body(error: InvalidRequest, body: dict[str, Any]) -> InvalidRequest:
 
 
 def _check_limits(request: GenerationRequest, settings: ServerSettings, body: dict[str, Any]) -> None:
-    width, height = frame_size(request, None, DEFAULTS.sizes)
+    _check_size(*frame_size(request, None, DEFAULTS.sizes), settings)
+    if request.num_frames != "auto" and request.num_frames > longest_frames(request.frame_rate, settings):
+        error = _too_long(request.num_frames / request.frame_rate, settings)
+        error.field = "seconds" if body.get("seconds") is not None else "num_frames"
+        raise error
+
+
+def _check_size(width: int, height: int, settings: ServerSettings) -> None:
     pixels = width * height
     if pixels > settings.max_pixels:
         message = f"{width}x{height} has {pixels} pixels; this server allows {settings.max_pixels}."
         raise TooLarge(message, "size_too_large")
-    if request.num_frames != "auto" and request.num_frames > longest_frames(request.frame_rate, settings):
-        seconds = request.num_frames / request.frame_rate
-        message = f"{seconds:.1f} s are longer than the longest video of this server, {settings.max_seconds:g} s."
-        error = TooLarge(message, "video_too_long")
-        error.field = "seconds" if body.get("seconds") is not None else "num_frames"
-        raise error
+
+
+def _too_long(seconds: float, settings: ServerSettings) -> TooLarge:
+    message = f"{seconds:.1f} s are longer than the longest video of this server, {settings.max_seconds:g} s."
+    return TooLarge(message, "video_too_long")

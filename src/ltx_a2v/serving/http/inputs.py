@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, TooLarge
+from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, InvalidVideo, TooLarge
 from ltx_a2v.marks.inspection import inspect_video
+from ltx_a2v.media.part import check_has_sound, check_source, frames_of_range
 from ltx_a2v.media.picture import check_image
+from ltx_a2v.media.read_video import check_first_frame
 from ltx_a2v.media.sound.decode import audio_seconds, check_audio_length
-from ltx_a2v.request import GenerationRequest
+from ltx_a2v.request import GenerationRequest, Retake
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,25 @@ def check_upload(which: str, path: Path, start: float, limits: Limits) -> None:
             audio_seconds(path, start, at_most=SOME_SOUND)
     except (InvalidImage, InvalidAudio) as error:
         raise type(error)(_without_path(error.template, path)) from None
+
+
+def check_retake(path: Path, start: float, end: float, *, is_heard: bool) -> dict[str, Any]:
+    """Width, height, frame rate and frames of a video of which a part is made again; its sound is needed where
+    `is_heard`.
+
+    Raises `InvalidVideo`, `InvalidAudio` and `InvalidRequest`, which do not name the path.
+    """
+    retake = Retake(video=path, start=start, end=end)
+    try:
+        source = check_source(retake)
+        frames_of_range(retake, source)
+        check_first_frame(path)
+        if is_heard:
+            check_has_sound(retake)
+            audio_seconds(path, at_most=SOME_SOUND)
+    except (InvalidVideo, InvalidAudio) as error:
+        raise type(error)(_without_path(error.template, path)) from None
+    return asdict(source)
 
 
 def inspect_upload(path: Path) -> dict[str, Any]:
@@ -81,5 +102,8 @@ def _check_image(path: Path, most_pixels: int) -> None:
 
 def _without_path(message: str, path: Path) -> str:
     """ "The image /…/image is damaged" -> "The image is damaged"; "/…/audio is empty" -> "The file is empty"."""
-    text = message.replace(f"image {path}", "image").replace(f"file {path}", "file").replace(str(path), "the file")
+    text = message
+    for kind in ("image", "video", "file"):
+        text = text.replace(f"{kind} {path}", kind)
+    text = text.replace(str(path), "the file")
     return text[0].upper() + text[1:]

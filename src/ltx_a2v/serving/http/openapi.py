@@ -124,5 +124,12 @@ def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
     for name, field in form["properties"].items():
         if name in ("audio", "input_reference", "image"):
             form["properties"][name] = {**_BINARY, "description": field.get("description", "")}
-    form["required"] = [*form.get("required", []), "audio"]
+    if "retake" not in form["properties"]:
+        form["required"] = [*form.get("required", []), "audio"]
+        return form
+    options = bodies.RetakeOptions.model_json_schema()["properties"]
+    parts = {f"retake[{name}]": option for name, option in options.items()}
+    parts[bodies.VIDEO_PART] = {**_BINARY, "description": options["video"]["description"]}
+    form["properties"] |= parts
+    form["anyOf"] = [{"required": ["prompt", "audio"]}, {"required": ["retake"]}, {"required": list(parts)}]
     return form

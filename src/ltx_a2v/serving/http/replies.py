@@ -17,6 +17,7 @@ _PARAMS = {
     "image_too_large": "image",
     "image_too_many_pixels": "image",
     "invalid_image": "image",
+    "invalid_video": "retake.video",
     "size_too_large": "width",
     "video_too_long": "num_frames",
 }

@@ -25,12 +25,22 @@ from ltx_a2v.errors import (
     Unavailable,
 )
 from ltx_a2v.hardware.driver import GpuMemory, read_memory
+from ltx_a2v.request import RETAKE_PROMPT
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http.bodies import LoadBody, parse_json
-from ltx_a2v.serving.http.generation import generation_of
+from ltx_a2v.serving.http.generation import check_video, generation_of
 from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
-from ltx_a2v.serving.http.uploads import Body, about, digest, files_of_request, kind_of, read_body, save_inputs
+from ltx_a2v.serving.http.uploads import (
+    Body,
+    about,
+    digest,
+    files_of_request,
+    is_job_id,
+    kind_of,
+    read_body,
+    save_inputs,
+)
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
 from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
@@ -38,12 +48,25 @@ from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.work.checking import FileCheckers
+from ltx_a2v.serving.work.checking import FileCheckers, Part
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
 
 LARGEST_LOAD_BODY = 2**16
+OF_THE_SOURCE = (
+    "prompt",
+    "negative_prompt",
+    "quality",
+    "num_inference_steps",
+    "guidance",
+    "speech_preparation",
+    "prompt_style",
+    "enhance_prompt",
+    "visible_label",
+    "check_sync",
+)
+"""Settings that a retake of a job has from it, unless it has its own."""
 REMEMBERED_JOBS = 50
 """Completed jobs that an estimate looks at."""
 
@@ -84,9 +107,11 @@ class Service:
         job_id = new_job_id()
         try:
             async with read_body(request, model, self.receiving) as body:
+                if body.retake is not None:
+                    body.fields = {**await self._settings_of_source(body), **body.fields}
                 fields = generation_of(body.fields, self.settings)
-                saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
-                await self._check_files(body, saved, fields["audio_start_time"])
+                saved = await save_inputs(body, self.folders.inputs(job_id), self.settings, self._finished_video)
+                fields |= await self._check_files(body, saved, fields["audio_start_time"])
                 key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
         except BaseException:
             self.folders.remove(job_id)
@@ -96,13 +121,53 @@ class Service:
         self.scheduler.wake()
         return job
 
-    async def _check_files(self, body: Body, saved: dict[str, str], start: float) -> None:
-        """Raises `InvalidAudio`, `InvalidImage` and `TooLarge`, about the field that gave the file."""
+    async def _settings_of_source(self, body: Body) -> dict[str, Any]:
+        """What a retake takes over from the job whose video it is, where the body says nothing else."""
+        source = body.sources["video"]
+        if not is_job_id(source):
+            return {"prompt": RETAKE_PROMPT}
+        asked = (await asyncio.to_thread(self._finished, source)).request
+        return {name: asked[name] for name in OF_THE_SOURCE if name in asked}
+
+    def _finished(self, job_id: str) -> Job:
+        """Raises `InvalidRequest` where the job has no video of which a part could be made again."""
+        job = self.store.get(job_id)
+        if job is None:
+            raise InvalidRequest("retake.video", job_id, "is no job of this server")
+        if job.state != "completed":
+            raise InvalidRequest("retake.video", job_id, f"has no finished video: it is {job.state}")
+        if job.expired:
+            raise InvalidRequest("retake.video", job_id, "is gone: its files were removed after their time")
+        return job
+
+    def _finished_video(self, job_id: str) -> Path:
+        return self.file(self._finished(job_id), VIDEO)
+
+    async def _check_files(self, body: Body, saved: dict[str, str], start: float) -> dict[str, Any]:
+        """Width, height and frame rate of the video of a retake; nothing without one.
+
+        Raises `InvalidAudio`, `InvalidImage`, `InvalidVideo` and `TooLarge`, about the field that gave the file, and
+        `InvalidRequest` for a part that is not in the video.
+        """
+        found: dict[str, Any] = {}
         for which, path in saved.items():
             try:
-                await self.checker.check(kind_of(which), path, start)
+                if which == "video":
+                    found = await self._check_video(body, path, is_heard="audio" not in saved)
+                else:
+                    await self.checker.check(kind_of(which), path, start)
             except InvalidInput as error:
-                raise about(body.names[which], error) from None
+                raise error if isinstance(error, InvalidRequest) else about(body.names[which], error) from None
+        return found
+
+    async def _check_video(self, body: Body, path: str, is_heard: bool) -> dict[str, Any]:
+        assert body.retake is not None
+        part = Part(start=body.retake["start"], end=body.retake["end"], is_heard=is_heard)
+        found = await self.checker.check("retake", path, part=part)
+        if found is None:
+            return {}
+        check_video(found["width"], found["height"], found["frames"] / found["frame_rate"], self.settings)
+        return {name: found[name] for name in ("width", "height", "frame_rate")}
 
     async def _add(
         self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool, key: Key | None
@@ -240,7 +305,7 @@ class Service:
 
     async def estimate(self, request: dict[str, Any], has_image: bool) -> api.Estimate:
         """What a job with the fields of `request` would take. The worker plans only where it is not at work."""
-        done = await asyncio.to_thread(self.store.completed, REMEMBERED_JOBS)
+        done = [job for job in await asyncio.to_thread(self.store.completed, REMEMBERED_JOBS) if not _is_retake(job)]
         waiting = await asyncio.to_thread(self.store.count, "queued")
         planned = await self.scheduler.plan({**request, "image": "-" if has_image else None}) or {}
         time = expected_time(request, [(job.request, job.result or {}) for job in done], self.scheduler.is_loaded)
@@ -294,9 +359,17 @@ def _idempotency_key(request: Request) -> str | None:
 
 def _settings(asked: dict[str, Any]) -> dict[str, Any]:
     """What was asked for, without the paths of its files."""
-    settings = {name: value for name, value in asked.items() if name not in ("audio", "image", "images")}
+    settings = {name: value for name, value in asked.items() if name not in ("audio", "image", "images", "retake")}
+    part = asked.get("retake")
+    if part is not None:
+        settings["retake"] = {"start": part["start"], "end": part["end"]}
     shown = [{name: value for name, value in one.items() if name != "file"} for one in asked.get("images", ())]
     return {**settings, "images": shown}
+
+
+def _is_retake(job: Job) -> bool:
+    """Whose seconds and memory are those of its part, not of its video."""
+    return job.request.get("retake") is not None
 
 
 def _error(job: Job) -> api.JobError | None:
@@ -324,5 +397,5 @@ def _size(job: Job) -> str:
 
 
 def _seconds(job: Job) -> str:
-    frames = (job.result or job.request)["num_frames"]
-    return frames if frames == "auto" else f"{frames / job.request['frame_rate']:.2f}"
+    known = job.result or job.request
+    return known["num_frames"] if known["num_frames"] == "auto" else f"{known['num_frames'] / known['frame_rate']:.2f}"

@@ -10,8 +10,10 @@ import binascii
 import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -22,8 +24,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ltx_a2v.errors import A2VError, Forbidden, InvalidRequest, TooLarge, shown_value
-from ltx_a2v.request import Picture
-from ltx_a2v.serving.http.bodies import FILE_FIELDS, PICTURE_PART, parse_form, parse_json, unknown_field
+from ltx_a2v.request import Picture, Retake
+from ltx_a2v.serving.http.bodies import FILE_FIELDS, PICTURE_PART, VIDEO_PART, parse_form, parse_json, unknown_field
 from ltx_a2v.serving.http.receiving import Receiving, Share
 from ltx_a2v.serving.jobs.folders import sync_to_disk
 from ltx_a2v.settings.defaults import MAX_PICTURES
@@ -44,6 +46,8 @@ class Body:
     """The body's field by input."""
     pictures: list[dict[str, Any]] = field(default_factory=list)
     """Frame and strength of each of `images`, whose inputs are "image_0", "image_1" and so on."""
+    retake: dict[str, float] | None = None
+    """Start and end of the part of "video" that is made again."""
 
 
 @contextlib.asynccontextmanager
@@ -61,20 +65,31 @@ async def read_body(request: Request, model: type[BaseModel], receiving: Receivi
         raise InvalidRequest(reason=reason)
 
 
-async def save_inputs(body: Body, folder: Path, settings: ServerSettings) -> dict[str, str]:
-    """Path per input ("audio", "image", "image_0" …); uploads are written to `folder`.
+async def save_inputs(
+    body: Body, folder: Path, settings: ServerSettings, video_of: Callable[[str], Path]
+) -> dict[str, str]:
+    """Path per input ("audio", "image", "image_0" …); uploads are written to `folder`, and so is the video of a
+    finished job, which `video_of` gives by its id.
 
     Raises `InvalidRequest`, `TooLarge` and `Forbidden`.
     """
-    if "audio" not in body.sources:
+    if "audio" not in body.sources and "video" not in body.sources:
         reason = "is missing: send the speech as a file, a data URL, or a path below the server's input folder"
         raise InvalidRequest("audio", reason=reason)
-    return {name: await asyncio.to_thread(_save, name, body, folder, settings) for name in body.sources}
+    saved = {}
+    for name, source in body.sources.items():
+        if name == "video" and is_job_id(source):
+            saved[name] = await asyncio.to_thread(keep_video, video_of(source), folder, name)
+        else:
+            saved[name] = await asyncio.to_thread(_save, name, body, folder, settings)
+    return saved
 
 
 def files_of_request(body: Body, saved: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a `GenerationRequest` that are files. `saved` is what `save_inputs` returned."""
     fields: dict[str, Any] = {which: path for which, path in saved.items() if which in ("audio", "image")}
+    if body.retake is not None:
+        fields |= {"retake": {**body.retake, "video": saved["video"]}, "audio": saved.get("audio", saved["video"])}
     pictures = [{**options, "file": saved[f"image_{n}"]} for n, options in enumerate(body.pictures)]
     return {**fields, "images": pictures} if pictures else fields
 
@@ -114,7 +129,7 @@ class _Form(MultiPartParser):
         super().__init__(
             request.headers,
             receiving.chunks(request, receiving.form_limit, room),
-            max_files=len(FILE_FIELDS) + MAX_PICTURES,
+            max_files=len(FILE_FIELDS) + MAX_PICTURES + 1,
             max_fields=MAX_FIELDS,
             max_part_size=receiving.text_limit,
         )
@@ -156,6 +171,8 @@ def _body_of_form(form: FormData, model: type[BaseModel]) -> Body:
     for name in files:
         if PICTURE_PART.fullmatch(name):
             texts.setdefault(name, "")  # so that the picture is one of `images`
+        elif name == VIDEO_PART and "retake" in model.model_fields:
+            texts.setdefault(name, "")
         elif name not in FILE_FIELDS or name not in model.model_fields:
             raise unknown_field(name)
     return _body(parse_form(model, texts), files)
@@ -178,7 +195,27 @@ def _body(fields: dict[str, Any], files: dict[str, UploadFile]) -> Body:
         Picture(file=Path("-"), **options)  # raises for a frame that cannot be
         body.sources[which], body.names[which] = source, name
         body.pictures.append(options)
+    if fields.get("retake") is not None:
+        _take_retake(body, files.get(VIDEO_PART))
     return body
+
+
+def _take_retake(body: Body, file: UploadFile | None) -> None:
+    retake = body.fields["retake"]
+    source = file or retake.get("video")
+    if not source:
+        reason = "has no video: send a file, the id of a finished job, a data URL, or a path"
+        raise InvalidRequest("retake.video", reason=reason)
+    for which, name in body.names.items():
+        if which != "audio":
+            raise InvalidRequest(name, reason="is not used in a retake, whose pictures are the video's: leave it out")
+    body.retake = body.fields["retake"] = {"start": retake["start"], "end": retake["end"]}
+    Retake(video=Path("-"), **body.retake)  # raises for a range that is none
+    body.sources["video"], body.names["video"] = source, "retake.video"
+
+
+def is_job_id(source: UploadFile | str | None) -> TypeGuard[str]:
+    return isinstance(source, str) and re.fullmatch(r"video_[0-9a-f]{32}", source) is not None
 
 
 def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
@@ -193,7 +230,7 @@ def _text_of(name: str, value: str | dict[str, str] | None) -> str | None:
 
 def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str:
     name, source = body.names[which], body.sources[which]
-    limit = settings.max_audio_mb if which == "audio" else settings.max_image_mb
+    limit = settings.max_image_mb if kind_of(which) == "image" else settings.max_audio_mb
     if _is_path(source):
         return str(_below_input_dir(name, source, settings.input_dir))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -205,9 +242,28 @@ def _save(which: str, body: Body, folder: Path, settings: ServerSettings) -> str
         _check_size(name, which, source.size or 0, limit)
         with target.open("wb") as file:
             shutil.copyfileobj(source.file, file)
-    for written in (target, folder, folder.parent):  # as durable as the job that needs it
-        sync_to_disk(written)
+    _sync(target)
     return str(target.resolve())
+
+
+def keep_video(video: Path, folder: Path, which: str) -> str:
+    """The video stays where another name of it is deleted."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target = folder / which
+    try:
+        os.link(video, target)
+    except FileNotFoundError:
+        raise InvalidRequest("retake.video", reason="was deleted meanwhile") from None
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(video, target)
+    _sync(target)
+    return str(target.resolve())
+
+
+def _sync(written: Path) -> None:
+    """As durable as the job that needs it."""
+    for path in (written, written.parent, written.parent.parent):
+        sync_to_disk(path)
 
 
 def _decode(name: str, which: str, url: str, limit: int, file: BinaryIO) -> None:

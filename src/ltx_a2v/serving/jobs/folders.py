@@ -3,7 +3,7 @@
 <output-dir>/<job>/{video.mp4, thumbnail.jpg, result.json}    finished; appears by one rename
 <output-dir>/.work-<job>-<attempt>/                           an attempt in progress; never served, removed at start
 <output-dir>/.lock, <state-dir>/lock                          locked by the only server that uses the folder
-<state-dir>/inputs/<job>/{image, audio}                       uploads
+<state-dir>/inputs/<job>/{image, audio, video}                uploads; a retake's video may be a link to another job's
 <state-dir>/inputs/<job>/windows/                             finished windows of a long video, for the next attempt,
                                                               and partial.mp4, which holds them as one video
 """

@@ -1,6 +1,7 @@
 // The form: its defaults, the size and length that fit, and the request that it makes.
 import { call, fetchFile, uploaded } from "./api.js";
 import { Picture } from "./crop.js";
+import { acceptDrops } from "./drops.js";
 import { showEstimate } from "./estimate.js";
 import { Mistake, calm, mark, trying } from "./messages.js";
 import { Sound } from "./sound.js";
@@ -180,9 +181,10 @@ export class Form {
   data() {
     const form = new FormData();
     const { guidance = {}, ...carried } = this.carried.settings ?? {};
-    for (const name of ["image_strength", "image_crf", "speech_preparation", "check_sync"]) if (name in carried) form.append(name, carried[name]);
+    for (const name of ["image_strength", "image_crf", "speech_preparation"]) if (name in carried) form.append(name, carried[name]);
     form.append("prompt", $("prompt").value);
     this.wording.appendTo(form);
+    form.append("check_sync", $("check-sync").checked);
     if ($("label").checked) form.append("visible_label", this.label);
     form.append("quality", chosen("quality"));
     form.append("size", this.fitted.size);
@@ -237,6 +239,7 @@ export class Form {
     $("fps").value = settings.frame_rate;
     $("cfg").value = settings.guidance.cfg;
     $("modality").value = settings.guidance.modality;
+    $("check-sync").checked = Boolean(settings.check_sync);
     this.chooseLabel(settings.visible_label);
     chooseQuality(settings.quality ?? "standard");
     this.formatIsChosen = isKnown; // the picture was cut on purpose
@@ -352,17 +355,4 @@ function whatIsWrong(input) {
   const whole = input.step === "1" ? "a whole number" : "a number";
   const most = Number(input.max) > 1e9 ? "" : ` to ${input.max}`;
   return `${label} must be ${whole} from ${input.min}${most || " upwards"}.`;
-}
-
-function acceptDrops(zone, take) {
-  const over = (on) => (event) => {
-    event.preventDefault();
-    zone.classList.toggle("over", on);
-  };
-  zone.addEventListener("dragover", over(true));
-  zone.addEventListener("dragleave", over(false));
-  zone.addEventListener("drop", (event) => {
-    over(false)(event);
-    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-  });
 }

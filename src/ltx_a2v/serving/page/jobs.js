@@ -13,7 +13,7 @@ export class Jobs {
     this.streams = new Map();
     this.last = null;
     this.selected = null;
-    this.stage = new Stage({ ...actions, cancel: (job) => this.cancel(job), remove: (job) => this.remove(job) });
+    this.stage = new Stage({ ...actions, made: (job) => this.add(job), opened: () => this.select(null), cancel: (job) => this.cancel(job), remove: (job) => this.remove(job) });
     $("more").onclick = () => actions.trying(() => this.history());
   }
 

@@ -28,6 +28,9 @@ const FIELDS = {
   "guidance.skip_step": ["steps", "Skipped steps"],
   quality: ["size", "Quality"],
   visible_label: ["label", "Label"],
+  "retake.video": ["from", "The video"],
+  "retake.start": ["from", "From"],
+  "retake.end": ["to", "To"],
 };
 // The server's name of a field -> where its message stands, and what the page calls it.
 

@@ -19,6 +19,7 @@ export function facts(job) {
   const parts = [job.size.replace("x", " × ")];
   if (job.seconds !== "auto") parts.push(`${Number(job.seconds).toFixed(1)} s`);
   if (job.settings.quality === "fast") parts.push("quick");
+  if (job.settings.retake) parts.push(`made again from ${job.settings.retake.start.toFixed(2)} to ${job.settings.retake.end.toFixed(2)} s`);
   parts.push(`seed ${job.seed}`);
   if (job.result) parts.push(`made in ${span(job.result.elapsed_seconds)}`);
   parts.push(new Date(1000 * job.created_at).toLocaleString([], WHEN));
@@ -37,6 +38,27 @@ export function inWords(job, error) {
   const part = job.windows > 1 ? `Part ${job.window} of ${job.windows}: ` : "";
   const doing = PHASES[job.phase] ?? "starts";
   return `${part}${part ? doing : capital(doing)}${step}${left}.`;
+}
+
+// What was measured, and not how good it is: there is no number to pass.
+export function syncInWords(sync) {
+  if (sync.lag_frames === null) return "The mouth or the sound does not move, so nothing can be said of the sync.";
+  const chance = sync.by_chance === null ? "" : ` (at wrong times of the voice mostly below ${sync.by_chance.toFixed(2)})`;
+  const rest = sync.closed_in_silence === null ? "" : ` In silence the mouth is closed in ${Math.round(100 * sync.closed_in_silence)} % of the frames.`;
+  return `Mouth and voice: correlation ${sync.correlation.toFixed(2)}${chance}; ${lag(sync)}.${rest}${weakest(sync)}`;
+}
+
+function lag({ lag_frames: frames, frame_rate: rate }) {
+  if (!frames) return "the mouth is neither late nor early";
+  const count = Math.abs(frames);
+  return `the mouth is ${count} ${count === 1 ? "frame" : "frames"} (${Math.round((1000 * count) / rate)} ms) ${frames > 0 ? "late" : "early"}`;
+}
+
+function weakest({ parts }) {
+  const told = parts.filter((part) => part.correlation !== null);
+  if (told.length < 2) return "";
+  const { start, end, correlation } = told.reduce((a, b) => (b.correlation < a.correlation ? b : a));
+  return ` The correlation is lowest from ${start.toFixed(1)} to ${end.toFixed(1)} s: ${correlation.toFixed(2)}.`;
 }
 
 export function mark(job) {

@@ -16,12 +16,13 @@ from typing import Any, BinaryIO
 
 from ltx_a2v.errors import InvalidInput
 from ltx_a2v.hardware.host_memory import raise_oom_score
-from ltx_a2v.serving.http.inputs import Limits, check_upload, inspect_upload
+from ltx_a2v.serving.http.inputs import Limits, check_retake, check_upload, inspect_upload
 from ltx_a2v.serving.work.confinement import allow_cpu_seconds, confine
 
 IDLE_SECONDS = 300.0
-CPU_SECONDS = {"audio": 4.0, "image": 15.0, "video": 10.0}
-"""For one file. Sound opens in milliseconds; 40 megapixels of JPEG 2000 or WebP took 5 s; all of a video is hashed."""
+CPU_SECONDS = {"audio": 4.0, "image": 15.0, "video": 10.0, "retake": 10.0}
+"""For one file. Sound opens in milliseconds; 40 megapixels of JPEG 2000 or WebP took 5 s; of a video all
+bytes are hashed, or all packets counted."""
 
 
 def main() -> None:
@@ -51,12 +52,15 @@ def _next(lines: BinaryIO) -> bytes:
 
 
 def _answer(question: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """`found` is of a video only."""
+    """`found` is of videos only."""
     which, path = question["which"], Path(question["path"])
     allow_cpu_seconds(CPU_SECONDS[which])
     try:
         if which == "video":
             return {"problem": None, "found": inspect_upload(path)}
+        if which == "retake":
+            part = question["part"]
+            return {"problem": None, "found": check_retake(path, part["start"], part["end"], is_heard=part["is_heard"])}
         check_upload(which, path, question["start"], limits)
     except InvalidInput as error:
         return {"problem": error.as_json()}

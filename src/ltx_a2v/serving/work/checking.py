@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import json
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
-from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, from_json
+from ltx_a2v.errors import InvalidAudio, InvalidImage, InvalidInput, InvalidVideo, from_json
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.client import environment_without_key
 from ltx_a2v.serving.work.confinement import ONE_THREAD
@@ -32,6 +32,14 @@ TRIES = 2
 """The process may end for being idle at the moment that it is asked."""
 
 
+class Part(TypedDict):
+    """The seconds of a video that are made again, and whether its own sound is used."""
+
+    start: float
+    end: float
+    is_heard: bool
+
+
 class FileCheckers:
     """Several processes; a file goes to the one that was used last, of those that are free."""
 
@@ -42,11 +50,11 @@ class FileCheckers:
             self._free.put_nowait(checker)
         self._told = False
 
-    async def check(self, which: str, path: str, start: float = 0.0) -> dict[str, Any] | None:
+    async def check(self, which: str, path: str, start: float = 0.0, part: Part | None = None) -> dict[str, Any] | None:
         """As `FileChecker.check`."""
         checker = await self._free.get()
         try:
-            return await checker.check(which, path, start)
+            return await checker.check(which, path, start, part)
         finally:
             self._free.put_nowait(checker)
             self._tell(checker.allowed)
@@ -73,16 +81,18 @@ class FileChecker:
         self._ending = asyncio.Lock()
         self._starting: asyncio.Future[asyncio.subprocess.Process] | None = None
 
-    async def check(self, which: str, path: str, start: float) -> dict[str, Any] | None:
-        """Open an "audio" (and look for sound at `start` seconds), decode an "image", or inspect a "video": what
-        `Inspection.as_json` says.
+    async def check(self, which: str, path: str, start: float, part: Part | None = None) -> dict[str, Any] | None:
+        """Open an "audio" (and look for sound at `start` seconds), decode an "image", inspect a "video" (what
+        `Inspection.as_json` says), or look whether a `part` of a video can be made again, a "retake" (what
+        `check_retake` returns).
 
-        Raises `InvalidAudio`, `InvalidImage`, `TooLarge`, and for a video `InvalidInput`. Where no process can be
+        Raises `InvalidAudio`, `InvalidImage`, `InvalidVideo`, `InvalidRequest`, `TooLarge`, and for a video
+        `InvalidInput`. Where no process can be
         started, the worker's check must do.
         """
         async with self._turn:
             try:
-                reply = await self._ask(json.dumps({"which": which, "path": path, "start": start}))
+                reply = await self._ask(json.dumps({"which": which, "path": path, "start": start, "part": part}))
             except OSError as error:  # no more processes, descriptors or memory
                 say("check", f"files are not checked: {error}", level=30)
                 return None
@@ -174,6 +184,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _unreadable(which: str) -> InvalidInput:
     if which == "image":
         return InvalidImage("The picture cannot be opened; save it again as a png or jpeg.")
+    if which == "retake":
+        return InvalidVideo("The video cannot be opened; save it again as an mp4.")
     if which == "video":
         return InvalidInput("The video cannot be read.")
     return InvalidAudio("The audio cannot be opened; save it again as a wav or mp3.")

@@ -96,7 +96,7 @@ async def download_content(
     return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
 
-INPUT = r"^(audio|image|image_\d)$"
+INPUT = r"^(audio|image|image_\d|video)$"
 
 
 @routes.head("/{video_id}/inputs/{which}", include_in_schema=False)
@@ -107,7 +107,7 @@ INPUT = r"^(audio|image|image_\d)$"
 )
 async def download_input(
     job: Found,
-    which: Annotated[str, Path(description="`audio`, `image`, or `image_0` and so on for `images`.", pattern=INPUT)],
+    which: Annotated[str, Path(description="`audio`, `image`, `video`, or `image_0` and so on.", pattern=INPUT)],
     service: Serving,
 ) -> FileResponse:
     """What was uploaded for this job, never shown by a browser as a page."""
