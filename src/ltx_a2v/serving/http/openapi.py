@@ -26,6 +26,10 @@ EVENT_STREAM: dict[str, Any] = {
     "description": "Server-sent events.",
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: video\ndata: {…}\n\n"}},
 }
+TAGGED: dict[str, Any] = {
+    "headers": {"ETag": {"description": "The same while the job is the same.", "schema": {"type": "string"}}}
+}
+NOT_MODIFIED: dict[str, Any] = {"description": "The job is as `If-None-Match` knows it."}
 PROMETHEUS: dict[str, Any] = {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 _IDEMPOTENCY_KEY: dict[str, Any] = {

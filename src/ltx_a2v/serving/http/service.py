@@ -27,6 +27,8 @@ from ltx_a2v.errors import (
 from ltx_a2v.hardware.driver import GpuMemory, read_memory
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http.bodies import LoadBody, parse_json
+from ltx_a2v.serving.http.connections import Bounds
+from ltx_a2v.serving.http.following import WAITING_SHARE, WaitingClients, until_disconnect
 from ltx_a2v.serving.http.generation import generation_of
 from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
@@ -61,6 +63,7 @@ class Service:
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
+        self.waiting_clients = WaitingClients(int(WAITING_SHARE * Bounds.of(settings).connections))
         self.checker = FileCheckers(settings)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
@@ -146,7 +149,7 @@ class Service:
 
     async def wait(self, job: Job, request: Request) -> Job:
         """The job when it has ended well. A client that leaves cancels its job. Raises what the job failed with."""
-        left = asyncio.create_task(_until_disconnect(request))
+        left = asyncio.create_task(until_disconnect(request))
         try:
             job = await self._wait_for_end(job, left)
         finally:
@@ -278,11 +281,6 @@ class Service:
 
 def video_url(job: Job) -> str:
     return f"/v1/videos/{job.id}/content"
-
-
-async def _until_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _idempotency_key(request: Request) -> str | None:
