@@ -53,19 +53,17 @@ def is_known(tag: str, if_none_match: str | None) -> bool:
     return "*" in given or tag.removeprefix("W/") in [one.removeprefix("W/") for one in given]
 
 
-async def states(service: Service, job: Job) -> AsyncGenerator[api.Video]:
-    """The job now and whenever it changes, until it has ended, is deleted, or the server stops."""
-    last = None
+async def states(service: Service, job: Job) -> AsyncGenerator[tuple[api.Video, str | None]]:
+    """The job and its newest preview, a JPEG in base64: now and at every change, until it has ended, is deleted, or the
+    server stops."""
     with service.scheduler.changes.watch(job.id) as changed:
         while not service.scheduler.stopping:
             changed.clear()
             current = await asyncio.to_thread(service.store.get, job.id)
             if current is None:
                 return
-            video = await service.video(current)
-            if video != last:
-                yield video
-                last = video
+            running = None if current.is_final else service.scheduler.running_job(job.id)
+            yield await service.video(current), running.preview if running else None
             if current.is_final:
                 return
             await changed.wait()
@@ -91,7 +89,7 @@ async def next_state(service: Service, job: Job, known: str | None, seconds: flo
 
 async def _until_changed(service: Service, job: Job, known: str) -> None:
     async with contextlib.aclosing(states(service, job)) as found:
-        async for video in found:
+        async for video, _ in found:
             if not is_known(tag_of(video), known):
                 return
 

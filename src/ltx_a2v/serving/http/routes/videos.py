@@ -149,11 +149,19 @@ async def download_input(
     responses={**openapi.errors(404), 200: openapi.EVENT_STREAM},
 )
 async def follow_video(job: Found, service: Serving) -> AsyncIterator[ServerSentEvent]:
-    """The job whenever it changes, as server-sent events named `video`; the stream ends with the job."""
+    """The job whenever it changes, as server-sent events named `video`; the stream ends with the job.
+
+    Between them are events named `preview`: a rough picture of the video so far, a JPEG in base64.
+    """
     yield ServerSentEvent(retry=RECONNECT_MS)
+    last = shown = None
     async with contextlib.aclosing(states(service, job)) as found:
-        async for video in found:
-            yield ServerSentEvent(event="video", raw_data=video.model_dump_json())
+        async for video, preview in found:
+            if video != last:
+                yield ServerSentEvent(event="video", raw_data=video.model_dump_json())
+            if preview is not None and preview is not shown:
+                yield ServerSentEvent(event="preview", raw_data=preview)
+            last, shown = video, preview
 
 
 @routes.post("/{video_id}/cancel", responses=openapi.errors(404, 409))
