@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
@@ -30,6 +31,17 @@ class ServerSettings(ModelSettings):
     api_key: SecretStr | None = Field(None, description="Key that clients must send; better given as LTX_A2V_API_KEY.")
     insecure: bool = Field(False, description="Allow an address that others can reach without an API key.")
     allowed_hosts: str = Field("", description="More host names (comma-separated) that requests may be addressed to.")
+
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="A place that requests may name as webhook_url; repeatable. Default: none.",
+        json_schema_extra={"metavar": "HOST[:PORT]"},
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that webhooks are signed with, as whsec_ and base64; better given as "
+        "LTX_A2V_WEBHOOK_SECRET. Default: one that is made once, in --state-dir.",
+    )
 
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
 
@@ -86,6 +98,12 @@ class ServerSettings(ModelSettings):
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
         parse_duration(text, info.field_name or "")
         return text
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _several_places(cls, given: Any) -> Any:
+        """The environment variable holds them with commas between."""
+        return given.split(",") if isinstance(given, str) else given
 
     @field_validator("keep_outputs")
     @classmethod

@@ -142,6 +142,10 @@ VideoCreate = _body(
             float | Annotated[str, Field(max_length=32)] | None,
             _text("Length; rounded up to what the model can make. Default: the audio's."),
         ),
+        "webhook_url": (
+            str | None,
+            _text("URL that is told when the job has ended, at a place of --webhook-allow.", max_length=2048),
+        ),
         **_fields_of(GenerationRequest, fps="frame_rate"),
     },
 )

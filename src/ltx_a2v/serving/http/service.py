@@ -40,6 +40,7 @@ from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.webhooks.places import Places
 from ltx_a2v.serving.work.checking import FileCheckers
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
@@ -65,6 +66,7 @@ class Service:
         self.receiving = Receiving(settings)
         self.waiting_clients = WaitingClients(int(WAITING_SHARE * Bounds.of(settings).connections))
         self.checker = FileCheckers(settings)
+        self.places = Places(settings.webhook_allow)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 
@@ -88,6 +90,8 @@ class Service:
         try:
             async with read_body(request, model, self.receiving) as body:
                 fields = generation_of(body.fields, self.settings)
+                if (webhook := body.fields.get("webhook_url")) is not None:
+                    self.places.target(webhook)
                 saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
                 await self._check_files(body, saved, fields["audio_start_time"])
                 key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
@@ -95,7 +99,7 @@ class Service:
             self.folders.remove(job_id)
             raise
         asked = {**fields, **files_of_request(body, saved)}
-        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key)
+        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key, webhook)
         self.scheduler.wake()
         return job
 
@@ -108,12 +112,18 @@ class Service:
                 raise about(body.names[which], error) from None
 
     async def _add(
-        self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool, key: Key | None
+        self,
+        job_id: str,
+        fields: dict[str, Any],
+        keep_alive: str | float | None,
+        waited_for: bool,
+        key: Key | None,
+        webhook: str | None,
     ) -> Job:
         span = None if keep_alive is None else str(keep_alive)
         most = self.settings.max_queue
         try:
-            job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key)
+            job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key, webhook)
         except Exception:
             self.folders.remove(job_id)
             raise
