@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
@@ -69,21 +69,23 @@ async def states(service: Service, job: Job) -> AsyncGenerator[tuple[api.Video, 
             await changed.wait()
 
 
-async def next_state(service: Service, job: Job, known: str | None, seconds: float, request: Request) -> api.Video:
+async def next_state(
+    service: Service, job: Job, known: str | None, seconds: float, until_left: Callable[[], Coroutine[Any, Any, object]]
+) -> api.Video:
     """The job when `known`, an `If-None-Match`, does not name its tag; without one, when it differs from now.
 
-    It comes as it is when it has ended, `seconds` are over or the server stops. Raises `Unavailable`, and `NotFound`
-    where the job is deleted meanwhile.
+    It comes as it is when it has ended, `seconds` are over, the server stops, or the client has left. Raises
+    `Unavailable`, and `NotFound` where the job is deleted meanwhile.
     """
     known = known or tag_of(await service.video(job))
     with service.waiting_clients.one():
         changing = asyncio.create_task(_until_changed(service, job, known))
-        leaving = asyncio.create_task(until_disconnect(request))
+        left = asyncio.create_task(until_left())
         try:
-            await asyncio.wait({changing, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({changing, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changing.cancel()
-            leaving.cancel()
+            left.cancel()
     return await service.video(await service.find(job.id))
 
 

@@ -86,20 +86,24 @@ class Service:
         name = _idempotency_key(request)
         if name is None and await asyncio.to_thread(self.store.count, "queued") >= self.settings.max_queue:
             raise QueueFull(f"{self.settings.max_queue} jobs are waiting already; try again later.")
+        async with read_body(request, model, self.receiving) as body:
+            return await self.accept(body, waited_for=waited_for, key=name)
+
+    async def accept(self, body: Body, *, waited_for: bool, key: str | None = None) -> Job:
+        """The job that the body asks for, or the one that was made with the same key. Durable when it returns."""
         job_id = new_job_id()
         try:
-            async with read_body(request, model, self.receiving) as body:
-                fields = generation_of(body.fields, self.settings)
-                if (webhook := body.fields.get("webhook_url")) is not None:
-                    self.places.target(webhook)
-                saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
-                await self._check_files(body, saved, fields["audio_start_time"])
-                key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
+            fields = generation_of(body.fields, self.settings)
+            if (webhook := body.fields.get("webhook_url")) is not None:
+                self.places.target(webhook)
+            saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
+            await self._check_files(body, saved, fields["audio_start_time"])
+            known = None if key is None else Key(key, await asyncio.to_thread(digest, body, saved))
         except BaseException:
             self.folders.remove(job_id)
             raise
         asked = {**fields, **files_of_request(body, saved)}
-        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key, webhook)
+        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, known, webhook)
         self.scheduler.wake()
         return job
 
@@ -189,6 +193,15 @@ class Service:
         if job is None:
             raise about("video_id", NotFound(f"There is no video {job_id!r}."))
         return job
+
+    async def page(self, after: str | None, limit: int, newest_first: bool) -> api.VideoList:
+        """Up to `limit` jobs that follow the one with the id `after`."""
+        jobs = await asyncio.to_thread(self.store.page, after, limit + 1, newest_first)
+        data = [await self.video(job) for job in jobs[:limit]]
+        ids = [video.id for video in data]
+        return api.VideoList(
+            data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=len(jobs) > limit
+        )
 
     async def video(self, job: Job) -> api.Video:
         position = await asyncio.to_thread(self.store.position, job)

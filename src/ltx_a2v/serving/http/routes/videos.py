@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from ltx_a2v.errors import Conflict, Expired, NotFound
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.bodies import VideoCreate
-from ltx_a2v.serving.http.following import LONGEST_WAIT, is_known, next_state, states, tag_of
+from ltx_a2v.serving.http.following import LONGEST_WAIT, is_known, next_state, states, tag_of, until_disconnect
 from ltx_a2v.serving.http.routes.common import Found, Serving
 from ltx_a2v.serving.jobs.folders import THUMBNAIL, VIDEO
 
@@ -60,12 +61,7 @@ async def list_videos(
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> api.VideoList:
     """A page of the jobs, newest first."""
-    jobs = await asyncio.to_thread(service.store.page, after, limit + 1, order == "desc")
-    data = [await service.video(job) for job in jobs[:limit]]
-    ids = [video.id for video in data]
-    return api.VideoList(
-        data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=len(jobs) > limit
-    )
+    return await service.page(after, limit, order == "desc")
 
 
 @routes.get(
@@ -88,7 +84,7 @@ async def retrieve_video(
     when it has ended or the time is over: since the reply with that `ETag`, else since the request.
     """
     if wait:
-        video = await next_state(service, job, if_none_match, wait, request)
+        video = await next_state(service, job, if_none_match, wait, partial(until_disconnect, request))
     else:
         video = await service.video(job)
     tag = tag_of(video)
