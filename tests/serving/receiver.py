@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ def _status_only(handler: BaseHTTPRequestHandler, status: int) -> None:
 
 
 @contextlib.contextmanager
-def receiving(reply: Reply = _status_only) -> Iterator[Receiver]:
+def receiving(reply: Reply = _status_only, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         """Notes each request."""
 
@@ -54,6 +55,8 @@ def receiving(reply: Reply = _status_only) -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     receiver = Receiver(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

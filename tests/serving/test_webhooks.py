@@ -7,15 +7,23 @@ import base64
 import hashlib
 import hmac
 import socket
+import ssl
 import stat
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from ltx_a2v.errors import InvalidInput, InvalidRequest
@@ -366,6 +374,41 @@ def test_a_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert _send(receiver, f"http://hooks.example:{receiver.port}/", f"hooks.example:{receiver.port}") == 204
         assert asked == ["hooks.example"]
         assert receiver.headers[0]["host"] == f"hooks.example:{receiver.port}"
+
+
+def test_the_certificate_must_be_the_name_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The connection goes to an address; the other side still has to prove the name."""
+    certificate = _certificate(tmp_path, "hooks.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    _names(monkeypatch, ["127.0.0.1"])
+    with receiving(tls=tls) as receiver:
+        for host, accepted in (("hooks.example", True), ("other.example", False)):
+            place = f"{host}:{receiver.port}"
+            if accepted:
+                assert _send(receiver, f"https://{place}/", place) == 204
+            else:
+                with pytest.raises(httpx.ConnectError, match="certificate"):
+                    _send(receiver, f"https://{place}/", place)
+
+
+def _certificate(folder: Path, name: str) -> Path:
+    """Self-signed, with its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return path
 
 
 def _names(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> list[str]:
