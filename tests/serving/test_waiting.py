@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import select
 import threading
 import time
@@ -67,12 +68,28 @@ def test_waiting_clients_are_bounded_and_end_with_the_server(start: Any) -> None
             assert "Too many clients wait" in reply.json()["error"]["message"]
             assert int(reply.headers["retry-after"]) > 0
             assert server.client.get(path).json()["status"] == "queued"
-        # those that left wait no more
-        wait_for(lambda: server.client.get(path, params={"wait": 0.01}).status_code == 200)
+        _wait_no_more(server, path)
+        with faults_http.clients(server, 5, _asking_assistant(path)) as clients:
+            (refused,), _, _ = select.select(clients, [], [], 20)
+            assert b"Too many clients wait" in faults_http.read_until(refused, b"}", 20)
+        _wait_no_more(server, path)
         with _waiting(server, path) as replies:
             server.process.terminate()
         assert [reply.status_code for reply in replies] == [200]
         server.client.close()
+
+
+def _wait_no_more(server: Server, path: str) -> None:
+    """Those that have left."""
+    wait_for(lambda: server.client.get(path, params={"wait": 0.01}).status_code == 200)
+
+
+def _asking_assistant(path: str) -> bytes:
+    arguments = {"id": path.rpartition("/")[2], "wait": 60}
+    call = {"method": "tools/call", "params": {"name": "get_video", "arguments": arguments}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, **call}).encode()
+    kind = "Content-Type: application/json\r\nAccept: application/json, text/event-stream"
+    return f"POST /mcp HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 60
 """Seconds: proxies give a silent request up after that."""
+UntilLeft = Callable[[], Coroutine[Any, Any, object]]
+"""Returns when the client has closed the connection."""
 WAITING_SHARE = 0.5
 """Of all connections; the others stay free for uploads, downloads and short questions."""
 
@@ -69,9 +71,7 @@ async def states(service: Service, job: Job) -> AsyncGenerator[tuple[api.Video, 
             await changed.wait()
 
 
-async def next_state(
-    service: Service, job: Job, known: str | None, seconds: float, until_left: Callable[[], Coroutine[Any, Any, object]]
-) -> api.Video:
+async def next_state(service: Service, job: Job, known: str | None, seconds: float, until_left: UntilLeft) -> api.Video:
     """The job when `known`, an `If-None-Match`, does not name its tag; without one, when it differs from now.
 
     It comes as it is when it has ended, `seconds` are over, the server stops, or the client has left. Raises

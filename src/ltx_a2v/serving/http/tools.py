@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ltx_a2v.errors import InvalidRequest, did_you_mean
 from ltx_a2v.serving.http.bodies import VideoCreate, parse_json
-from ltx_a2v.serving.http.following import LONGEST_WAIT, next_state
+from ltx_a2v.serving.http.following import LONGEST_WAIT, UntilLeft, next_state
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.http.uploads import body_of_json
 
@@ -42,7 +41,7 @@ class ListVideos(BaseModel):
     order: Literal["asc", "desc"] = Field("desc", description="By time of creation.")
 
 
-async def make_video(service: Service, arguments: Arguments) -> BaseModel:
+async def make_video(service: Service, arguments: Arguments, _: UntilLeft) -> BaseModel:
     """Make a video in which the picture (input_reference) speaks the sound (audio), as the prompt describes it.
 
     Returns the job at once; call get_video until its status is completed, failed or cancelled. Files are data URLs
@@ -52,7 +51,7 @@ async def make_video(service: Service, arguments: Arguments) -> BaseModel:
     return await service.video(await service.accept(body, waited_for=False))
 
 
-async def get_video(service: Service, arguments: Arguments) -> BaseModel:
+async def get_video(service: Service, arguments: Arguments, until_left: UntilLeft) -> BaseModel:
     """A job by its id: status, progress, and why it failed.
 
     The mp4 of a completed one is at the path result.video_url of this server, with the same API key.
@@ -61,10 +60,10 @@ async def get_video(service: Service, arguments: Arguments) -> BaseModel:
     job = await service.find(asked.id)
     if not asked.wait:
         return await service.video(job)
-    return await next_state(service, job, None, asked.wait, asyncio.Event().wait)
+    return await next_state(service, job, None, asked.wait, until_left)
 
 
-async def list_videos(service: Service, arguments: Arguments) -> BaseModel:
+async def list_videos(service: Service, arguments: Arguments, _: UntilLeft) -> BaseModel:
     """A page of the jobs, newest first."""
     asked = _parsed(ListVideos, arguments)
     return await service.page(asked.after, asked.limit, asked.order == "desc")
@@ -83,12 +82,12 @@ def input_schemas() -> dict[str, dict[str, Any]]:
     return {"make_video": creation, **others}
 
 
-async def call_tool(service: Service, name: str, arguments: Arguments) -> BaseModel:
-    """Raises `InvalidRequest` and what the tool does."""
+async def call_tool(service: Service, name: str, arguments: Arguments, until_left: UntilLeft) -> BaseModel:
+    """`until_left` returns when the client has gone. Raises `InvalidRequest` and what the tool does."""
     if name not in TOOLS:
         hint = did_you_mean(name, TOOLS) or f"there are {', '.join(TOOLS)}"
         raise InvalidRequest(reason=f"There is no tool {name[:80]!r}; {hint}")
-    return await TOOLS[name](service, arguments)
+    return await TOOLS[name](service, arguments, until_left)
 
 
 def _parsed(model: type[AskedT], arguments: Arguments) -> AskedT:

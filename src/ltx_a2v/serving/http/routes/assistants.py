@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -20,6 +23,7 @@ import ltx_a2v
 from ltx_a2v.errors import A2VError
 from ltx_a2v.serving.http.bodies import check_shape
 from ltx_a2v.serving.http.failures import MISTAKE, as_ours
+from ltx_a2v.serving.http.following import until_disconnect
 from ltx_a2v.serving.http.receiving import SlowClient, drain
 from ltx_a2v.serving.http.replies import message_of
 from ltx_a2v.serving.http.service import Service
@@ -27,6 +31,7 @@ from ltx_a2v.serving.http.tools import TOOLS, call_tool, input_schemas
 from ltx_a2v.serving.logs import say
 
 if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
     from mcp.server.lowlevel import Server
     from mcp.types import CallToolResult
 
@@ -101,18 +106,20 @@ def _server(service: Service) -> Server[Any]:
     async def list_tools(*_: object) -> ListToolsResult:
         return ListToolsResult(tools=tools)
 
-    async def call(_: object, asked: CallToolRequestParams) -> CallToolResult:
-        return await _result(service, asked.name, asked.arguments or {})
+    async def call(context: ServerRequestContext[Any, Request], asked: CallToolRequestParams) -> CallToolResult:
+        assert context.request is not None
+        until_left = partial(until_disconnect, context.request)
+        return await _result(call_tool(service, asked.name, asked.arguments or {}, until_left))
 
     return Server("ltx-a2v", version=ltx_a2v.__version__, on_list_tools=list_tools, on_call_tool=call)
 
 
-async def _result(service: Service, name: str, arguments: dict[str, Any]) -> CallToolResult:
+async def _result(called: Coroutine[Any, Any, BaseModel]) -> CallToolResult:
     """Failures are results too, so that an assistant can read them and do better."""
     from mcp.types import CallToolResult, TextContent
 
     try:
-        reply = await call_tool(service, name, arguments)
+        reply = await called
     except Exception as error:
         return CallToolResult(content=[TextContent(type="text", text=_message(error))], is_error=True)
     text = TextContent(type="text", text=reply.model_dump_json())
