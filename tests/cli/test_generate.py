@@ -119,7 +119,7 @@ def test_fast_by_a_flag_and_by_a_distilled_checkpoint(
     model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    flags = ["--output-path", str(tmp_path / "v.mp4"), "--overwrite", "--report", "json"]
+    flags = ["--output-path", str(tmp_path / "v.mp4"), "--overwrite", "--report", "json", "--no-marks"]
     videos = []
     for chosen in (["--quality", "fast", "--distilled-lora-strength", "0"], ["--distilled-checkpoint"]):
         assert main(generate(model, *flags, *chosen)) == 0

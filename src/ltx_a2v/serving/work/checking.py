@@ -97,7 +97,9 @@ class FileChecker:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.communicate()  # which also closes the pipes
+            assert process.stdin is not None
+            process.stdin.close()  # `communicate` without input leaves it open
+            await process.communicate()  # which closes the other pipe
 
     async def _ask(self, question: str) -> bytes | None:
         """The reply; None where the file crashed the process or took too long."""
@@ -129,6 +131,7 @@ class FileChecker:
     async def _started(self) -> asyncio.subprocess.Process:
         if self.process is not None and self.process.returncode is None:
             return self.process
+        await self.stop()  # it has ended by itself: its pipes are still open
         limits = json.dumps([self._settings.max_image_pixels, self._settings.max_audio_seconds])
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
