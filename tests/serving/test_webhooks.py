@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import socket
 import ssl
 import stat
@@ -25,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
+from standardwebhooks import Webhook
 
 from ltx_a2v.errors import InvalidInput, InvalidRequest
 from ltx_a2v.serving.http.models import Video
@@ -60,7 +58,7 @@ def test_ends_of_jobs_are_told_once_and_signed(start: Any) -> None:
         secret = server.folder / "outputs" / ".state" / "webhook-secret"
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
         for headers, body in zip(receiver.headers, receiver.bodies, strict=True):
-            assert _is_signed(headers, body, secret.read_text().strip())
+            Webhook(secret.read_text().strip()).verify(body, headers)
         wait_for(lambda: sum("[webhook] told" in line for line in server.lines) == 3)
         assert "hidden" not in "\n".join(server.lines), "a URL may hold a secret"
         assert "hidden" not in server.client.get("/v1/videos").text
@@ -99,15 +97,6 @@ def test_the_own_secret_is_made_once(tmp_path: Path) -> None:
     for given in (None, SecretStr("secret"), SecretStr("whsec_c2hvcnQ=")):
         with pytest.raises(InvalidInput, match="holds no webhook secret"):
             Signer(given, tmp_path)
-
-
-def _is_signed(headers: dict[str, str], body: bytes, secret: str) -> bool:
-    """As a receiver finds out, by the words of the specification."""
-    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 300
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    return f"v1,{expected}" in headers["webhook-signature"].split(" ")
 
 
 # -- retries -----------------------------------------------------------------------------------------------------------
