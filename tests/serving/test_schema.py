@@ -74,16 +74,6 @@ def test_bodies_are_described(api: Any) -> None:
     assert undescribed == []
 
 
-def test_webhooks_are_described(api: Any) -> None:
-    raw = api[0].raw_schema
-    (webhook,) = raw["webhooks"].values()
-    names = [parameter["name"] for parameter in webhook["post"]["parameters"]]
-    assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
-    reference = webhook["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    assert reference.rpartition("/")[2] in raw["components"]["schemas"]
-    assert list(webhook["post"]["responses"]) == ["200"]
-
-
 def test_every_field_parameter_and_operation_is_described(api: Any) -> None:
     raw = api[0].raw_schema
     shapes = raw["components"]["schemas"].items()

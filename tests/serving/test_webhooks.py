@@ -82,6 +82,19 @@ def test_without_allowed_places_there_are_no_webhooks(server: Server) -> None:
 # -- signatures --------------------------------------------------------------------------------------------------------
 
 
+def test_the_schema_describes_them(server: Server) -> None:
+    schema = server.client.get("/openapi.json").json()
+    (webhook,) = schema["webhooks"].values()
+    names = [parameter["name"] for parameter in webhook["post"]["parameters"]]
+    assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    body = webhook["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/VideoEvent"}
+    event = schema["components"]["schemas"]["VideoEvent"]["properties"]
+    assert event["type"]["enum"] == ["video.completed", "video.failed", "video.cancelled"]
+    assert event["data"]["$ref"] == "#/components/schemas/Video"
+    assert list(webhook["post"]["responses"]) == ["200"]
+
+
 def test_the_signature_is_that_of_the_standard(tmp_path: Path) -> None:
     """The example of the specification's reference libraries."""
     headers = Signer(SecretStr(SECRET), tmp_path).headers(
