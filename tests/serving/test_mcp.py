@@ -10,8 +10,10 @@ from typing import Any, cast
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from ltx_a2v.serving.http.bodies import VideoCreate
+from ltx_a2v.serving.http.failures import answer_errors
 from ltx_a2v.serving.http.routes import assistants
 from ltx_a2v.serving.http.service import Service
 from tests.serving.conftest import Server, data_url, png, wav
@@ -107,9 +109,11 @@ def test_the_endpoint_is_guarded_like_all_routes(start: Any) -> None:
     assert not any("unexpected" in line or "Traceback" in line for line in server.lines)
 
 
-def test_without_the_extra_there_is_no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_endpoint_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     app = FastAPI()
-    before = list(app.routes)
     assistants.mount(app, cast(Service, None))
-    assert list(app.routes) == before
+    answer_errors(app)
+    reply = TestClient(app).post("/mcp", json=CALL)
+    assert reply.status_code == 404
+    assert reply.json()["error"]["message"].endswith("pip install 'ltx-a2v[mcp]'.")

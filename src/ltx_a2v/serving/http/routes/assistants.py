@@ -1,4 +1,4 @@
-"""`/mcp`: the Model Context Protocol over HTTP, without sessions, where the extra `mcp` is installed.
+"""`/mcp`: the Model Context Protocol over HTTP, without sessions; without the extra `mcp`, a sentence that names it.
 
 Each request is answered by one JSON reply. The gate in front of all routes checks host, origin and key; the body comes
 in under the limits of all bodies.
@@ -11,16 +11,17 @@ import importlib.util
 import inspect
 from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import FastAPI
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 import ltx_a2v
-from ltx_a2v.errors import A2VError
+from ltx_a2v.errors import A2VError, MissingExtra
 from ltx_a2v.serving.http.bodies import check_shape
 from ltx_a2v.serving.http.failures import MISTAKE, as_ours
 from ltx_a2v.serving.http.following import until_disconnect
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
 
 PATH = "/mcp"
+EXTRA = "mcp"
 
 
 def mount(app: FastAPI, service: Service) -> None:
-    if importlib.util.find_spec("mcp") is not None:
-        app.router.routes.append(Route(PATH, Endpoint(service), methods=["POST"], include_in_schema=False))
+    endpoint = _not_installed if importlib.util.find_spec(EXTRA) is None else Endpoint(service)
+    app.router.routes.append(Route(PATH, endpoint, methods=["POST"], include_in_schema=False))
+
+
+async def _not_installed(request: Request) -> NoReturn:
+    await drain(request)
+    raise HTTPException(404, str(MissingExtra(f"The endpoint {PATH}", EXTRA)))
 
 
 class Endpoint:
