@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import WebhookVerificationError
@@ -12,10 +14,13 @@ from standardwebhooks import WebhookVerificationError
 from ltx_a2v.serving.webhooks.signing import Signer
 from tests.serving.conftest import ROOT, Server, png, wav
 
-EXAMPLES, CONNECTIONS = (
-    re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    for page in ("http-api.md", "connections.md")
-)
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+EXAMPLES, CONNECTIONS = blocks("http-api.md", "python"), blocks("connections.md", "python")
+ASSISTANTS = [json.loads(block)["mcpServers"]["ltx-a2v"] for block in blocks("connections.md", "json")]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of OpenAI's client
@@ -43,3 +48,12 @@ def test_an_example_checks_a_signature(tmp_path: Path) -> None:
     assert names["event"] == {"type": "video.completed"}
     with pytest.raises(WebhookVerificationError):
         exec(CONNECTIONS[1].replace("whsec_…", secret), {**names, "body": body + b" "})
+
+
+@pytest.mark.parametrize("configuration", ASSISTANTS)
+def test_configurations_of_assistants_lead_to_the_endpoint(configuration: dict[str, Any], server: Server) -> None:
+    url = configuration.get("url") or next(one for one in configuration["args"] if one.startswith("http"))
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    headers = {"Accept": "application/json, text/event-stream"}
+    reply = server.client.post(url.replace("http://127.0.0.1:8892", server.base), json=call, headers=headers)
+    assert reply.json()["result"]["tools"]

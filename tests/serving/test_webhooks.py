@@ -62,6 +62,9 @@ def test_ends_of_jobs_are_told_once_and_signed(start: Any) -> None:
         wait_for(lambda: sum("[webhook] told" in line for line in server.lines) == 3)
         assert "hidden" not in "\n".join(server.lines), "a URL may hold a secret"
         assert "hidden" not in server.client.get("/v1/videos").text
+        outputs = list((server.folder / "outputs" / video["id"]).iterdir())
+        assert outputs
+        assert not any(b"hidden" in path.read_bytes() for path in outputs)
         elsewhere = server.client.post(
             "/v1/videos", data={"prompt": "x", "webhook_url": "http://127.0.0.1/x"}, files={"audio": wav()}
         )
