@@ -41,7 +41,7 @@ class ServerSettings(ModelSettings):
     webhook_secret: SecretStr | None = Field(
         None,
         description="Secret that webhooks are signed with: whsec_ and 24 to 64 random bytes in base64; better given as "
-        "LTX_A2V_WEBHOOK_SECRET. Default: the server makes one, in --state-dir.",
+        "LTX_A2V_WEBHOOK_SECRET. Default: made once, in --state-dir.",
     )
 
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
