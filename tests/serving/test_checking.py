@@ -128,6 +128,7 @@ def test_a_file_that_crashes_it_is_refused_and_the_next_one_read(tmp_path: Path)
 
 def test_it_has_no_key_and_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTX_A2V_API_KEY", "secret-key")
+    monkeypatch.setenv("LTX_A2V_WEBHOOK_SECRET", "secret-key-of-webhooks")
     monkeypatch.setenv("LTX_A2V_PROMPT_ENHANCER_KEY", "secret-key-of-the-enhancer")
     good, _ = files(tmp_path)
 

@@ -503,7 +503,7 @@ def test_no_serious_findings_of_axe(page: Page, tmp_path: Path, tone: str) -> No
         for path in ("/static/help.html", "/docs"):
             page.driver.get(page.server.base + path)
             page.until("return document.querySelector('h2')")
-            page.until("return location.pathname !== '/docs' || document.body.dataset.ready")
+            page.until("return location.pathname !== '/docs' || document.querySelector('#webhooks b')")
             assert page.findings() == []
         assert page.complaints() == []
     finally:

@@ -27,6 +27,8 @@ from ltx_a2v.serving.jobs.records import JobStore
 from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.webhooks.courier import Courier
+from ltx_a2v.serving.webhooks.signing import Signer
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import ServerSettings
 
@@ -54,10 +56,12 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
     store, metrics = JobStore(folders.state / "jobs.sqlite3"), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
+    courier = _courier(settings, folders, service)
     server = _server(build_app(service), scheduler, bounds)
     await scheduler.start()
     sweeper = Sweeper(store, folders, service.keep)
     sweeping = asyncio.create_task(sweeper.run())
+    telling = asyncio.create_task(courier.run()) if courier is not None else None
     host, port = listener.getsockname()[:2]
     say("server", f"A2V listening on http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
@@ -66,9 +70,24 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
         sweeper.stop()
         sweeping.cancel()
         await scheduler.stop()
+        await _end(telling)
         await service.checker.stop()
         store.close()
         say("server", "stopped")
+
+
+def _courier(settings: ServerSettings, folders: Folders, service: Service) -> Courier | None:
+    """Raises `InvalidInput` for places or a secret that cannot be used."""
+    if not service.places:
+        return None
+    signer = Signer(settings.webhook_secret, folders.state)
+    return Courier(service.store, service.scheduler.changes, service.places, signer, service.video)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class _Server(uvicorn.Server):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
@@ -31,11 +32,25 @@ class ServerSettings(ModelSettings):
     insecure: bool = Field(False, description="Allow an address that others can reach without an API key.")
     allowed_hosts: str = Field("", description="More host names (comma-separated) that requests may be addressed to.")
 
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Place that a request's webhook_url may lead to, as hooks.example.org (ports 80 and 443) or "
+        "10.0.0.5:9000; repeatable. Default: none; then no request may have a webhook.",
+        json_schema_extra={"metavar": "HOST[:PORT]"},
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Secret that webhooks are signed with: whsec_ and 24 to 64 random bytes in base64; better given as "
+        "LTX_A2V_WEBHOOK_SECRET. Default: made once, in --state-dir.",
+    )
+
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
 
     output_dir: Path = Field(Path("outputs"), description="Folder for finished videos, one folder per job.")
     state_dir: Path | None = Field(None, description="Folder for jobs and uploads; default: .state in --output-dir.")
-    input_dir: Path | None = Field(None, description="Folder below which requests may name files; default: none.")
+    input_dir: Path | None = Field(
+        None, description="Folder below which requests and assistants may name files; default: none."
+    )
 
     keep_alive: str = Field("5m", description="How long the model stays loaded after the last job; 0: not, -1: always.")
     cold_start: bool = Field(False, description="Same as --keep-alive 0.")
@@ -60,7 +75,7 @@ class ServerSettings(ModelSettings):
     max_audio_seconds: float = Field(3600, gt=0, description="Longest audio, in seconds.")
     max_pixels: int = Field(1920 * 1088, ge=4096, description="Most pixels of a video's frame.")
     max_seconds: float = Field(600, gt=0, le=MAX_SECONDS, description="Longest video, in seconds.")
-    max_connections: int = Field(256, ge=8, description="Most connections at a time.")
+    max_connections: int = Field(256, ge=8, description="Most connections at a time; half of them may wait for a job.")
     head_timeout: str = Field("10s", description="Longest time that the head of a request may take.")
     body_timeout: str = Field("30s", description="Longest pause of a client that sends a body.")
     upload_timeout: str = Field("10m", description="Longest time that a whole body may take.")
@@ -86,6 +101,12 @@ class ServerSettings(ModelSettings):
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
         parse_duration(text, info.field_name or "")
         return text
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _several_places(cls, given: Any) -> Any:
+        """The environment variable holds them with commas between."""
+        return given.split(",") if isinstance(given, str) else given
 
     @field_validator("keep_outputs")
     @classmethod

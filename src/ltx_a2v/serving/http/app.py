@@ -9,7 +9,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.failures import answer_errors
-from ltx_a2v.serving.http.routes import admin, form, generate, health, inspection, openai, page, videos
+from ltx_a2v.serving.http.routes import (
+    admin,
+    assistants,
+    form,
+    generate,
+    health,
+    inspection,
+    openai,
+    page,
+    videos,
+    webhooks,
+)
 from ltx_a2v.serving.http.security import Gate
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.logs import printable, say
@@ -23,7 +34,9 @@ def build_app(service: Service) -> ASGIApp:
     app.state.service = service
     for subject in (videos, generate, inspection, openai, admin, form, health, page):
         app.include_router(subject.routes)
+    app.webhooks.include_router(webhooks.events)
     page.mount_files(app)
+    assistants.mount(app, service)
     app.openapi = openapi.complete(app)  # type: ignore[method-assign]
     answer_errors(app)
     return RequestLog(Gate(app, service.settings))

@@ -163,6 +163,10 @@ VideoCreate = _body(
             float | Annotated[str, Field(max_length=32)] | None,
             _text("Length; rounded up to what the model can make. Default: the audio's."),
         ),
+        "webhook_url": (
+            str | None,
+            _text("URL that is told when the job has ended, at a place of --webhook-allow.", max_length=2048),
+        ),
         **_fields_of(GenerationRequest, fps="frame_rate"),
     },
     anyOf=[{"required": ["prompt"]}, {"required": ["retake"]}],
@@ -197,7 +201,7 @@ class LoadBody(BaseModel):
 
 def parse_json(model: type[BaseModel], body: bytes) -> dict[str, Any]:
     """The given fields. Types are taken as they are: "5" is not a number here. Raises `InvalidRequest`."""
-    _check_shape(body)
+    check_shape(body)
     try:
         return model.model_validate_json(body, strict=True).model_dump(exclude_unset=True)
     except ValidationError as error:
@@ -237,8 +241,11 @@ def _pictures_of_form(fields: Mapping[str, str]) -> tuple[dict[str, str], list[d
     return others, [found[number] for number in range(len(found))]
 
 
-def _check_shape(body: bytes) -> None:
-    """pydantic lists every complaint, so a body of a million unknown members would cost a gigabyte."""
+def check_shape(body: bytes) -> None:
+    """Raises `InvalidRequest` for JSON of too many values.
+
+    pydantic lists every complaint, so a body of a million unknown members would cost a gigabyte.
+    """
     try:
         values = [from_json(body)]
     except ValueError:
@@ -256,7 +263,7 @@ def _check_shape(body: bytes) -> None:
 def _object_or_text(name: str, text: str) -> Any:
     if name not in ("guidance", "retake", "audio_reference", "input_reference") or not text.lstrip().startswith("{"):
         return text
-    _check_shape(text.encode(errors="replace"))
+    check_shape(text.encode(errors="replace"))
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

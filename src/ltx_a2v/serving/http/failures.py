@@ -16,6 +16,8 @@ from ltx_a2v.serving.jobs.storage import FULL, storage_failed
 from ltx_a2v.serving.logs import say
 from ltx_a2v.settings.complaints import reason_of
 
+MISTAKE = "The server made a mistake; its log says more."
+
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -68,4 +70,4 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     say("server", f"unexpected {type(error).__name__}: {error}", level=40)
-    return error_reply(A2VError("The server made a mistake; its log says more."), request.url.path)
+    return error_reply(A2VError(MISTAKE), request.url.path)

@@ -66,6 +66,14 @@ class VideoList(BaseModel):
     has_more: bool = Field(description="Whether jobs follow.")
 
 
+class VideoEvent(BaseModel):
+    """What a webhook says."""
+
+    type: Literal["video.completed", "video.failed", "video.cancelled"] = Field(description="How the job ended.")
+    timestamp: str = Field(description="When it ended, as ISO 8601.")
+    data: Video = Field(description="The job, as `GET /v1/videos/{id}` replies it.")
+
+
 class VideoDeleted(BaseModel):
     """The reply of `DELETE /v1/videos/{id}`."""
 

@@ -26,6 +26,10 @@ EVENT_STREAM: dict[str, Any] = {
     "description": "Server-sent events.",
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: video\ndata: {…}\n\n"}},
 }
+TAGGED: dict[str, Any] = {
+    "headers": {"ETag": {"description": "The same while the job is the same.", "schema": {"type": "string"}}}
+}
+NOT_MODIFIED: dict[str, Any] = {"description": "The job is as `If-None-Match` knows it."}
 PROMETHEUS: dict[str, Any] = {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 _IDEMPOTENCY_KEY: dict[str, Any] = {
@@ -68,6 +72,16 @@ def video_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}}}
 
 
+def webhook_headers() -> dict[str, Any]:
+    described = {
+        "webhook-id": "The same at every try.",
+        "webhook-timestamp": "Unix seconds of this try.",
+        "webhook-signature": "`v1,` and the HMAC-SHA256 of `id.timestamp.body` in base64.",
+    }
+    shared = {"in": "header", "required": True, "schema": {"type": "string"}}
+    return {"parameters": [{"name": name, "description": what, **shared} for name, what in described.items()]}
+
+
 def load_body() -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _REF.format(model="LoadBody")}}}
     return {"requestBody": {"required": False, "content": content}}
@@ -76,11 +90,15 @@ def load_body() -> dict[str, Any]:
 def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = get_openapi(
+                title=app.title, version=app.version, routes=app.routes, webhooks=app.webhooks.routes
+            )
             schemas = app.openapi_schema["components"]["schemas"]
             schemas.update(_body_schemas())
             for unused in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; refusals have our shape
                 schemas.pop(unused, None)
+            for webhook in app.openapi_schema["webhooks"].values():
+                del webhook["post"]["responses"]["422"]  # receivers reply what they like
             for path in app.openapi_schema["paths"].values():
                 for operation in path.values():
                     _errors_are_json(operation["responses"])

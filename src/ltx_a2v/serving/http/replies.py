@@ -42,11 +42,14 @@ def error_reply(error: A2VError, path: str) -> JSONResponse:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if type(error) is Unauthorized:
         headers["WWW-Authenticate"] = 'Basic realm="ltx-a2v: any name, the API key as password"'
-    message = _STORAGE.get(error.code, str(error)) if isinstance(error, StorageFailed) else str(error)
-    if error.http_status >= 500:  # ours, so its paths are too
-        message = without_folders(message)
-    body = error_body(error.code, message, error.http_status, path, _param(error, path))
+    body = error_body(error.code, message_of(error), error.http_status, path, _param(error, path))
     return JSONResponse(body, error.http_status, headers)
+
+
+def message_of(error: A2VError) -> str:
+    """What clients are told."""
+    message = _STORAGE.get(error.code, str(error)) if isinstance(error, StorageFailed) else str(error)
+    return without_folders(message) if error.http_status >= 500 else message  # ours, so its paths are too
 
 
 def _param(error: A2VError, path: str) -> str | None:

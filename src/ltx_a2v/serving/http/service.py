@@ -28,6 +28,8 @@ from ltx_a2v.hardware.driver import GpuMemory, read_memory
 from ltx_a2v.request import RETAKE_PROMPT
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http.bodies import LoadBody, parse_json
+from ltx_a2v.serving.http.connections import Bounds
+from ltx_a2v.serving.http.following import WAITING_SHARE, WaitingClients, until_disconnect
 from ltx_a2v.serving.http.generation import check_video, generation_of
 from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
@@ -48,6 +50,7 @@ from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.webhooks.places import Places
 from ltx_a2v.serving.work.checking import FileCheckers, Part
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
@@ -84,7 +87,9 @@ class Service:
         self.metrics = metrics
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
+        self.waiting_clients = WaitingClients(int(WAITING_SHARE * Bounds.of(settings).connections))
         self.checker = FileCheckers(settings)
+        self.places = Places(settings.webhook_allow)
         self.storage = StorageProbe(folders.outputs, folders.state)
         self.started_at = int(time.time())
 
@@ -104,20 +109,26 @@ class Service:
         name = _idempotency_key(request)
         if name is None and await asyncio.to_thread(self.store.count, "queued") >= self.settings.max_queue:
             raise QueueFull(f"{self.settings.max_queue} jobs are waiting already; try again later.")
+        async with read_body(request, model, self.receiving) as body:
+            return await self.accept(body, waited_for=waited_for, key=name)
+
+    async def accept(self, body: Body, *, waited_for: bool, key: str | None = None) -> Job:
+        """The job that the body asks for, or the one that was made with the same key. Durable when it returns."""
         job_id = new_job_id()
         try:
-            async with read_body(request, model, self.receiving) as body:
-                if body.retake is not None:
-                    body.fields = {**await self._settings_of_source(body), **body.fields}
-                fields = generation_of(body.fields, self.settings)
-                saved = await save_inputs(body, self.folders.inputs(job_id), self.settings, self._finished_video)
-                fields |= await self._check_files(body, saved, fields["audio_start_time"])
-                key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
+            if body.retake is not None:
+                body.fields = {**await self._settings_of_source(body), **body.fields}
+            fields = generation_of(body.fields, self.settings)
+            if (webhook := body.fields.get("webhook_url")) is not None:
+                self.places.target(webhook)
+            saved = await save_inputs(body, self.folders.inputs(job_id), self.settings, self._finished_video)
+            fields |= await self._check_files(body, saved, fields["audio_start_time"])
+            known = None if key is None else Key(key, await asyncio.to_thread(digest, body, saved))
         except BaseException:
             self.folders.remove(job_id)
             raise
         asked = {**fields, **files_of_request(body, saved)}
-        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key)
+        job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, known, webhook)
         self.scheduler.wake()
         return job
 
@@ -170,12 +181,18 @@ class Service:
         return {name: found[name] for name in ("width", "height", "frame_rate")}
 
     async def _add(
-        self, job_id: str, fields: dict[str, Any], keep_alive: str | float | None, waited_for: bool, key: Key | None
+        self,
+        job_id: str,
+        fields: dict[str, Any],
+        keep_alive: str | float | None,
+        waited_for: bool,
+        key: Key | None,
+        webhook: str | None,
     ) -> Job:
         span = None if keep_alive is None else str(keep_alive)
         most = self.settings.max_queue
         try:
-            job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key)
+            job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key, webhook)
         except Exception:
             self.folders.remove(job_id)
             raise
@@ -211,7 +228,7 @@ class Service:
 
     async def wait(self, job: Job, request: Request) -> Job:
         """The job when it has ended well. A client that leaves cancels its job. Raises what the job failed with."""
-        left = asyncio.create_task(_until_disconnect(request))
+        left = asyncio.create_task(until_disconnect(request))
         try:
             job = await self._wait_for_end(job, left)
         finally:
@@ -241,6 +258,15 @@ class Service:
         if job is None:
             raise about("video_id", NotFound(f"There is no video {job_id!r}."))
         return job
+
+    async def page(self, after: str | None, limit: int, newest_first: bool) -> api.VideoList:
+        """Up to `limit` jobs that follow the one with the id `after`."""
+        jobs = await asyncio.to_thread(self.store.page, after, limit + 1, newest_first)
+        data = [await self.video(job) for job in jobs[:limit]]
+        ids = [video.id for video in data]
+        return api.VideoList(
+            data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=len(jobs) > limit
+        )
 
     async def video(self, job: Job) -> api.Video:
         position = await asyncio.to_thread(self.store.position, job)
@@ -343,11 +369,6 @@ class Service:
 
 def video_url(job: Job) -> str:
     return f"/v1/videos/{job.id}/content"
-
-
-async def _until_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -59,10 +59,15 @@ async def read_body(request: Request, model: type[BaseModel], receiving: Receivi
             yield await receiving.parse(lambda: _body_of_form(form, model))
     elif kind in ("application/json", ""):
         async with receiving.spooled(request, receiving.text_limit) as (file, size), receiving.parsing(size):
-            yield await receiving.parse(lambda: _body(parse_json(model, file.read()), {}))
+            yield await receiving.parse(lambda: body_of_json(model, file.read()))
     else:
         reason = f"A body of type {kind[:80]!r} is not read; send application/json or multipart/form-data"
         raise InvalidRequest(reason=reason)
+
+
+def body_of_json(model: type[BaseModel], raw: bytes) -> Body:
+    """Raises `InvalidRequest`."""
+    return _body(parse_json(model, raw), {})
 
 
 async def save_inputs(

@@ -12,6 +12,7 @@ Thread-safe: one connection behind one lock. A write that the disk refuses raise
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import sqlite3
 import threading
@@ -49,7 +50,14 @@ CREATE TABLE IF NOT EXISTS jobs (
     expired INTEGER NOT NULL DEFAULT 0
 );
 """
-_ADDED_COLUMNS = {"owner": "TEXT", "bytes": "INTEGER", "error_param": "TEXT"}
+_ADDED_COLUMNS = {
+    "owner": "TEXT",
+    "bytes": "INTEGER",
+    "error_param": "TEXT",
+    "webhook": "TEXT",
+    "webhook_at": "REAL",
+    "webhook_tries": "INTEGER NOT NULL DEFAULT 0",
+}
 """Columns that a database of an earlier version lacks."""
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
@@ -57,7 +65,9 @@ CREATE INDEX IF NOT EXISTS jobs_with_files ON jobs (finished_at, seq, bytes)
     WHERE expired = 0 AND finished_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_unmeasured ON jobs (seq)
     WHERE expired = 0 AND finished_at IS NOT NULL AND bytes IS NULL;
+CREATE INDEX IF NOT EXISTS jobs_with_webhook ON jobs (webhook_at) WHERE webhook_at IS NOT NULL;
 """
+_TO_TELL = "state IN ('completed','failed','cancelled') AND webhook_at IS NOT NULL"
 _WITH_FILES = "expired = 0 AND finished_at IS NOT NULL"
 
 
@@ -89,6 +99,11 @@ class Job:
     """Size of its outputs and uploads; None until it was measured."""
     error_param: str | None
     """The field of a `GenerationRequest` that the error is about, where it is about one."""
+    webhook: str | None
+    """URL that is told when the job has ended."""
+    webhook_at: float | None
+    """Unix time from which on it is told, once the job has ended; None where there is nothing more to tell."""
+    webhook_tries: int
 
     @property
     def is_final(self) -> bool:
@@ -148,6 +163,7 @@ class JobStore:
         waited_for: bool,
         max_queue: int,
         key: idempotency.Key | None = None,
+        webhook: str | None = None,
     ) -> Job:
         """The new job, or the one that was added with the same key. When it returns, the job survives a power cut.
 
@@ -160,8 +176,12 @@ class JobStore:
             if waiting >= max_queue:
                 raise QueueFull(f"{waiting} jobs are waiting already, the most that are allowed; try again later.")
             db.execute(
-                "INSERT INTO jobs (id, state, waited_for, created_at, request, keep_alive) VALUES (?,?,?,?,?,?)",
-                (job_id, "queued", waited_for, time.time(), json.dumps(request), keep_alive),
+                "INSERT INTO jobs (id, state, waited_for, created_at, request, keep_alive, webhook, webhook_at) "
+                "VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    *(job_id, "queued", waited_for, time.time(), json.dumps(request), keep_alive),
+                    *(webhook, None if webhook is None else 0.0),
+                ),
             )
             if key is not None:
                 key.remember(db, job_id)
@@ -256,6 +276,30 @@ class JobStore:
         with self._transaction() as db:
             gone = db.execute("DELETE FROM jobs WHERE id=? AND state IN ('completed','failed','cancelled')", (job_id,))
             return gone.rowcount == 1
+
+    # -- webhooks of finished jobs -----------------------------------------------------------------------------------
+
+    def next_webhook_at(self) -> float:
+        """Unix time of the next one; infinite where there is none."""
+        with self._lock:
+            row = self._db.execute(f"SELECT min(webhook_at) AS next FROM jobs WHERE {_TO_TELL}").fetchone()
+        return math.inf if row["next"] is None else float(row["next"])
+
+    def take_webhook(self, now: float, lease_until: float) -> Job | None:
+        """A job to tell of, which is taken by nobody else until `lease_until`; counts as one more try."""
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE jobs SET webhook_at = ?, webhook_tries = webhook_tries + 1 WHERE webhook_at <= ? AND id = "
+                f"(SELECT id FROM jobs WHERE {_TO_TELL} AND webhook_at <= ? ORDER BY webhook_at, seq LIMIT 1) "
+                "RETURNING *",
+                (lease_until, now, now),
+            ).fetchone()
+            return None if row is None else _job(row)
+
+    def delay_webhook(self, job_id: str, until: float | None) -> None:
+        """Tell it then; None: never again."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET webhook_at = ? WHERE id = ?", (until, job_id))
 
     # -- disk space of finished jobs ---------------------------------------------------------------------------------
     # None of these reads requests or results: at 50,000 records decoding them takes a second.

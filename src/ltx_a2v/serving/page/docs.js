@@ -83,11 +83,13 @@ function kind(schema) {
 }
 
 async function draw() {
-  const { paths, components } = await (await fetch("/openapi.json")).json();
+  const { paths, webhooks, components } = await (await fetch("/openapi.json")).json();
   const operations = Object.entries(paths).flatMap(([path, methods]) =>
     METHODS.filter((method) => methods[method]).map((method) => operation(method, path, methods[method])),
   );
   $("operations").replaceChildren(...operations);
+  const messages = Object.values(webhooks).map(({ post }) => operation("post", "webhook_url", post));
+  $("webhooks").replaceChildren(...messages);
   const shapes = Object.entries(components.schemas).filter(([, schema]) => schema.properties);
   $("shapes").replaceChildren(...shapes.map(([name, schema]) => shape(name, schema)));
   document.body.dataset.ready = "yes";

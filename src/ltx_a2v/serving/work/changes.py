@@ -7,6 +7,9 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 
+ANY = ""
+"""Watched in place of a job's id, for the changes of all jobs."""
+
 
 class Changes:
     """The watchers of each job. Used from the event loop's thread only."""
@@ -27,8 +30,9 @@ class Changes:
                 del self._watchers[job_id]
 
     def publish(self, job_id: str) -> None:
-        for changed in self._watchers.get(job_id, ()):
-            changed.set()
+        for watched in (job_id, ANY):
+            for changed in self._watchers.get(watched, ()):
+                changed.set()
 
     def publish_all(self) -> None:
         for job_id in list(self._watchers):

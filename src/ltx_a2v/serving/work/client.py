@@ -161,7 +161,7 @@ class WorkerClient:
 
 def environment_without_key(settings: ServerSettings, *also_without: str) -> dict[str, str]:
     """The server's environment, for a process that parses untrusted files."""
-    secret = ("LTX_A2V_API_KEY", *also_without)
+    secret = ("LTX_A2V_API_KEY", "LTX_A2V_WEBHOOK_SECRET", *also_without)
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
     return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
 

@@ -32,7 +32,8 @@ class SystemClock:
 async def wait_up_to(event: asyncio.Event, seconds: float) -> None:
     """Until the event is set or the time is over."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), None if seconds == NEVER else seconds)
+        async with asyncio.timeout(None if seconds == NEVER else seconds):  # `wait_for` can swallow a cancellation
+            await event.wait()
 
 
 async def first_of(*events: asyncio.Event | None) -> None:

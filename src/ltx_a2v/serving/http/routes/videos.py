@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import FileResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ltx_a2v.errors import Conflict, Expired, NotFound
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.bodies import VideoCreate
+from ltx_a2v.serving.http.following import LONGEST_WAIT, is_known, next_state, states, tag_of, until_disconnect
 from ltx_a2v.serving.http.routes.common import Found, Serving
-from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import THUMBNAIL, VIDEO
-from ltx_a2v.serving.jobs.records import Job
 
 RECONNECT_MS = 2000
 
@@ -60,18 +61,37 @@ async def list_videos(
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> api.VideoList:
     """A page of the jobs, newest first."""
-    jobs = await asyncio.to_thread(service.store.page, after, limit + 1, order == "desc")
-    data = [await service.video(job) for job in jobs[:limit]]
-    ids = [video.id for video in data]
-    return api.VideoList(
-        data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=len(jobs) > limit
-    )
+    return await service.page(after, limit, order == "desc")
 
 
-@routes.get("/{video_id}", responses=openapi.errors(404))
-async def retrieve_video(job: Found, service: Serving) -> api.Video:
-    """The job, now. 200 also for a failed one, whose `error` says why."""
-    return await service.video(job)
+@routes.get(
+    "/{video_id}",
+    response_model=api.Video,
+    responses={**openapi.errors(404, 422, 503), 200: openapi.TAGGED, 304: openapi.NOT_MODIFIED},
+)
+async def retrieve_video(
+    job: Found,
+    service: Serving,
+    request: Request,
+    wait: Annotated[
+        float, Query(ge=0, le=LONGEST_WAIT, allow_inf_nan=False, description="Seconds to wait for the next change.")
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(description="The `ETag` of an earlier reply; see `wait`.")] = None,
+) -> Response:
+    """The job, now; 200 also for a failed one, whose `error` says why.
+
+    With `If-None-Match`, 304 while it is as it was. With `wait`, the reply comes when it has changed, or is as it is
+    when it has ended or the time is over: since the reply with that `ETag`, else since the request.
+    """
+    if wait:
+        video = await next_state(service, job, if_none_match, wait, partial(until_disconnect, request))
+    else:
+        video = await service.video(job)
+    tag = tag_of(video)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if is_known(tag, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(video.model_dump_json(), media_type="application/json", headers=headers)
 
 
 @routes.head("/{video_id}/content", include_in_schema=False)
@@ -130,8 +150,14 @@ async def follow_video(job: Found, service: Serving) -> AsyncIterator[ServerSent
     Between them are events named `preview`: a rough picture of the video so far, a JPEG in base64.
     """
     yield ServerSentEvent(retry=RECONNECT_MS)
-    async for name, data in _changes(service, job):
-        yield ServerSentEvent(event=name, raw_data=data)
+    last = shown = None
+    async with contextlib.aclosing(states(service, job)) as found:
+        async for video, preview in found:
+            if video != last:
+                yield ServerSentEvent(event="video", raw_data=video.model_dump_json())
+            if preview is not None and preview is not shown:
+                yield ServerSentEvent(event="preview", raw_data=preview)
+            last, shown = video, preview
 
 
 @routes.post("/{video_id}/cancel", responses=openapi.errors(404, 409))
@@ -152,25 +178,3 @@ async def delete_video(job: Found, service: Serving) -> api.VideoDeleted:
         raise Conflict(f"{job.id} is in progress: cancel it first.")
     await asyncio.to_thread(service.folders.remove, job.id)
     return api.VideoDeleted(id=job.id)
-
-
-async def _changes(service: Service, job: Job) -> AsyncIterator[tuple[str, str]]:
-    """`video` and the job as JSON, now and whenever it differs from before; `preview` and the newest picture."""
-    last, seen = "", None
-    with service.scheduler.changes.watch(job.id) as changed:
-        while not service.scheduler.stopping:
-            changed.clear()
-            current = await asyncio.to_thread(service.store.get, job.id)
-            if current is None:
-                return
-            state = (await service.video(current)).model_dump_json()
-            if state != last:
-                yield "video", state
-                last = state
-            if current.is_final:
-                return
-            running = service.scheduler.running_job(job.id)
-            if running is not None and running.preview is not None and running.preview is not seen:
-                yield "preview", running.preview
-                seen = running.preview
-            await changed.wait()
