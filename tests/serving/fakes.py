@@ -34,7 +34,7 @@ PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1"
 STEP_SECONDS = 0.002
 
 
-def open_pipeline(settings: ModelSettings) -> FakePipeline:
+def open_pipeline(settings: ModelSettings, memory: tuple[int, ...] = ()) -> FakePipeline:
     print("a library prints this on standard output")
     return FakePipeline()
 

@@ -17,7 +17,7 @@ def test_status_ps_and_metrics(start: Callable[..., Server], answers: Path) -> N
     environment = {"PYTHONPATH": f"{STUB}:{ROOT}"}
     server = start("--device", "cuda", "--persistent", "--no-standby", environment=environment)
     status = server.client.get("/api/status").json()
-    assert status["gpu"] == {"total": 96 * GIB, "free": 50 * GIB, "used": 46 * GIB, "ours": 0}
+    assert status["gpu"] == {"device": "cuda:0", "total": 96 * GIB, "free": 50 * GIB, "used": 46 * GIB, "ours": 0}
     assert (status["loaded"], status["device_bytes"]) == (False, 0)
     server.client.post("/api/load")
     held: dict[str, Any] = {**FIRST, "processes": {str(server.worker_pid()): 20 * GIB, "41": 26 * GIB}}

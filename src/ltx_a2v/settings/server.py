@@ -13,6 +13,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
 from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.settings.defaults import MAX_IMAGE_PIXELS, MAX_SECONDS
+from ltx_a2v.settings.devices import WorkerDevices, groups_of, on_one
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
@@ -30,6 +31,13 @@ class ServerSettings(ModelSettings):
     api_key: SecretStr | None = Field(None, description="Key that clients must send; better given as LTX_A2V_API_KEY.")
     insecure: bool = Field(False, description="Allow an address that others can reach without an API key.")
     allowed_hosts: str = Field("", description="More host names (comma-separated) that requests may be addressed to.")
+
+    devices: str | None = Field(
+        None,
+        description="Instead of --device: several, as cuda:0,cuda:1, or all (GPUs). Each, or each --gpus-per-clip of "
+        "them, has a worker; the workers share one queue.",
+        json_schema_extra={"metavar": "DEVICES"},
+    )
 
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
 
@@ -103,6 +111,19 @@ class ServerSettings(ModelSettings):
         return NEVER if self.persistent else parse_duration(self.keep_alive, "keep_alive")
 
     @cached_property
+    def workers(self) -> tuple[WorkerDevices, ...]:
+        """The devices of each worker. Raises `InvalidInput`."""
+        if self.devices is None:
+            return on_one(self.device, self.gpus_per_clip)
+        if self.device is not None:
+            raise InvalidInput(f"{named('device')} and {named('devices')} exclude each other: give one of them.")
+        return groups_of(self.devices, self.gpus_per_clip)
+
+    def on(self, devices: WorkerDevices) -> ServerSettings:
+        """The settings of the worker on these devices."""
+        return self.model_copy(update={"device": devices.setting, "devices": None})
+
+    @cached_property
     def found_paths(self) -> ModelPaths:
         """Looked for once."""
         return self.model_paths
@@ -136,6 +157,7 @@ class ServerSettings(ModelSettings):
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
         super().check()
+        _ = self.workers
 
     def _check_no_model_is_given(self) -> None:
         for name in ("model_dir", *MODEL_FILES):
