@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def metrics(server: Server) -> dict[tuple[str, ...], float]:
 
 def test_two_jobs_run_at_once_and_everything_names_its_device(two: Server, tmp_path: Path) -> None:
     gate = tmp_path / "room"
-    jobs = [two.create(f"no-room-until={gate}") for _ in range(3)]
+    jobs = [two.create(f"wait-for={gate}") for _ in range(3)]
     running = [two.wait(job["id"], "in_progress") for job in jobs[:2]]
     assert sorted(job["device"] for job in running) == list(BOTH)
     waiting = two.get(jobs[2]["id"])
@@ -67,7 +68,7 @@ def test_two_jobs_run_at_once_and_everything_names_its_device(two: Server, tmp_p
 
 def test_a_killed_worker_harms_its_own_job_only(two: Server, tmp_path: Path) -> None:
     gate, hung = tmp_path / "room", tmp_path / "hung"
-    jobs = [two.create(prompt) for prompt in (f"hang-once={hung}", f"no-room-until={gate}")]
+    jobs = [two.create(prompt) for prompt in (f"hang-once={hung}", f"wait-for={gate}")]
     harmed, other = (two.wait(job["id"], "in_progress") for job in jobs)
     wait_for(hung.exists)
     os.kill(pid_on(two, harmed["device"]), signal.SIGKILL)
@@ -143,6 +144,39 @@ def test_a_worker_that_cannot_start_takes_no_job_from_another(bench: Callable[..
             await b.until(lambda: all(b.state(job) == "completed" for job in jobs))
             assert {(b.store.get(job.id) or job).owner for job in jobs} == {well.name}
             assert b.scheduler.worker_state in ("idle", "busy"), "not broken while one is well"
+
+    asyncio.run(scenario())
+
+
+def test_a_job_without_room_here_goes_to_a_free_worker(bench: Callable[..., Bench]) -> None:
+    async def start_worker(settings: ServerSettings, on_change: Callable[[], None]) -> WorkerClient:
+        engine = f"tests.serving.fakes:{'full_pipeline' if next(order) == 0 else 'open_pipeline'}"
+        return await WorkerClient.start(settings.model_copy(update={"engine": engine}), on_change)
+
+    order = count()
+
+    async def scenario() -> None:
+        async with bench(device=None, devices=TWO, options={"start_worker": start_worker}) as b:
+            await b.until(lambda: all(each.state == "standby" for each in b.scheduler.consumers))
+            job = b.add()
+            await b.until(lambda: b.state(job) == "completed")
+            done = b.store.get(job.id) or job
+            assert (done.owner, done.attempts) == ("cpu:1", 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_has_room_nowhere_waits_and_fails_once(bench: Callable[..., Bench]) -> None:
+    async def scenario() -> None:
+        async with bench(device=None, devices=TWO, vram_wait="5s") as b:
+            await b.until(lambda: all(each.state == "standby" for each in b.scheduler.consumers))
+            job = b.add("no-room")
+            await b.until(lambda: any(each.progress.phase == "wait_for_memory" for each in b.scheduler.running))
+            other = b.add()
+            await b.until(lambda: b.state(other) == "completed")
+            b.clock.time += 6
+            await b.until(lambda: b.state(job) == "failed")
+            assert (b.store.get(job.id) or job).error_code == "budget_too_small"
 
     asyncio.run(scenario())
 

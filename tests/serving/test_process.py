@@ -78,7 +78,7 @@ def test_metrics(start: Start) -> None:
     }
     assert values["ltx_a2v_queue_length",] == 0
     assert values["ltx_a2v_jobs_total", "cpu", "completed"] == 1
-    assert values["ltx_a2v_failures_total", "cpu", "invalid_audio"] == 1
+    assert values["ltx_a2v_failures_total", "invalid_audio", "cpu"] == 1
     assert values["ltx_a2v_phase_seconds_count", "cpu", "load_audio"] == 2
     assert values["ltx_a2v_step_seconds_count", "cpu", "stage_1"] == 4
     assert values["ltx_a2v_peak_vram_bytes", "cpu"] == 2 * 2**30

@@ -89,10 +89,9 @@ class SharedMemory:
 
     def clear(self) -> None:
         """Free all memory. No process may have a piece mapped."""
-        size, key = os.fstat(self._fd).st_size, os.pread(self._fd, KEY, KEY_AT)
+        size = os.fstat(self._fd).st_size
         os.ftruncate(self._fd, 0)
         os.ftruncate(self._fd, size)
-        os.pwrite(self._fd, key, KEY_AT)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -33,11 +33,15 @@ from ltx_a2v.serving.work.supervisor import StartWorker, Supervisor
 from ltx_a2v.serving.work.waiting import Clock, first_of, to_the_end
 from ltx_a2v.settings.devices import WorkerDevices
 from ltx_a2v.settings.server import ServerSettings
-from ltx_a2v.settings.units import parse_duration
+from ltx_a2v.settings.units import NEVER, parse_duration
 
 MAX_PLANS = 8
 """Plans that may be asked for at once."""
 PLAN_SECONDS = 10.0
+
+
+class _RoomElsewhere(Exception):
+    """The device has no room for the job now, and another worker is free."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Shared:
     outcomes: Outcomes
     estimates: Estimates
     memory: MachineMemory
+    without_room: dict[str, set[str]] = field(default_factory=dict)
+    """The workers that had no room for a job, by its id, while it is tried."""
     consumers: list[Consumer] = field(default_factory=list)
     """All of the server, in the order of its devices."""
 
@@ -77,6 +83,8 @@ class Consumer:
         self._plans: list[tuple[Message, asyncio.Future[Message | None]]] = []
         """Requests whose memory is asked for, and where the answer goes."""
         self._trouble: str | None = None
+        self._steps_back_until = -NEVER
+        """By the clock: there was no room for a job here, and other workers go first."""
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -100,7 +108,11 @@ class Consumer:
     def is_free(self) -> bool:
         """It would take a job now, or when its worker has started."""
         loads = self._load_wanted is not None and not self._load_wanted.done()
-        return self.running is None and not loads and not self.is_sick
+        return self.running is None and not loads and not self.is_sick and not self._steps_back
+
+    @property
+    def _steps_back(self) -> bool:
+        return self._shared.clock.now() < self._steps_back_until
 
     @property
     def is_ready(self) -> bool:
@@ -264,6 +276,8 @@ class Consumer:
         everyone = self._shared.consumers
         if not others_well(self, everyone):
             return True
+        if self._steps_back and any(other.is_free for other in everyone):
+            return False
         waiting = await asyncio.to_thread(self._shared.store.count, "queued")
         first = going_first(self, everyone)
         if waiting > len(first):
@@ -289,18 +303,24 @@ class Consumer:
     async def _idle(self) -> None:
         if self._shared.settings.standby:
             await self.supervisor.stand_by(self._wake)
-        await self._shared.clock.wait(self._wake, self.keep_alive.seconds_left)
+        back = self._steps_back_until - self._shared.clock.now()
+        await self._shared.clock.wait(self._wake, min(self.keep_alive.seconds_left, back if back > 0 else NEVER))
 
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _work(self, job: Job) -> None:
         self.running = self._begin(job)
         try:
-            await to_the_end(self._finish(job, await self._attempt(self.running)))
+            result = await self._attempt(self.running)
+            self._shared.without_room.pop(job.id, None)
+            await to_the_end(self._finish(job, result))
         except asyncio.CancelledError:
             self._put_back(job)
             raise
+        except _RoomElsewhere:
+            await self._leave_to_others(job)
         except Exception as error:
+            self._shared.without_room.pop(job.id, None)
             await self._settle(job, _as_ours(error))
         finally:
             self.running = None
@@ -325,11 +345,19 @@ class Consumer:
                 return await self._run_on_worker(running)
             except BudgetTooSmall as error:
                 patience.raise_if_over(error)
-                say("vram", f"waiting: {error}", id=running.job.id)
+                if self._may_have_room_elsewhere(running.job):
+                    raise _RoomElsewhere from error
+                say("vram", f"waiting: {error}", id=running.job.id, device=self.name)
                 running.progress.phase = "wait_for_memory"
                 self._shared.changes.publish(running.job.id)
                 await clock.wait(running.cancelled, VRAM_RETRY_SECONDS)
                 running.progress.started_at = clock.now()
+
+    def _may_have_room_elsewhere(self, job: Job) -> bool:
+        """Whether a worker is free that has not tried the job."""
+        tried = self._shared.without_room.setdefault(job.id, set())
+        tried.add(self.name)
+        return any(other.is_free and other.name not in tried for other in self._shared.consumers)
 
     async def _run_on_worker(self, running: Running) -> dict[str, Any]:
         job = running.job
@@ -400,6 +428,18 @@ class Consumer:
                 await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status, field))
                 shared.metrics.failed(self.name, code)
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
+
+    async def _leave_to_others(self, job: Job) -> None:
+        """Return a job to the queue that this device has no room for now, and take none before a free worker has."""
+        await asyncio.to_thread(self._shared.folders.discard, job.id, job.attempts)
+        self._steps_back_until = self._shared.clock.now() + VRAM_RETRY_SECONDS
+        say("vram", "left to another worker", id=job.id, device=self.name)
+        if self.running is not None and self.running.cancelled.is_set():
+            await self._shared.outcomes.record(job.id, lambda: self._shared.store.cancel(job.id))
+            self._shared.metrics.finished(self.name, "cancelled")
+        else:
+            await self._shared.outcomes.record(job.id, lambda: self._shared.store.requeue(job.id, forgive=True))
+        self._wake_all(self._shared.consumers)
 
     def _put_back(self, job: Job) -> None:
         """Requeue the job because the server stops; the attempt does not count."""
