@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ltx_a2v.errors import InvalidRequest
+from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import WorkerClient
+from ltx_a2v.serving.work.outcomes import Outcomes
 from ltx_a2v.settings.server import ServerSettings
 from tests.serving.bench import Bench
 from tests.serving.conftest import Server, wait_for
@@ -174,8 +177,12 @@ def test_a_job_that_has_room_nowhere_waits_and_fails_once(bench: Callable[..., B
             await b.until(lambda: any(each.progress.phase == "wait_for_memory" for each in b.scheduler.running))
             other = b.add()
             await b.until(lambda: b.state(other) == "completed")
-            b.clock.time += 6
-            await b.until(lambda: b.state(job) == "failed")
+
+            def failed_a_little_later() -> bool:
+                b.clock.time += 0.5
+                return b.state(job) == "failed"
+
+            await b.until(failed_a_little_later)  # the workers do not hand it to each other for ever
             assert (b.store.get(job.id) or job).error_code == "budget_too_small"
 
     asyncio.run(scenario())
@@ -268,3 +275,27 @@ def test_all_without_a_gpu_and_with_device(answers: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(InvalidRequest, match="'all' finds no GPU on this machine; use device cpu"):
         _ = ServerSettings(devices="all").workers
+
+
+def test_an_outcome_is_written_once() -> None:
+    """Else a job that is tried again could be put back a second time, after another worker has claimed it."""
+    written: list[str] = []
+
+    async def scenario() -> None:
+        outcomes = Outcomes(Changes())
+        begun, go = threading.Event(), threading.Event()
+
+        def write() -> None:
+            written.append("job")
+            begun.set()
+            assert go.wait(20)
+
+        first = asyncio.create_task(outcomes.record("job", write))
+        await asyncio.to_thread(begun.wait, 20)
+        second = asyncio.create_task(outcomes.flush())
+        await asyncio.sleep(0)  # it waits for the first, or writes
+        go.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(scenario())
+    assert written == ["job"]
