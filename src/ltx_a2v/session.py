@@ -44,6 +44,7 @@ from ltx_a2v.quantization import parse_blocks
 from ltx_a2v.request import GenerationRequest, Quality, unused_by_fast
 from ltx_a2v.residency.ahead import ReadAhead
 from ltx_a2v.residency.ledger import Ledger
+from ltx_a2v.residency.shared_memory import SharedMemory
 from ltx_a2v.settings.loading import LoadOptions, PromptEnhancer
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.work_dir import identity_of, open_work_dir, prompt_in
@@ -57,9 +58,11 @@ USUAL_FRAMES = 97
 class A2VPipeline:
     """One model, ready to generate. Opening checks every file's header; weights are read when a phase needs them."""
 
-    def __init__(self, model: Model, helping: Sequence[torch.device] = ()) -> None:
-        """`helping`: the further devices of `open`."""
-        self._helpers = Helpers(helping, len(model.style_loras)) if helping else None
+    def __init__(self, model: Model, helping: Sequence[torch.device] = (), memory: Sequence[int] = ()) -> None:
+        """`helping`: the further devices of `open`; `memory` as there."""
+        self._helpers = Helpers(helping, len(model.style_loras), memory) if helping else None
+        self._memory = tuple(memory)
+        self._shared: list[SharedMemory] = []
         self._use(model)
         self._undecided = model.options.transformer_quantization == AUTO
         self._auto_reason: str | None = None
@@ -67,7 +70,13 @@ class A2VPipeline:
         """Where weights may stay between requests; may be changed between two of them."""
 
     def _use(self, model: Model) -> None:
-        self.model = model = model if self._helpers is None else self._helpers.joined(model)
+        for shared in self._shared:
+            shared.close()
+        if self._helpers is not None:
+            model = self._helpers.joined(model)
+        else:
+            self._shared = model.share_host_copies(self._memory)
+        self.model = model
         self._planner = Planner(model)
         self._prompts = PromptEncoder(model)
         self._speeds: dict[VideoShape, Speeds] = {}
@@ -84,11 +93,15 @@ class A2VPipeline:
         devices: Sequence[str | torch.device] = (),
         dtype: torch.dtype | None = None,
         options: LoadOptions | None = None,
+        memory: Sequence[int] = (),
     ) -> A2VPipeline:
         """`device`: a GPU where there is one; `dtype`: bfloat16 on a GPU, float32 on the CPU.
 
         `devices`, instead of `device`: several GPUs that make each video together. The first one is this process's; for
         each other one a process is started, which `close`, or the end of a `with` block, ends. See `parallel`.
+
+        `memory`: descriptors of memory files, one for each network that is streamed (the transformer, then each style
+        LoRA), in which this and other processes keep one copy of its weights; they stay the caller's.
 
         With the quantization "auto", the first plan chooses the format, which then stays: see `planning/auto_mode.py`.
 
@@ -100,7 +113,7 @@ class A2VPipeline:
         if dtype not in (None, torch.bfloat16, torch.float32):
             raise InvalidInput(f"dtype {dtype!r} is not supported; use torch.bfloat16 or torch.float32.")
         default = torch.bfloat16 if chosen.type == "cuda" else torch.float32
-        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options), helping)
+        return cls(Model.open(ModelFiles.open(paths), chosen, dtype or default, options), helping, memory)
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +126,9 @@ class A2VPipeline:
         self.release()
         if self._helpers is not None:
             self._helpers.close()
+        for shared in self._shared:
+            shared.close()
+        self._shared.clear()
 
     @property
     def device(self) -> torch.device:
@@ -533,8 +549,10 @@ def choose_devices(device: str | torch.device | None, devices: Sequence[str | to
 def devices_from(first: str | None, count: int) -> list[torch.device]:
     """`count` devices, beginning with `first`: the GPUs that follow it, or so many processes on the CPU.
 
-    Raises `InvalidInput` where there are not so many GPUs.
+    `first` may also be all of them, with commas between. Raises `InvalidInput` where there are not so many GPUs.
     """
+    if first is not None and "," in first:
+        return choose_devices(None, first.split(","))
     chosen = choose_device(first)
     if chosen.type == "cpu" or count == 1:
         return [chosen] * count
@@ -557,8 +575,11 @@ def _host_memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"The host's memory is used up; close other programs, or {SMALLER_REQUEST}.") from error
 
 
-def open_pipeline(settings: ModelSettings) -> A2VPipeline:
-    """Raises what `A2VPipeline.open` raises, and `InvalidRequest` for a setting that cannot be read."""
+def open_pipeline(settings: ModelSettings, memory: Sequence[int] = ()) -> A2VPipeline:
+    """`memory` as of `A2VPipeline.open`.
+
+    Raises what that raises, and `InvalidRequest` for a setting that cannot be read.
+    """
     return A2VPipeline.open(
         settings.model_paths,
         devices=devices_from(settings.device, settings.gpus_per_clip),
@@ -577,4 +598,5 @@ def open_pipeline(settings: ModelSettings) -> A2VPipeline:
             prompt_enhancer=settings.prompt_enhancer,
             marking=settings.marking,
         ),
+        memory=memory,
     )

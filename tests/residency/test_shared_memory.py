@@ -94,3 +94,16 @@ def test_cleared_memory_is_free_and_can_be_filled_again(two: list[SharedMemory],
     two[0].clear()
     assert two[1].nbytes == 0
     assert fetched(first.copying(pieces), pieces[0]) == {2}
+
+
+def test_other_pieces_or_files_are_not_shared(two: list[SharedMemory], pieces: list[Piece]) -> None:
+    other = Piece("a", nn.ModuleDict({"a": nn.Linear(40, 50).half()}), ["a.weight", "a.bias"])
+    fd = os.open(f"/proc/self/fd/{two[0]._fd}", os.O_RDWR)
+    elsewhere = SharedMemory(fd, "another file")
+    assert not two[1].lay_out([other, pieces[1]]), "of another format"
+    assert not elsewhere.lay_out(pieces)
+    assert two[1].lay_out(pieces)
+    os.ftruncate(fd, 0)
+    assert elsewhere.lay_out(pieces), "nobody uses it any more"
+    elsewhere.close()
+    os.close(fd)

@@ -47,7 +47,7 @@ class Bench:
     """`clock` is a `TurnedClock` unless another is given; `options` go to the scheduler."""
 
     def __init__(self, folder: Path, clock: Any = None, options: dict[str, Any] | None = None, **settings: Any) -> None:
-        self.settings = ServerSettings(output_dir=folder, device="cpu", **settings)
+        self.settings = ServerSettings(output_dir=folder, **({"device": "cpu"} | settings))
         self.folders = Folders(folder, folder / "state")
         self.folders.create()
         (folder / "audio").write_bytes(wav())
@@ -69,6 +69,11 @@ class Bench:
         job = self.store.add(new_job_id(), request, keep_alive, False, 10)
         self.scheduler.wake()
         return job
+
+    @property
+    def worker(self) -> Any:
+        """Of the first consumer."""
+        return self.scheduler.consumers[0].supervisor.worker
 
     def state(self, job: Job) -> str:
         return (self.store.get(job.id) or job).state

@@ -35,7 +35,8 @@ class Server:
         self.folder = folder
         self.lines: list[str] = []
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "ltx_a2v", "serve", "--port", str(port), "--device", "cpu"]
+        command = [sys.executable, "-m", "ltx_a2v", "serve", "--port", str(port)]
+        command += [] if "--devices" in flags else ["--device", "cpu"]
         command += ["--output-dir", str(folder / "outputs"), *flags]
         variables = {**os.environ, **fake_engine(folder), **(environment or {})}
         self.process = subprocess.Popen(command, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
@@ -79,11 +80,15 @@ class Server:
         return self.wait(self.create(prompt, **fields)["id"])
 
     def worker_pid(self) -> int | None:
-        """Of the one worker that the server has; another child checks files."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        workers = [int(pid) for pid in children if b"serving.work.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Of the one worker that the server has."""
+        workers = self.worker_pids()
         assert len(workers) <= 1, "more than one worker"
         return workers[0] if workers else None
+
+    def worker_pids(self) -> list[int]:
+        """Other children check files."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"serving.work.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def worker_state(self) -> str:
         return str(self.client.get("/health").json()["worker"])

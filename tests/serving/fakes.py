@@ -58,21 +58,29 @@ def jpeg_of_one_colour() -> bytes:
 PREVIEW = jpeg_of_one_colour()
 
 
-def open_pipeline(settings: ModelSettings) -> FakePipeline:
+def open_pipeline(settings: ModelSettings, memory: tuple[int, ...] = ()) -> FakePipeline:
     print("a library prints this on standard output")
     return FakePipeline()
 
 
+def full_pipeline(settings: ModelSettings) -> FakePipeline:
+    """On a device that others have filled for ever."""
+    pipeline = FakePipeline()
+    pipeline.has_room = False
+    return pipeline
+
+
 class FakePipeline:
     """Words in the prompt: `slow=SECONDS` per step, `slow-phase=SECONDS` for a phase without steps, `crash-at=PHASE`,
-    `fail-at=PHASE`, `tell-a-path`, `hang`, `hang-once=FILE`, `cuda-error`, `device-full`, `python-error`, `disk-full`,
-    `no-room` (for ever) and `no-room-until=FILE`."""
+    `fail-at=PHASE`, `wait-for=FILE`, `tell-a-path`, `hang`, `hang-once=FILE`, `cuda-error`, `device-full`,
+    `python-error`, `disk-full`, `no-room` (for ever) and `no-room-until=FILE`."""
 
     keep = "nothing"
     device = "cpu"
+    has_room = True
 
     def plan(self, request: GenerationRequest) -> object:
-        if "no-room" in request.prompt and not _exists(request.prompt):
+        if not self.has_room or ("no-room" in request.prompt and not _exists(request.prompt)):
             raise BudgetTooSmall("The smallest plan needs 5.00 GiB; 1.00 GiB is free.")
         return None
 
@@ -176,6 +184,8 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
     prompt = request.prompt
     if f"crash-at={phase}" in prompt:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if match := re.search(r"wait-for=(\S+)", prompt):
+        _wait_for(Path(match[1]))
     if f"fail-at={phase}" in prompt:
         raise InvalidAudio("The audio cannot be decoded: it holds no sound.")
     if "tell-a-path" in prompt:
@@ -193,6 +203,12 @@ def _go_wrong(request: GenerationRequest, phase: str) -> None:
         time.sleep(600)
     if re.search(r"\bhang\b(?!-once)", prompt):
         time.sleep(600)
+
+
+def _wait_for(file: Path) -> None:
+    end = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _is_first(prompt: str) -> bool:

@@ -26,7 +26,8 @@ import ltx_a2v
 from ltx_a2v.prompts.templates import styled
 from ltx_a2v.puppet.examples import PROMPT
 from tests.marks.videos import write_marked
-from tests.serving.conftest import Server, wait_for
+from tests.nvml import STUB
+from tests.serving.conftest import ROOT, Server, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -185,6 +186,18 @@ def test_the_demo_says_what_it_is(browser: webdriver.Chrome, start: Callable[...
     page.click("#example")
     page.until("return document.getElementById('fitted').textContent.startsWith('256 × 256')")
     page.photograph("demo")
+
+
+def test_a_meter_for_each_gpu(browser: webdriver.Chrome, start: Callable[..., Server], answers: Path) -> None:
+    page = Page(browser, start("--devices", "all", environment={"PYTHONPATH": f"{STUB}:{ROOT}"}))
+    page.until("return document.querySelectorAll('#meters .meter').length === 2")
+    meters = page.driver.execute_script(
+        "return [...document.querySelectorAll('#meters .meter')].map((m) => m.innerText)"
+    )
+    assert [meter.split(":")[1].split()[0] for meter in meters] == ["0", "1"]
+    assert "50.0 of 96.0 GiB free" in meters[0]
+    assert "23.0 of 24.0 GiB free" in meters[1]
+    page.until("return /^cuda:0: .+ · cuda:1: .+/.test(document.getElementById('machine-text').textContent)")
 
 
 def test_a_style_is_shown_before_it_is_used(page: Page, tmp_path: Path) -> None:

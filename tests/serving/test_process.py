@@ -46,9 +46,9 @@ def test_log_lines(server: Server) -> None:
     job = server.make()
     expected = [
         r"\[server\] A2V listening on http://127\.0\.0\.1:\d+",
-        r"\[load\] ltx-2\.3-fake seconds=\d+\.\d\d",
-        r"\[timing\] encode_prompt=\d+\.\d\ds",
-        r"\[cuda\] after stage_1: allocated=1\.50GiB reserved=2\.00GiB",
+        r"\[load\] ltx-2\.3-fake seconds=\d+\.\d\d device=cpu",
+        r"\[timing\] encode_prompt=\d+\.\d\ds device=cpu",
+        r"\[cuda\] after stage_1: allocated=1\.50GiB reserved=2\.00GiB device=cpu",
         rf"\[job\] completed id={job['id']} .*",
         r"\[http\] POST /v1/videos 200 .*",
     ]
@@ -77,12 +77,12 @@ def test_metrics(start: Start) -> None:
         for sample in family.samples
     }
     assert values["ltx_a2v_queue_length",] == 0
-    assert values["ltx_a2v_jobs_total", "completed"] == 1
-    assert values["ltx_a2v_failures_total", "invalid_audio"] == 1
-    assert values["ltx_a2v_phase_seconds_count", "load_audio"] == 2
-    assert values["ltx_a2v_step_seconds_count", "stage_1"] == 4
-    assert values["ltx_a2v_peak_vram_bytes",] == 2 * 2**30
-    assert (values["ltx_a2v_loads_total",], values["ltx_a2v_cold_starts_total",]) == (1, 1)
+    assert values["ltx_a2v_jobs_total", "cpu", "completed"] == 1
+    assert values["ltx_a2v_failures_total", "invalid_audio", "cpu"] == 1
+    assert values["ltx_a2v_phase_seconds_count", "cpu", "load_audio"] == 2
+    assert values["ltx_a2v_step_seconds_count", "cpu", "stage_1"] == 4
+    assert values["ltx_a2v_peak_vram_bytes", "cpu"] == 2 * 2**30
+    assert (values["ltx_a2v_loads_total", "cpu"], values["ltx_a2v_cold_starts_total", "cpu"]) == (1, 1)
     assert "ltx_a2v_free_vram_bytes" in reply.text
 
 

@@ -197,11 +197,11 @@ def test_unload_goes_before_the_jobs_that_wait(bench: Callable[..., Bench]) -> N
         async with bench(persistent=True) as b:
             first, second = b.add("slow=0.1"), b.add()
             await b.until(lambda: b.state(first) == "in_progress" and b.scheduler.is_loaded)
-            pid = b.scheduler.worker.pid
+            pid = b.worker.pid
             assert await b.scheduler.unload() is False, "a job runs"
             await b.until(lambda: b.state(second) == "completed")
             assert not is_running(pid)
-            assert b.scheduler.worker.pid != pid, "the second job ran on a fresh worker"
+            assert b.worker.pid != pid, "the second job ran on a fresh worker"
 
     asyncio.run(scenario())
 
@@ -211,7 +211,7 @@ def test_the_state_may_be_asked_while_the_worker_goes(bench: Callable[..., Bench
 
     async def scenario() -> None:
         b = bench()
-        supervisor = b.scheduler._consumers[0].supervisor
+        supervisor = b.scheduler.consumers[0].supervisor
 
         class Going:
             """A worker that is retired as soon as it is asked whether it is ready."""

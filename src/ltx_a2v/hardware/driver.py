@@ -21,9 +21,9 @@ class GpuMemory:
     ours: int | None
 
 
-def read_memory(device: str | None, worker_pid: int | None) -> GpuMemory | None:
-    """None on a machine without an NVIDIA GPU, or when the device is the CPU."""
-    nvml = None if device == "cpu" else _nvml()
+def read_memory(device: str | None, *pids: int | None) -> GpuMemory | None:
+    """`pids`: processes whose memory is ours. None without an NVIDIA GPU, or when the device is the CPU."""
+    nvml = None if (device or "").startswith("cpu") else _nvml()
     if nvml is None:
         return None
     try:
@@ -31,7 +31,7 @@ def read_memory(device: str | None, worker_pid: int | None) -> GpuMemory | None:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError:
         return None
-    return GpuMemory(memory.total, memory.free, memory.used, _held_by(nvml, handle, worker_pid))
+    return GpuMemory(memory.total, memory.free, memory.used, _held_by(nvml, handle, {pid for pid in pids if pid}))
 
 
 def memory_holders(device: str) -> list[tuple[int, int]]:
@@ -69,6 +69,18 @@ def gpu_name(device: str | None) -> str | None:
         return None
 
 
+def gpu_count() -> int:
+    """Of those that torch would see, without asking torch; 0 without a driver."""
+    nvml = _nvml()
+    if nvml is None:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        return int(nvml.nvmlDeviceGetCount()) if visible is None else _usable(nvml, len(visible.split(",")))
+    except nvml.NVMLError:
+        return 0
+
+
 def driver_version() -> str | None:
     nvml = _nvml()
     try:
@@ -98,19 +110,29 @@ def _handle(nvml: Any, index: int) -> Any:
     return nvml.nvmlDeviceGetHandleByUUID(name)
 
 
+def _usable(nvml: Any, count: int) -> int:
+    """How many of the first `count` there are before one that does not exist, where CUDA stops looking."""
+    for index in range(count):
+        try:
+            _handle(nvml, index)
+        except nvml.NVMLError:
+            return index
+    return count
+
+
 def _uuids(nvml: Any) -> list[str]:
     handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
     return [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
 
 
-def _held_by(nvml: Any, handle: Any, pid: int | None) -> int | None:
-    if pid is None:
+def _held_by(nvml: Any, handle: Any, pids: set[int]) -> int | None:
+    if not pids:
         return 0
     try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
         return None
-    held = [process.usedGpuMemory for process in processes if process.pid == pid]
+    held = [process.usedGpuMemory for process in processes if process.pid in pids]
     return sum(held) if held and None not in held else None
 
 

@@ -124,3 +124,11 @@ def _way_up(path: str, mounted: str) -> list[PurePosixPath]:
     except ValueError:  # the group's name outside of the container
         inner = PurePosixPath()
     return [inner, *inner.parents]
+
+
+def children_of(pid: int) -> list[int]:
+    """Ids of the processes that a process has started; none where the system does not say."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    with suppress(OSError):  # a thread, or the process, has ended
+        return [int(child) for each in lists for child in each.read_text().split()]
+    return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -26,6 +26,7 @@ from ltx_a2v.quantization.policy import QuantizationPolicy
 from ltx_a2v.residency.blueprint import Blueprint
 from ltx_a2v.residency.loader import TensorLoader
 from ltx_a2v.residency.network import Network, Placement
+from ltx_a2v.residency.shared_memory import SharedMemory
 from ltx_a2v.residency.sizes import Sizes
 from ltx_a2v.settings.loading import LoadOptions
 from ltx_a2v.versions import ModelConfig
@@ -103,6 +104,18 @@ class Model:
     @property
     def style_loras(self) -> tuple[str, ...]:
         return tuple(name for name in self.loaders if name.startswith("lora "))
+
+    def share_host_copies(self, memory: Sequence[int]) -> list[SharedMemory]:
+        """Keep copies of the networks that are streamed in memory files of several processes, one for each network.
+
+        Processes share them as far as they open the same files in the same format. The caller closes what is returned.
+        """
+        stats = [path.stat() for _, path in self.files.paths.described()]
+        origin = repr([(status.st_ino, status.st_size, status.st_mtime_ns) for status in stats])
+        shared = [SharedMemory(fd, origin) for fd in memory]
+        for name, one in zip(("transformer", *self.style_loras), shared, strict=False):
+            self.networks[name].shared = one
+        return shared
 
     def loras(self, distilled: bool) -> tuple[str, ...]:
         """The networks of the LoRAs to apply, in order; none for a distilled checkpoint without style LoRAs."""

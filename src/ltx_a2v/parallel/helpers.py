@@ -56,10 +56,14 @@ Answer = TypeVar("Answer")
 class Helpers:
     """One process for each of the `devices`, which are those of the pipeline without its own."""
 
-    def __init__(self, devices: Sequence[torch.device], style_loras: int) -> None:
+    def __init__(self, devices: Sequence[torch.device], style_loras: int, memory: Sequence[int] = ()) -> None:
+        """`memory`: files for copies of weights that other pipelines of this machine use too, and whose owner frees
+        them."""
         self.devices = tuple(devices)
         self.sharing = PassSharing(0, 1 + len(self.devices), self._announce, self._failure, self._lost)
-        self._memory = [fd for fd in (memory_file() for _ in range(1 + style_loras)) if fd is not None]
+        self._owns_memory = not memory
+        files = map(os.dup, memory) if memory else (memory_file() for _ in range(1 + style_loras))
+        self._memory = [fd for fd in files if fd is not None]
         self._shared: list[SharedMemory] = []
         self._processes: list[_Process] = []
         self._folder: list[Path] = []
@@ -73,9 +77,7 @@ class Helpers:
         """`model`, with its passes divided and its host copies shared."""
         for shared in self._shared:
             shared.close()
-        self._shared = [SharedMemory(fd) for fd in self._memory]
-        for name, shared in zip(("transformer", *model.style_loras), self._shared, strict=False):
-            model.networks[name].shared = shared
+        self._shared = model.share_host_copies(self._memory)
         return replace(model, sharing=self.sharing)
 
     def check_passes(self, shape: VideoShape) -> None:
@@ -117,8 +119,8 @@ class Helpers:
             self.drop()
 
     def clear_memory(self) -> None:
-        """Free the copies in host memory. No process may use them any more."""
-        for shared in self._shared:
+        """Free the copies in host memory. No process may use them any more, unless other pipelines do."""
+        for shared in self._shared if self._owns_memory else ():
             shared.clear()
 
     def drop(self) -> None:

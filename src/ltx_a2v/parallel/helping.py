@@ -26,7 +26,6 @@ from ltx_a2v.planning.auto_mode import plan_in_one_line
 from ltx_a2v.planning.plan import Plan
 from ltx_a2v.planning.planner import Planner, smaller_budget
 from ltx_a2v.residency.ledger import Ledger
-from ltx_a2v.residency.shared_memory import SharedMemory
 
 GIB = 2**30
 
@@ -85,8 +84,7 @@ class Helper:
         model = Model.open(ModelFiles.open(opening.paths), self._device, opening.dtype, opening.options)
         self._model = replace(model, sharing=self._sharing)
         self._streamed = ("transformer", *model.style_loras)
-        for name, fd in zip(self._streamed, memory, strict=False):
-            self._model.networks[name].shared = SharedMemory(fd)
+        self._model.share_host_copies(memory)
         self._planner = Planner(self._model)
         self._plan: Plan | None = None
         self._job: _LoadedJob | None = None

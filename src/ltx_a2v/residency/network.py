@@ -161,7 +161,8 @@ class Network:
         if self._host is None:
             if self.shared is not None:
                 _, rest, blocks = self._on_meta()
-                self.shared.lay_out([rest, *blocks])
+                if not self.shared.lay_out([rest, *blocks]):
+                    self.shared = None  # other processes keep another format there
             self._host = HostCopies(self.loader, self._device, self.shared)
         return self._host
 

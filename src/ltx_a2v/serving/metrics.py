@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+_DEVICE = ("device",)
+"""The name of a worker; of the memory of GPUs, one GPU; empty for a job that was on none."""
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -16,29 +19,36 @@ class Metrics:
         self._registry = CollectorRegistry()
         place: dict[str, Any] = {"namespace": "ltx_a2v", "registry": self._registry}
         self.queued = Gauge("queue_length", "Jobs that wait.", **place)
-        self.running = Gauge("running_jobs", "Jobs on the worker.", **place)
-        self.jobs = Counter("jobs", "Jobs that ended, by how.", ["state"], **place)
-        self.failures = Counter("failures", "Jobs that failed, by kind.", ["code"], **place)
-        self.phase_seconds = Histogram("phase_seconds", "Seconds per phase.", ["phase"], buckets=_SECONDS, **place)
-        self.step_seconds = Histogram("step_seconds", "Seconds per step.", ["phase"], buckets=_SECONDS, **place)
-        self.peak_vram = Gauge("peak_vram_bytes", "Peak device memory of the last job.", **place)
-        self.free_vram = Gauge("free_vram_bytes", "Device memory that is free now; NaN without a GPU.", **place)
-        self.used_vram = Gauge("used_vram_bytes", "Device memory used by all processes; NaN without a GPU.", **place)
-        self.model_loaded = Gauge("model_loaded", "1 while the worker holds the model.", **place)
-        self.loads = Counter("loads", "Times the model was loaded.", **place)
-        self.cold_starts = Counter("cold_starts", "Jobs that had to load the model first.", **place)
-        self.worker_starts = Counter("worker_starts", "Worker processes started.", **place)
+        self.running = Gauge("running_jobs", "Jobs on the worker.", _DEVICE, **place)
+        self.jobs = Counter("jobs", "Jobs that ended, by how.", [*_DEVICE, "state"], **place)
+        self.failures = Counter("failures", "Jobs that failed, by kind.", [*_DEVICE, "code"], **place)
+        of_phase: dict[str, Any] = {"labelnames": [*_DEVICE, "phase"], "buckets": _SECONDS, **place}
+        self.phase_seconds = Histogram("phase_seconds", "Seconds per phase.", **of_phase)
+        self.step_seconds = Histogram("step_seconds", "Seconds per step.", **of_phase)
+        self.peak_vram = Gauge("peak_vram_bytes", "Peak device memory of the last job.", _DEVICE, **place)
+        self.free_vram = Gauge("free_vram_bytes", "Device memory free now; NaN without a GPU.", _DEVICE, **place)
+        self.used_vram = Gauge("used_vram_bytes", "Device memory in use; NaN without a GPU.", _DEVICE, **place)
+        self.model_loaded = Gauge("model_loaded", "1 while the worker holds the model.", _DEVICE, **place)
+        self.loads = Counter("loads", "Times the model was loaded.", _DEVICE, **place)
+        self.cold_starts = Counter("cold_starts", "Jobs that had to load the model first.", _DEVICE, **place)
+        self.worker_starts = Counter("worker_starts", "Worker processes started.", _DEVICE, **place)
 
-    def completed(self, result: dict[str, Any]) -> None:
-        self.finished("completed")
-        self.peak_vram.set(result["peak_vram_gib"] * 2**30)
+    def expect(self, devices: Iterable[str]) -> None:
+        """Show the counters of these workers from the start, with 0."""
+        for device in devices:
+            for counter in (self.loads, self.cold_starts, self.worker_starts):
+                counter.labels(device)
 
-    def failed(self, code: str) -> None:
-        self.finished("failed")
-        self.failures.labels(code).inc()
+    def completed(self, device: str, result: dict[str, Any]) -> None:
+        self.finished(device, "completed")
+        self.peak_vram.labels(device).set(result["peak_vram_gib"] * 2**30)
 
-    def finished(self, state: str) -> None:
-        self.jobs.labels(state).inc()
+    def failed(self, device: str, code: str) -> None:
+        self.finished(device, "failed")
+        self.failures.labels(device, code).inc()
+
+    def finished(self, device: str, state: str) -> None:
+        self.jobs.labels(device, state).inc()
 
     def as_text(self) -> bytes:
         return generate_latest(self._registry)

@@ -14,6 +14,7 @@ from ltx_a2v.checkpoint.paths import ModelPaths
 from ltx_a2v.errors import InvalidInput, InvalidModel, named
 from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.settings.defaults import MAX_IMAGE_PIXELS, MAX_SECONDS
+from ltx_a2v.settings.devices import WorkerDevices, groups_of, on_one
 from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
@@ -42,6 +43,12 @@ class ServerSettings(ModelSettings):
         None,
         description="Secret that webhooks are signed with: whsec_ and 24 to 64 random bytes in base64; better given as "
         "LTX_A2V_WEBHOOK_SECRET. Default: made once, in --state-dir.",
+    )
+    devices: str | None = Field(
+        None,
+        description="Instead of --device: several, as cuda:0,cuda:1, or all (GPUs). Each, or each --gpus-per-clip of "
+        "them, has a worker; the workers share one queue.",
+        json_schema_extra={"metavar": "DEVICES"},
     )
 
     model_name: str | None = Field(None, description="Name in /v1/models; default: the checkpoint's file name.")
@@ -125,6 +132,19 @@ class ServerSettings(ModelSettings):
         return NEVER if self.persistent else parse_duration(self.keep_alive, "keep_alive")
 
     @cached_property
+    def workers(self) -> tuple[WorkerDevices, ...]:
+        """The devices of each worker. Raises `InvalidInput`."""
+        if self.devices is None:
+            return on_one(self.device, self.gpus_per_clip)
+        if self.device is not None:
+            raise InvalidInput(f"{named('device')} and {named('devices')} exclude each other: give one of them.")
+        return groups_of(self.devices, self.gpus_per_clip)
+
+    def on(self, devices: WorkerDevices) -> ServerSettings:
+        """The settings of the worker on these devices."""
+        return self.model_copy(update={"device": devices.setting, "devices": None})
+
+    @cached_property
     def found_paths(self) -> ModelPaths:
         """Looked for once."""
         return self.model_paths
@@ -158,6 +178,7 @@ class ServerSettings(ModelSettings):
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
         super().check()
+        _ = self.workers
 
     def _check_no_model_is_given(self) -> None:
         for name in ("model_dir", *MODEL_FILES):

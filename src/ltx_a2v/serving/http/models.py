@@ -7,6 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 UnixTime = Annotated[int, Field(description="Unix time in seconds.")]
+WorkerState = Annotated[
+    str,
+    Field(
+        description="none, starting, standby, broken, loading, busy or idle; of several workers the first of busy, "
+        "loading, idle, standby, starting, none, broken."
+    ),
+]
+Devices = Annotated[dict[str, str], Field(description="The state of each worker, by its device.")]
 Param = Annotated[str | None, Field(description="The field that the error is about; null where it is about none.")]
 
 
@@ -47,6 +55,9 @@ class Video(BaseModel):
     eta_seconds: float | None = Field(description="Expected seconds until it ends; null where they are unknown.")
     cancelling: bool = Field(description="Whether a running job was told to stop and has not yet.")
     attempts: int = Field(description="How often it was started: a second time after a crash.")
+    device: str | None = Field(
+        description="Where it is made or was made last, as `cuda:0`, or `cuda:0+cuda:1` together; null before."
+    )
     has_image: bool = Field(description="Whether a picture was given.")
     settings: dict[str, Any] = Field(
         description="All settings, with the defaults of those that were left out; the same give the same video."
@@ -165,6 +176,7 @@ class LoadedModel(BaseModel):
     name: str = Field(description="The served model's name.")
     model: str = Field(description="The same.")
     size: int = Field(description="Bytes of the model's files.")
+    device: str = Field(description="Whose memory it holds: one device, or those that make each video together.")
     size_vram: int = Field(description="Bytes of device memory that the worker holds.")
     expires_at: str | None = Field(description="ISO time; null while a job runs and when it stays loaded.")
 
@@ -172,35 +184,52 @@ class LoadedModel(BaseModel):
 class LoadedModels(BaseModel):
     """The reply of `GET /api/ps`."""
 
-    models: list[LoadedModel] = Field(description="One while the model is loaded or a job uses it, else none.")
+    models: list[LoadedModel] = Field(
+        description="One for each worker that has the model loaded or runs a job, in the order of the devices."
+    )
 
 
 class Gpu(BaseModel):
     """Bytes of the GPU's memory, of all processes."""
 
+    device: str = Field(description="As `cuda:0`.")
     total: int = Field(description="All of it.")
     free: int = Field(description="Held by no process.")
     used: int = Field(description="Held by any process.")
     ours: int | None = Field(description="Held by the worker; null where the driver does not report it per process.")
 
 
+class WorkerStatus(BaseModel):
+    """One worker of the server."""
+
+    device: str = Field(description="Names it: its device, or those that make each video together.")
+    worker: WorkerState
+    loaded: bool = Field(description="Whether it has the model loaded.")
+    expires_at: str | None = Field(description="ISO time when it unloads the model; null without an end.")
+    running: str | None = Field(description="Id of the job that it runs.")
+    gpus: list[Gpu] = Field(description="Its GPUs; none without an NVIDIA GPU.")
+    device_bytes: int = Field(description="Its device memory, by the driver or its own allocator.")
+
+
 class Status(BaseModel):
     """What the page shows of the machine."""
 
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
-    loaded: bool = Field(description="Whether the model is loaded.")
-    expires_at: str | None = Field(description="ISO time when it is unloaded; null without an end.")
+    worker: WorkerState
+    loaded: bool = Field(description="Whether a worker has the model loaded.")
+    expires_at: str | None = Field(description="ISO time when the first one unloads it; null without an end.")
     queued: int = Field(description="Jobs that wait.")
-    running: str | None = Field(description="Id of the running job.")
-    gpu: Gpu | None = Field(description="Null without an NVIDIA GPU.")
-    device_bytes: int = Field(description="Device memory of the worker, by the driver or its own allocator.")
+    running: str | None = Field(description="Id of the first running job.")
+    gpu: Gpu | None = Field(description="The first one; null without an NVIDIA GPU.")
+    device_bytes: int = Field(description="Device memory of all workers.")
+    workers: list[WorkerStatus] = Field(description="In the order of the devices.")
 
 
 class Health(BaseModel):
     """The reply of `GET /health`."""
 
     status: Annotated[Literal["ok"], Field(description="Always `ok`.")] = "ok"
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    worker: WorkerState
+    devices: Devices
     queued: int = Field(description="Jobs that wait.")
 
 
@@ -208,7 +237,8 @@ class Ready(BaseModel):
     """The reply of `GET /ready`."""
 
     ready: bool = Field(description="Whether a job that came now would be kept, and started or queued.")
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    worker: WorkerState
+    devices: Devices
     problem: str | None = Field(description="Why a job that came now would not be taken.")
 
 
@@ -247,9 +277,9 @@ class Estimate(BaseModel):
     seconds_from: Literal["this size", "other sizes"] | None = Field(
         description="Finished jobs that the seconds come from; scaled by pixels from 'other sizes'."
     )
-    device: str | None = Field(description="cpu, cuda and so on; null until it is known.")
+    device: str | None = Field(description="Where it would be made, as far as is known.")
     peak_bytes: int | None = Field(description="Most device memory; on a CPU, of weights and tensors. Null: unknown.")
     peak_from: Literal["a video of this size", "the plan"] | None = Field(description="Measured, or planned.")
     fits: bool | None = Field(description="Whether it fits into the memory that is free now; null where unknown.")
     problem: str | None = Field(description="What to do where it does not fit.")
-    waiting: int = Field(description="Jobs that would come first.")
+    waiting: int = Field(description="Jobs that would have to end first.")

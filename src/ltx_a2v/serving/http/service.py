@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from ltx_a2v.errors import (
     QueueFull,
     Unavailable,
 )
-from ltx_a2v.hardware.driver import GpuMemory, read_memory
+from ltx_a2v.hardware.driver import read_memory
+from ltx_a2v.hardware.host_memory import children_of
 from ltx_a2v.request import RETAKE_PROMPT
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http.bodies import LoadBody, parse_json
@@ -52,6 +54,8 @@ from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.webhooks.places import Places
 from ltx_a2v.serving.work.checking import FileCheckers, Part
+from ltx_a2v.serving.work.client import WorkerClient
+from ltx_a2v.serving.work.consumer import Consumer
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
@@ -302,6 +306,7 @@ class Service:
             eta_seconds=None if eta is None else round(eta, 1),
             cancelling=live is not None and live.cancelled.is_set(),
             attempts=job.attempts,
+            device=job.owner,
             has_image=asked.get("image") is not None,
             settings=_settings(asked),
             result={**job.result, "id": job.id, "video_url": video_url(job)} if job.result else None,
@@ -334,37 +339,59 @@ class Service:
         done = [job for job in await asyncio.to_thread(self.store.completed, REMEMBERED_JOBS) if not _is_retake(job)]
         waiting = await asyncio.to_thread(self.store.count, "queued")
         planned = await self.scheduler.plan({**request, "image": "-" if has_image else None}) or {}
-        time = expected_time(request, [(job.request, job.result or {}) for job in done], self.scheduler.is_loaded)
+        consumer = self.scheduler.next_free
+        time = expected_time(request, [(job.request, job.result or {}) for job in done], consumer.is_loaded)
         measured = measured_peak(request, [(job.request, job.result or {}) for job in done])
-        worker = self.scheduler.worker
         peak, problem = measured or planned.get("peak"), planned.get("problem")
         return api.Estimate(
             seconds=time.seconds,
             seconds_from=time.source,
-            device=(worker.device if worker else None) or self.settings.device,
+            device=consumer.name,
             peak_bytes=peak,
             peak_from=None if peak is None else "a video of this size" if measured else "the plan",
             fits=None if not planned else False if problem else True if planned["peak"] is not None else None,
             problem=problem,
-            waiting=waiting + (self.scheduler.running is not None),
+            waiting=self.scheduler.jobs_before(waiting),
         )
 
     # -- the machine -------------------------------------------------------------------------------------------------
 
-    def gpu(self) -> GpuMemory | None:
-        worker = self.scheduler.worker
-        return read_memory(self.settings.device, worker.pid if worker is not None else None)
+    def workers(self) -> list[api.WorkerStatus]:
+        """Each with the memory of its GPUs now, in the order of the devices."""
+        return [_worker(consumer) for consumer in self.scheduler.consumers]
 
-    def device_bytes(self, gpu: GpuMemory | None) -> int:
-        """Device bytes of our processes by the driver; where it does not report them, by the worker's allocator."""
-        worker = self.scheduler.worker
-        if gpu is not None and gpu.ours is not None:
-            return gpu.ours
-        return worker.device_bytes if worker is not None and worker.loaded else 0
 
-    def expiry(self) -> str | None:
-        end = self.scheduler.expires_at
-        return None if end == NEVER else datetime.fromtimestamp(end, UTC).isoformat(timespec="seconds")
+def _worker(consumer: Consumer) -> api.WorkerStatus:
+    worker, running, end = consumer.supervisor.worker, consumer.running, consumer.keep_alive.expires_at
+    gpus = _gpus(consumer.devices.members, worker.pid if worker is not None else None)
+    return api.WorkerStatus(
+        device=consumer.name,
+        worker=consumer.state,
+        loaded=consumer.is_loaded,
+        expires_at=None if end == NEVER else datetime.fromtimestamp(end, UTC).isoformat(timespec="seconds"),
+        running=running.job.id if running is not None else None,
+        gpus=gpus,
+        device_bytes=_device_bytes(gpus, worker),
+    )
+
+
+def _gpus(members: Sequence[str], pid: int | None) -> list[api.Gpu]:
+    """The first one is used by the worker itself, the others by its helpers."""
+    helpers = children_of(pid) if pid is not None and len(members) > 1 else []
+    read = [(device, read_memory(device, *(helpers if index else [pid]))) for index, device in enumerate(members)]
+    return [
+        api.Gpu(device=device, total=memory.total, free=memory.free, used=memory.used, ours=memory.ours)
+        for device, memory in read
+        if memory is not None
+    ]
+
+
+def _device_bytes(gpus: Sequence[api.Gpu], worker: WorkerClient | None) -> int:
+    """By the driver; where it does not report memory by process, by the worker's allocator."""
+    held = [gpu.ours for gpu in gpus if gpu.ours is not None]
+    if gpus and len(held) == len(gpus):
+        return sum(held)
+    return worker.device_bytes if worker is not None and worker.loaded else 0
 
 
 def video_url(job: Job) -> str:

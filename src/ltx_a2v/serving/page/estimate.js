@@ -23,7 +23,7 @@ export async function showEstimate(place, wanted) {
 function inWords({ seconds, seconds_from: source, device, peak_bytes: peak, fits, problem, waiting }) {
   const about = source === "other sizes" ? "roughly" : "about";
   const parts = [seconds === null ? "time unknown before a first video" : `${about} ${span(seconds)} to make`];
-  const whose = device === "cpu" ? "of memory for the model" : "of GPU memory";
+  const whose = device.startsWith("cpu") ? "of memory for the model" : "of GPU memory";
   parts.push(peak === null ? "memory unknown yet" : `${bytes(peak)} ${whose}`);
   if (waiting) parts.push(waiting === 1 ? "after 1 other video" : `after ${waiting} other videos`);
   const line = `${parts.join(", ")}.`;

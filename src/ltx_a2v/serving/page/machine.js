@@ -7,16 +7,17 @@ const STATES = { starting: "Starts", loading: "Model loads", busy: "At work", br
 
 let before = null;
 
-// Calls `changed` when the worker's state is another one.
+// Calls `changed` when a worker's state is another one.
 export async function watchMachine(changed) {
   try {
     const status = await call("GET", "/api/status");
     draw(status);
-    if (status.worker !== before) changed();
-    before = status.worker;
+    const states = status.workers.map(({ worker }) => worker).join();
+    if (states !== before) changed();
+    before = states;
   } catch (error) {
     say(error.message);
-    $("meter").hidden = $("unload").hidden = true;
+    $("meters").hidden = $("unload").hidden = true;
   }
   setTimeout(() => watchMachine(changed), document.hidden ? 15000 : 2500);
 }
@@ -32,19 +33,33 @@ export async function unload() {
   }
 }
 
-function draw({ gpu, worker, loaded, expires_at: expires, device_bytes: ours }) {
-  $("meter").hidden = !gpu;
-  if (gpu) {
-    const others = Math.max(0, gpu.used - ours);
-    $("bar-ours").style.width = `${(100 * ours) / gpu.total}%`;
-    $("bar-others").style.width = `${(100 * others) / gpu.total}%`;
-    $("gib-ours").textContent = gib(ours);
-    $("gib-others").textContent = gib(others);
-    $("gib-free").textContent = `${gib(gpu.free)} of ${gib(gpu.total)}`;
-  }
-  const until = expires ? ` until ${new Date(expires).toLocaleTimeString([], { timeStyle: "short" })}` : "";
-  say((STATES[worker] ?? (loaded ? "Model loaded" : "Model not loaded")) + until);
+function draw({ workers, loaded }) {
+  const gpus = workers.flatMap((worker) => worker.gpus.map((gpu) => ({ ...gpu, ours: gpu.ours ?? worker.device_bytes })));
+  while ($("meters").children.length > gpus.length) $("meters").lastElementChild.remove();
+  gpus.forEach((gpu, index) => drawMeter(meterAt(index), gpu, gpus.length > 1 ? gpu.device : "GPU"));
+  $("meters").hidden = !gpus.length;
+  say(workers.map((worker) => (workers.length > 1 ? `${worker.device}: ${inWords(worker)}` : inWords(worker))).join(" · "));
   $("unload").hidden = !loaded;
+}
+
+function meterAt(index) {
+  if (!$("meters").children[index]) $("meters").append($("meter").content.cloneNode(true));
+  return $("meters").children[index];
+}
+
+function drawMeter(meter, { total, free, used, ours }, name) {
+  const others = Math.max(0, used - ours);
+  meter.querySelector("i.ours").style.width = `${(100 * ours) / total}%`;
+  meter.querySelector("i.others").style.width = `${(100 * others) / total}%`;
+  meter.querySelector(".gpu").textContent = name;
+  meter.querySelector("b.ours").textContent = gib(ours);
+  meter.querySelector("b.others").textContent = gib(others);
+  meter.querySelector(".free").textContent = `${gib(free)} of ${gib(total)}`;
+}
+
+function inWords({ worker, loaded, expires_at: expires }) {
+  const until = expires ? ` until ${new Date(expires).toLocaleTimeString([], { timeStyle: "short" })}` : "";
+  return (STATES[worker] ?? (loaded ? "Model loaded" : "Model not loaded")) + until;
 }
 
 // Screen readers speak a status whenever its text is set, also to the same.

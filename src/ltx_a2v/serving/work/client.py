@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ltx_a2v.errors import WorkerFailed
@@ -60,8 +60,12 @@ class WorkerClient:
         self._pump = asyncio.create_task(self._read(reader))
 
     @classmethod
-    async def start(cls, settings: ServerSettings, on_death: Callable[[], None]) -> WorkerClient:
-        """Raises `OSError` where the system has no more processes, descriptors or memory."""
+    async def start(
+        cls, settings: ServerSettings, on_death: Callable[[], None], memory: Sequence[int] = ()
+    ) -> WorkerClient:
+        """`memory`: files that all workers of the server share.
+
+        Raises `OSError` where the system has no more processes, descriptors or memory."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -69,8 +73,8 @@ class WorkerClient:
                     sys.executable,
                     "-m",
                     "ltx_a2v.serving.work.worker",
-                    str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(),),
+                    *map(str, (theirs.fileno(), *memory)),
+                    pass_fds=(theirs.fileno(), *memory),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C reaches the server, which then ends the worker
                     env=environment_without_key(settings),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
@@ -22,18 +23,25 @@ from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import Message, WorkerClient
 from ltx_a2v.serving.work.keep_alive import KeepAlive
+from ltx_a2v.serving.work.memory import MachineMemory
 from ltx_a2v.serving.work.outcomes import RETRY_SECONDS, Outcomes
 from ltx_a2v.serving.work.queue_policy import VRAM_RETRY_SECONDS, MemoryWait, after_failure, next_job
 from ltx_a2v.serving.work.recovery import settle_interrupted
 from ltx_a2v.serving.work.running import Observer, Running
+from ltx_a2v.serving.work.sharing import going_first, others_well
 from ltx_a2v.serving.work.supervisor import StartWorker, Supervisor
-from ltx_a2v.serving.work.waiting import Clock, to_the_end
+from ltx_a2v.serving.work.waiting import Clock, first_of, to_the_end
+from ltx_a2v.settings.devices import WorkerDevices
 from ltx_a2v.settings.server import ServerSettings
-from ltx_a2v.settings.units import parse_duration
+from ltx_a2v.settings.units import NEVER, parse_duration
 
 MAX_PLANS = 8
 """Plans that may be asked for at once."""
 PLAN_SECONDS = 10.0
+
+
+class _RoomElsewhere(Exception):
+    """The device has no room for the job now, and another worker is free."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +57,34 @@ class Shared:
     changes: Changes
     outcomes: Outcomes
     estimates: Estimates
+    memory: MachineMemory
+    without_room: dict[str, set[str]] = field(default_factory=dict)
+    """The workers that had no room for a job, by its id, while it is tried."""
+    consumers: list[Consumer] = field(default_factory=list)
+    """All of the server, in the order of its devices."""
 
 
 class Consumer:
-    """Runs jobs on one worker. `name` is the owner in the records of the jobs that it claims."""
+    """Runs jobs on one worker. `name`, that of its devices, is the owner in the records of the jobs that it claims."""
 
-    def __init__(self, name: str, shared: Shared) -> None:
-        self.name = name
+    def __init__(self, devices: WorkerDevices, shared: Shared) -> None:
+        self.devices = devices
+        self.name = devices.name
         self.running: Running | None = None
         self.keep_alive = KeepAlive(shared.settings, shared.clock)
-        self.supervisor = Supervisor(shared.settings, shared.metrics, shared.start_worker, self.wake)
+        self.supervisor = Supervisor(
+            self.name, shared.settings.on(devices), shared.metrics, shared.start_worker, self.wake
+        )
         self._shared = shared
-        self._observer = Observer(shared.settings.model_id, shared.metrics, shared.estimates, shared.changes)
+        self._observer = Observer(self.name, shared.settings.model_id, shared.metrics, shared.estimates, shared.changes)
         self._wake = asyncio.Event()
         self._load_wanted: asyncio.Future[None] | None = None
         self._unload_wanted = False
         self._plans: list[tuple[Message, asyncio.Future[Message | None]]] = []
         """Requests whose memory is asked for, and where the answer goes."""
         self._trouble: str | None = None
+        self._steps_back_until = -NEVER
+        """By the clock: there was no room for a job here, and other workers go first."""
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -85,6 +103,30 @@ class Consumer:
     def wake(self) -> None:
         """Start the next turn now: there is something to do."""
         self._wake.set()
+
+    @property
+    def is_free(self) -> bool:
+        """It would take a job now, or when its worker has started."""
+        loads = self._load_wanted is not None and not self._load_wanted.done()
+        return self.running is None and not loads and not self.is_sick and not self._steps_back
+
+    @property
+    def _steps_back(self) -> bool:
+        return self._shared.clock.now() < self._steps_back_until
+
+    @property
+    def is_ready(self) -> bool:
+        """Its worker has opened the model, loaded or not."""
+        return self.supervisor.is_ready
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.supervisor.is_loaded
+
+    @property
+    def is_sick(self) -> bool:
+        """Its worker cannot open the model, or dies at its start."""
+        return self.supervisor.is_sick
 
     @property
     def state(self) -> str:
@@ -169,7 +211,7 @@ class Consumer:
             await self._unload_now()
         elif not await self._shared.outcomes.flush():
             await self._shared.clock.wait(self._wake, RETRY_SECONDS)
-        elif (job := await asyncio.to_thread(self._next_job)) is not None:
+        elif (job := await self._next_job()) is not None:
             await self._work(job)
         elif self._plans:
             await self._plan_now(*self._plans.pop(0))
@@ -209,35 +251,76 @@ class Consumer:
         worker = self.supervisor.worker
         if worker is not None and worker.used:
             await self._retire()
-            say("unload", "the worker has ended; the GPU holds nothing of ours")
+            say("unload", "the worker has ended; the GPU holds nothing of ours", device=self.name)
         self.keep_alive.hold()
         self._unload_wanted = False
 
     async def _retire(self) -> None:
         self.keep_alive.hold()
         await self.supervisor.retire()
+        self._shared.memory.free_unless(self._uses_memory(each) for each in self._shared.consumers)
 
-    def _next_job(self) -> Job | None:
+    async def _next_job(self) -> Job | None:
+        await asyncio.to_thread(self._settle_interrupted)
+        if not await self._is_its_turn():
+            return None
+        return await asyncio.to_thread(next_job, self._shared.store, self.name)
+
+    def _settle_interrupted(self) -> None:
         for job in self._shared.store.in_state("in_progress"):
             if job.owner == self.name:  # nothing runs here now, so the job was interrupted
                 settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
-        return next_job(self._shared.store, self.name)
+
+    async def _is_its_turn(self) -> bool:
+        """Whether the next job is for this worker; see `sharing`."""
+        everyone = self._shared.consumers
+        if not others_well(self, everyone):
+            return True
+        if self._steps_back and any(other.is_free for other in everyone):
+            return False
+        waiting = await asyncio.to_thread(self._shared.store.count, "queued")
+        first = going_first(self, everyone)
+        if waiting > len(first):
+            return await self._gets_ready()
+        if waiting:
+            self._wake_all(first)  # one of them may have left the job to this one a moment ago
+        return False
+
+    async def _gets_ready(self) -> bool:
+        """Whether the worker has opened the model; starts it where there is none. A wake ends the wait."""
+        await self.supervisor.stand_by(self._wake)
+        if (worker := self.supervisor.worker) is not None:
+            await first_of(worker.ready, self._wake)
+        if self.is_sick:
+            self._wake_all(self._shared.consumers)  # they left the job to this one
+        return self.is_ready
+
+    def _wake_all(self, consumers: Sequence[Consumer]) -> None:
+        for consumer in consumers:
+            if consumer is not self:
+                consumer.wake()
 
     async def _idle(self) -> None:
         if self._shared.settings.standby:
             await self.supervisor.stand_by(self._wake)
-        await self._shared.clock.wait(self._wake, self.keep_alive.seconds_left)
+        back = self._steps_back_until - self._shared.clock.now()
+        await self._shared.clock.wait(self._wake, min(self.keep_alive.seconds_left, back if back > 0 else NEVER))
 
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _work(self, job: Job) -> None:
         self.running = self._begin(job)
         try:
-            await to_the_end(self._finish(job, await self._attempt(self.running)))
+            result = await self._attempt(self.running)
+            self._shared.without_room.pop(job.id, None)
+            await to_the_end(self._finish(job, result))
         except asyncio.CancelledError:
             self._put_back(job)
             raise
+        except _RoomElsewhere:
+            await self._leave_to_others(job)
         except Exception as error:
+            self._shared.without_room.pop(job.id, None)
             await self._settle(job, _as_ours(error))
         finally:
             self.running = None
@@ -250,7 +333,8 @@ class Consumer:
         expected = estimates.for_job(stage_1_passes(job.request), loads_first)
         self.keep_alive.hold()
         self._shared.changes.publish_all()  # queue positions moved
-        say("job", "started", id=job.id, attempt=job.attempts)
+        self._wake_all(self._shared.consumers)  # one of them may have left the next job to this one
+        say("job", "started", id=job.id, attempt=job.attempts, device=self.name)
         return Running(job, Progress(expected, self._shared.clock.now(), estimates.measured))
 
     async def _attempt(self, running: Running) -> dict[str, Any]:
@@ -261,17 +345,25 @@ class Consumer:
                 return await self._run_on_worker(running)
             except BudgetTooSmall as error:
                 patience.raise_if_over(error)
-                say("vram", f"waiting: {error}", id=running.job.id)
+                if self._may_have_room_elsewhere(running.job):
+                    raise _RoomElsewhere from error
+                say("vram", f"waiting: {error}", id=running.job.id, device=self.name)
                 running.progress.phase = "wait_for_memory"
                 self._shared.changes.publish(running.job.id)
                 await clock.wait(running.cancelled, VRAM_RETRY_SECONDS)
                 running.progress.started_at = clock.now()
 
+    def _may_have_room_elsewhere(self, job: Job) -> bool:
+        """Whether a worker is free that has not tried the job."""
+        tried = self._shared.without_room.setdefault(job.id, set())
+        tried.add(self.name)
+        return any(other.is_free and other.name not in tried for other in self._shared.consumers)
+
     async def _run_on_worker(self, running: Running) -> dict[str, Any]:
         job = running.job
         worker = await self.supervisor.ready(running.cancelled)
         if not worker.loaded:
-            self._shared.metrics.cold_starts.inc()
+            self._shared.metrics.cold_starts.labels(self.name).inc()
         folder = await asyncio.to_thread(self._shared.folders.new_work, job.id, job.attempts)
         if running.cancelled.is_set():
             raise Cancelled("The job was cancelled.")
@@ -309,7 +401,7 @@ class Consumer:
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
         shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
-        shared.metrics.completed(result)
+        shared.metrics.completed(self.name, result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
 
     async def _settle(self, job: Job, error: A2VError) -> None:
@@ -326,7 +418,7 @@ class Consumer:
         match verdict:
             case "cancel":
                 await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id))
-                shared.metrics.finished("cancelled")
+                shared.metrics.finished(self.name, "cancelled")
                 say("job", "cancelled", id=job.id)
             case "retry":
                 await shared.outcomes.record(job.id, lambda: shared.store.requeue(job.id, forgive=False))
@@ -334,8 +426,20 @@ class Consumer:
             case "fail":
                 code, status, field = error.code, error.http_status, error.field
                 await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status, field))
-                shared.metrics.failed(code)
+                shared.metrics.failed(self.name, code)
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
+
+    async def _leave_to_others(self, job: Job) -> None:
+        """Return a job to the queue that this device has no room for now, and take none before a free worker has."""
+        await asyncio.to_thread(self._shared.folders.discard, job.id, job.attempts)
+        self._steps_back_until = self._shared.clock.now() + VRAM_RETRY_SECONDS
+        say("vram", "left to another worker", id=job.id, device=self.name)
+        if self.running is not None and self.running.cancelled.is_set():
+            await self._shared.outcomes.record(job.id, lambda: self._shared.store.cancel(job.id))
+            self._shared.metrics.finished(self.name, "cancelled")
+        else:
+            await self._shared.outcomes.record(job.id, lambda: self._shared.store.requeue(job.id, forgive=True))
+        self._wake_all(self._shared.consumers)
 
     def _put_back(self, job: Job) -> None:
         """Requeue the job because the server stops; the attempt does not count."""
@@ -349,6 +453,11 @@ class Consumer:
             say("job", f"stopped with the server; the next start settles it: {error}", id=job.id, level=40)
         else:
             say("job", "stopped with the server", id=job.id)
+
+    @staticmethod
+    def _uses_memory(consumer: Consumer) -> bool:
+        worker = consumer.supervisor.worker
+        return worker is not None and worker.used
 
 
 def _as_ours(error: Exception) -> A2VError:

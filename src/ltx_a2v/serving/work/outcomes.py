@@ -19,6 +19,7 @@ class Outcomes:
         self._changes = changes
         self._unwritten: dict[str, Callable[[], None]] = {}
         self._told: set[str] = set()
+        self._writing = asyncio.Lock()
 
     async def record(self, job_id: str, write: Callable[[], None]) -> None:
         """Write now, or at a later `flush`."""
@@ -26,7 +27,15 @@ class Outcomes:
         await self.flush()
 
     async def flush(self) -> bool:
-        """Write all outcomes; False where the disk refuses one."""
+        """Write all outcomes; False where the disk refuses one.
+
+        One consumer at a time: a job put back into the queue twice would run twice, as another one may have claimed it
+        in between.
+        """
+        async with self._writing:
+            return await self._flush()
+
+    async def _flush(self) -> bool:
         for job_id, write in list(self._unwritten.items()):
             try:
                 await asyncio.to_thread(write)

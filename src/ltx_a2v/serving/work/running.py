@@ -29,7 +29,8 @@ class Running:
 class Observer:
     """Handles a worker's events. `running` is None while the model is loaded on request."""
 
-    def __init__(self, model_id: str, metrics: Metrics, estimates: Estimates, changes: Changes) -> None:
+    def __init__(self, device: str, model_id: str, metrics: Metrics, estimates: Estimates, changes: Changes) -> None:
+        self._device = device
         self._model_id = model_id
         self._metrics = metrics
         self._estimates = estimates
@@ -46,16 +47,16 @@ class Observer:
             case "StepFinished" if running:
                 running.progress.finish_step(event["step"], event["steps"])
                 now = time.monotonic()
-                self._metrics.step_seconds.labels(event["phase"]).observe(now - running.step_began)
+                self._metrics.step_seconds.labels(self._device, event["phase"]).observe(now - running.step_began)
                 running.step_began = now
             case "Previewed" if running:
                 running.preview = event["jpeg"]
             case "PhaseFinished":
                 self._phase_finished(running, worker, event)
             case "Planned":
-                say("plan", event["message"])
+                say("plan", event["message"], device=self._device)
             case "Notice":
-                say("notice", event["message"])
+                say("notice", event["message"], device=self._device)
         if running:
             self._changes.publish(running.job.id)
 
@@ -63,13 +64,13 @@ class Observer:
         phase = event["phase"]
         if phase == "load":
             worker.loaded = True
-            self._metrics.loads.inc()
+            self._metrics.loads.labels(self._device).inc()
             self._estimates.learn_load(event["seconds"])
-            say("load", self._model_id, seconds=event["seconds"])
+            say("load", self._model_id, seconds=event["seconds"], device=self._device)
         if running:
             running.progress.finish_phase(phase)
-        self._metrics.phase_seconds.labels(phase).observe(event["seconds"])
-        say("timing", f"{phase}={event['seconds']:.2f}s")
+        self._metrics.phase_seconds.labels(self._device, phase).observe(event["seconds"])
+        say("timing", f"{phase}={event['seconds']:.2f}s", device=self._device)
         if event["reserved_gib"]:
             allocated, reserved = f"{event['allocated_gib']:.2f}GiB", f"{event['reserved_gib']:.2f}GiB"
-            say("cuda", f"after {phase}:", allocated=allocated, reserved=reserved)
+            say("cuda", f"after {phase}:", allocated=allocated, reserved=reserved, device=self._device)

@@ -1,15 +1,16 @@
 """The interface of the work room for the routes: state, cancelling, loading and unloading, over all consumers.
 
-There is one consumer with one worker. More would share the queue, each with its own worker and running job.
+Each consumer has its own worker and running job; all share one queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any
 
-from ltx_a2v.errors import Conflict, StorageFailed, Unavailable
+from ltx_a2v.errors import Conflict, InvalidRequest, StorageFailed, Unavailable
 from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.progress import Estimates
 from ltx_a2v.serving.jobs.records import Job, JobStore
@@ -19,6 +20,7 @@ from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import WorkerClient
 from ltx_a2v.serving.work.consumer import Consumer, Shared
+from ltx_a2v.serving.work.memory import MachineMemory
 from ltx_a2v.serving.work.outcomes import Outcomes
 from ltx_a2v.serving.work.recovery import recover
 from ltx_a2v.serving.work.running import Running
@@ -26,12 +28,14 @@ from ltx_a2v.serving.work.supervisor import StartWorker
 from ltx_a2v.serving.work.waiting import Clock, SystemClock
 from ltx_a2v.settings.server import ServerSettings
 
+STATES = ("broken", "none", "starting", "standby", "idle", "loading", "busy")
+"""Of a worker. That of several is the last one of theirs."""
 CANCEL_TRIES, CANCEL_PAUSE = 100, 0.02
 """For a job between its claim and its start, which takes milliseconds."""
 
 
 class Scheduler:
-    """`running`, `worker` and `expires_at` are those of the first consumer that has any."""
+    """`consumers` are those of the server's workers, in the order of its devices."""
 
     def __init__(
         self,
@@ -40,8 +44,7 @@ class Scheduler:
         folders: Folders,
         metrics: Metrics,
         clock: Clock | None = None,
-        start_worker: StartWorker = WorkerClient.start,
-        workers: int = 1,
+        start_worker: StartWorker | None = None,
     ) -> None:
         self.changes = Changes()
         self.stopping = False
@@ -50,18 +53,22 @@ class Scheduler:
         self._metrics = metrics
         self._storage = StorageProbe(folders.outputs, folders.state)
         self._outcomes = Outcomes(self.changes)
+        self._memory = MachineMemory(networks=1 + len(settings.lora) if len(settings.workers) > 1 else 0)
         shared = Shared(
             settings,
             store,
             folders,
             metrics,
             clock or SystemClock(),
-            start_worker,
+            start_worker or partial(WorkerClient.start, memory=self._memory.files),
             self.changes,
             self._outcomes,
             Estimates(),
+            self._memory,
         )
-        self._consumers = [Consumer(f"worker-{number}", shared) for number in range(1, workers + 1)]
+        self.consumers = shared.consumers
+        self.consumers += [Consumer(devices, shared) for devices in settings.workers]
+        metrics.expect(consumer.name for consumer in self.consumers)
 
     async def start(self) -> None:
         if problem := await asyncio.to_thread(self.problem):
@@ -70,53 +77,60 @@ class Scheduler:
             await asyncio.to_thread(recover, self._store, self._folders)
         except StorageFailed as error:  # each consumer settles its own when the disk can be written again
             say("job", f"what was interrupted is not settled yet: {error}", level=40)
-        for consumer in self._consumers:
+        for consumer in self.consumers:
             consumer.start()
 
     async def stop(self) -> None:
         """Requeue the running jobs durably, and end the workers."""
         self.stopping = True
         self.changes.publish_all()
-        await asyncio.gather(*(consumer.stop() for consumer in self._consumers))
+        await asyncio.gather(*(consumer.stop() for consumer in self.consumers))
+        self._memory.close()
 
     def wake(self) -> None:
         """Start the next turn of the consumers now: there is something to do."""
-        for consumer in self._consumers:
+        for consumer in self.consumers:
             consumer.wake()
 
     # -- state, asked from any thread --------------------------------------------------------------------------------
 
     @property
-    def running(self) -> Running | None:
-        return next((running for consumer in self._consumers if (running := consumer.running) is not None), None)
+    def running(self) -> list[Running]:
+        """The jobs on workers."""
+        return [running for consumer in self.consumers if (running := consumer.running) is not None]
 
     def running_job(self, job_id: str) -> Running | None:
         """The job on its worker; None where it is on none."""
-        everything = (consumer.running for consumer in self._consumers)
-        return next((running for running in everything if running is not None and running.job.id == job_id), None)
-
-    @property
-    def worker(self) -> WorkerClient | None:
-        return next((worker for each in self._consumers if (worker := each.supervisor.worker) is not None), None)
+        return next((running for running in self.running if running.job.id == job_id), None)
 
     @property
     def worker_state(self) -> str:
-        """none, starting, standby, broken, loading, busy or idle."""
-        return self._consumers[0].state
+        """none, starting, standby, broken, loading, busy or idle: of the worker that is furthest in `STATES`."""
+        return max((consumer.state for consumer in self.consumers), key=STATES.index)
 
     @property
     def is_loaded(self) -> bool:
-        return any(consumer.supervisor.is_loaded for consumer in self._consumers)
+        return any(consumer.is_loaded for consumer in self.consumers)
 
     @property
     def proven(self) -> bool:
         """Whether a worker has opened the model; until then it is unknown whether that works."""
-        return any(consumer.supervisor.proven for consumer in self._consumers)
+        return any(consumer.supervisor.proven for consumer in self.consumers)
 
     @property
     def expires_at(self) -> float:
-        """Unix time when the loaded model is unloaded; `NEVER` without an end, and while a job runs."""
-        return min(consumer.keep_alive.expires_at for consumer in self._consumers)
+        """Unix time when the first loaded model is unloaded; `NEVER` without an end, and while a job runs."""
+        return min(consumer.keep_alive.expires_at for consumer in self.consumers)
+
+    def jobs_before(self, queued: int) -> int:
+        """How many jobs end before one that comes after `queued` others starts, if they end one after the other."""
+        return max(0, queued + len(self.running) - len(self.consumers) + 1)
+
+    @property
+    def next_free(self) -> Consumer:
+        """That would take a job that came now; where none is free, the first one."""
+        free = [consumer for consumer in self.consumers if consumer.is_free]
+        return min(free or self.consumers[:1], key=lambda consumer: not consumer.is_loaded)
 
     def problem(self) -> str | None:
         """Why no job can be stored now, as one sentence; tests the disk at most every few seconds."""
@@ -144,28 +158,38 @@ class Scheduler:
             )
         raise Unavailable("The job is neither queued nor running now; try again in a moment.")
 
-    async def load(self, keep_alive: str | None) -> None:
-        """Load the model now. Raises the worker's error."""
-        await asyncio.gather(*(consumer.load(keep_alive) for consumer in self._consumers))
+    async def load(self, keep_alive: str | None, device: str | None = None) -> None:
+        """Load the model now, on all devices or on one. Raises the first worker's error when all have ended."""
+        loads = (consumer.load(keep_alive) for consumer in self._on(device))
+        for error in await asyncio.gather(*loads, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def plan(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """What the worker plans for a request: `peak` bytes or None, and the `problem` where that does not fit now."""
-        return await self._consumers[0].plan(request)
+        return await self.next_free.plan(request)
 
-    async def unload(self) -> bool:
+    async def unload(self, device: str | None = None) -> bool:
         """True when the memory is free; False where a job runs, after which it will be freed."""
-        return all(await asyncio.gather(*(consumer.unload() for consumer in self._consumers)))
+        return all(await asyncio.gather(*(consumer.unload() for consumer in self._on(device))))
+
+    def _on(self, device: str | None) -> list[Consumer]:
+        """All, or the one of these devices. Raises `InvalidRequest`."""
+        names = [consumer.name for consumer in self.consumers]
+        if device is not None and device not in names:
+            raise InvalidRequest("device", device, f"is none of this server's; use {' or '.join(names)}")
+        return [consumer for consumer in self.consumers if device in (None, consumer.name)]
 
     async def _cancelled_queued(self, job: Job) -> bool:
         if not await asyncio.to_thread(self._store.cancel_if_queued, job.id):
             return False
         say("job", "cancelled while queued", id=job.id)
-        self._metrics.finished("cancelled")
+        self._metrics.finished("", "cancelled")
         self.changes.publish_all()
         return True
 
     async def _cancelling_running(self, job: Job) -> bool:
-        if not any(consumer.cancel(job.id) for consumer in self._consumers):
+        if not any(consumer.cancel(job.id) for consumer in self.consumers):
             return False
         with contextlib.suppress(StorageFailed):  # stopping needs no room on the disk
             await asyncio.to_thread(self._store.request_cancel, job.id)

@@ -26,18 +26,24 @@ StartWorker = Callable[[ServerSettings, Callable[[], None]], Awaitable[WorkerCli
 
 
 class Supervisor:
-    """Has at most one worker. `on_death` is called when it dies."""
+    """Has at most one worker, of that device. `on_change` is called when it is ready, and when it dies."""
 
     def __init__(
-        self, settings: ServerSettings, metrics: Metrics, start_worker: StartWorker, on_death: Callable[[], None]
+        self,
+        device: str,
+        settings: ServerSettings,
+        metrics: Metrics,
+        start_worker: StartWorker,
+        on_change: Callable[[], None],
     ) -> None:
         self.worker: WorkerClient | None = None
         self.proven = False
         """Whether a worker has opened the model; until then it is unknown whether that works."""
+        self._device = device
         self._settings = settings
         self._metrics = metrics
         self._start_worker = start_worker
-        self._on_death = on_death
+        self._on_change = on_change
         self._early_deaths = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -50,6 +56,11 @@ class Supervisor:
     def is_ready(self) -> bool:
         """There is a worker that has opened the model, loaded or not."""
         return self.state in ("standby", "loaded")
+
+    @property
+    def is_sick(self) -> bool:
+        """The worker cannot open the model, or the last one died before it was ready."""
+        return self.state == "broken" or (self._early_deaths > 0 and not self.is_ready)
 
     @property
     def has_died(self) -> bool:
@@ -100,7 +111,7 @@ class Supervisor:
             return
         if worker.dead and not worker.used:
             self._early_deaths += 1
-            say("worker", "died while it was not in use", level=30)
+            say("worker", "died while it was not in use", device=self._device, level=30)
         await to_the_end(worker.stop())
 
     async def _start(self, interrupted: asyncio.Event | None) -> None:
@@ -112,22 +123,23 @@ class Supervisor:
 
     async def _start_now(self) -> None:
         try:
-            worker = await self._start_worker(self._settings, self._on_death)
+            worker = await self._start_worker(self._settings, self._on_change)
         except OSError as error:  # no more processes, descriptors or memory
             self._early_deaths += 1
             raise WorkerFailed(f"The worker process cannot be started: {error.strerror or error}.") from error
         self.worker = worker
-        self._metrics.worker_starts.inc()
+        self._metrics.worker_starts.labels(self._device).inc()
         self._in_background(self._announce(worker))
         self._in_background(self._watch(worker))
 
     async def _announce(self, worker: WorkerClient) -> None:
         await worker.ready.wait()
         if worker.problem:
-            say("worker", f"the model cannot be opened: {worker.problem}", level=40)
+            say("worker", f"the model cannot be opened: {worker.problem}", device=self._device, level=40)
         elif not worker.dead:
             self.proven = True
-            say("worker", "stands by", pid=worker.pid, device=worker.device)
+            say("worker", "stands by", pid=worker.pid, device=self._device)
+        self._on_change()
 
     async def _watch(self, worker: WorkerClient) -> None:
         """Kill a worker that is stopped or hangs. Its job then fails and is retried."""

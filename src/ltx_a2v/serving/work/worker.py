@@ -1,7 +1,8 @@
-"""The process that owns the GPU: `python -m ltx_a2v.serving.work.worker FD`.
+"""The process that owns the GPU: `python -m ltx_a2v.serving.work.worker FD MEMORY…`.
 
-It talks JSON, one message a line, over the socket with that number; standard output is not used, so libraries may
-print. The first message names the engine, a function `module:function` of `ModelSettings` that returns a `Pipeline`.
+It talks JSON, one message a line, over the socket with the first number; standard output is not used, so libraries may
+print. The other numbers are memory files that all workers of the server share. The first message names the engine, a
+function `module:function` of `ModelSettings`, and of that `memory` where there is some, which returns a `Pipeline`.
 Importing the engine's module takes seconds; a worker that has done this says "standby" and holds no GPU memory. A
 thread sends the heartbeat "beat" every few seconds, so that the server sees a live process whatever it computes.
 
@@ -118,8 +119,10 @@ class Channel:
 class Worker:
     """Answers the server's messages one after the other with one pipeline."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, memory: tuple[int, ...] = ()) -> None:
+        """`memory`: files for copies of weights that the server's other workers use too."""
         self._channel = channel
+        self._memory = memory
         self._open: Callable[[], Pipeline]
         self._limits: Limits
         self._pipeline: Pipeline | None = None
@@ -132,7 +135,8 @@ class Worker:
         engine = importlib.import_module(module)
         settings = ModelSettings(**start["settings"])
         self._marking, self._previews = settings.marking, bool(start["settings"]["previews"])
-        self._open = lambda: cast(Pipeline, getattr(engine, function)(settings))
+        shared = {"memory": self._memory} if self._memory else {}
+        self._open = lambda: cast(Pipeline, getattr(engine, function)(settings, **shared))
         self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
         problem = self._problem()
         self._channel.send("standby", problem=problem, device=str(self._pipeline.device) if self._pipeline else None)
@@ -160,7 +164,7 @@ class Worker:
         except Exception as error:
             self._channel.send("load_failed", **described(error))
         else:
-            self._channel.send("loaded", device_bytes=_device_bytes())
+            self._channel.send("loaded", device_bytes=self._device_bytes())
 
     def _answer_plan(self, fields: dict[str, Any], keep: bool) -> None:
         """`peak` is None where nothing is known, `problem` says why a request does not fit now."""
@@ -189,7 +193,7 @@ class Worker:
         except Exception as error:
             self._channel.send("failed", job=job, **described(error))
         else:
-            self._channel.send("done", job=job, result=result, device_bytes=_device_bytes())
+            self._channel.send("done", job=job, result=result, device_bytes=self._device_bytes())
 
     def _run(self, job: str, fields: dict[str, Any], folder: Path, windows: Path, keep: bool) -> dict[str, Any]:
         self._channel.raise_if_cancelled(job)
@@ -222,7 +226,7 @@ class Worker:
         pipeline.prepare(request)
         self._loaded = True
         seconds = time.monotonic() - began
-        held = _device_bytes() / 2**30
+        held = self._device_bytes() / 2**30
         memory = {"allocated_gib": held, "reserved_gib": held}
         self._channel.send("event", job=job, event="PhaseFinished", phase="load", seconds=seconds, **memory)
         return {"load": seconds}
@@ -230,6 +234,10 @@ class Worker:
     def _opened(self) -> Pipeline:
         self._pipeline = self._pipeline or self._open()
         return self._pipeline
+
+    def _device_bytes(self) -> int:
+        """Bytes that torch reserves on the pipeline's device; 0 without torch or before CUDA is initialised."""
+        return int(sys.modules["torch"].cuda.memory_reserved(self._opened().device)) if _uses_cuda() else 0
 
     def _generate_anyway(self, job: str, request: GenerationRequest) -> GenerationResult:
         """From the first window on, where those of an earlier attempt are another model's."""
@@ -282,11 +290,6 @@ def write_thumbnail(video: Path, thumbnail: Path) -> None:
     picture.save(thumbnail, "JPEG", quality=85)
 
 
-def _device_bytes() -> int:
-    """Bytes of device memory reserved by torch; 0 without torch or before CUDA is initialised."""
-    return int(sys.modules["torch"].cuda.memory_reserved()) if _uses_cuda() else 0
-
-
 def _uses_cuda() -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())
@@ -305,7 +308,7 @@ def main() -> None:
     prepare_libraries()
     os.dup2(2, 1)  # what libraries print goes to the log
     connection = socket.socket(fileno=int(sys.argv[1]))
-    Worker(Channel(connection)).serve()
+    Worker(Channel(connection), tuple(map(int, sys.argv[2:]))).serve()
     sys.stderr.flush()
     os._exit(0)  # no destructors: the driver frees the device's memory with the process
 

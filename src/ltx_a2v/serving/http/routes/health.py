@@ -20,27 +20,38 @@ routes = APIRouter(tags=["health"])
 @routes.get("/health")
 def health(service: Serving) -> api.Health:
     """Live: this process answers."""
-    return api.Health(worker=service.scheduler.worker_state, queued=service.store.count("queued"))
+    scheduler = service.scheduler
+    return api.Health(worker=scheduler.worker_state, devices=_states(service), queued=service.store.count("queued"))
 
 
 @routes.get("/ready", responses={**openapi.errors(401, 403), 503: {"model": api.Ready}})
 def ready(service: Serving) -> Response:
     """Ready: a job that came now would be kept, and started or queued."""
     problem = _problem(service)
-    reply = api.Ready(ready=problem is None, worker=service.scheduler.worker_state, problem=problem)
+    worker, devices = service.scheduler.worker_state, _states(service)
+    reply = api.Ready(ready=problem is None, worker=worker, devices=devices, problem=problem)
     return JSONResponse(reply.model_dump(), 200 if problem is None else 503)
 
 
 @routes.get("/metrics", response_class=Response, responses={**openapi.errors(401, 403), 200: openapi.PROMETHEUS})
 def metrics(service: Serving) -> Response:
     """For Prometheus: queue, jobs, failures by kind, seconds per phase and step, memory."""
-    gpu, scheduler, told = service.gpu(), service.scheduler, service.metrics
+    told = service.metrics
     told.queued.set(service.store.count("queued"))
-    told.running.set(int(scheduler.running is not None))
-    told.model_loaded.set(int(scheduler.is_loaded))
-    told.free_vram.set(gpu.free if gpu else math.nan)
-    told.used_vram.set(gpu.used if gpu else math.nan)
+    for worker in service.workers():
+        told.running.labels(worker.device).set(int(worker.running is not None))
+        told.model_loaded.labels(worker.device).set(int(worker.loaded))
+        for gpu in worker.gpus:
+            told.free_vram.labels(gpu.device).set(gpu.free)
+            told.used_vram.labels(gpu.device).set(gpu.used)
+        if not worker.gpus:
+            told.free_vram.labels(worker.device).set(math.nan)
+            told.used_vram.labels(worker.device).set(math.nan)
     return Response(told.as_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _states(service: Service) -> dict[str, str]:
+    return {consumer.name: consumer.state for consumer in service.scheduler.consumers}
 
 
 def _problem(service: Service) -> str | None:
