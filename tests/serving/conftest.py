@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import secrets
 import signal
 import struct
 import subprocess
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+from tests.postgres import MISSING, Postgres, running_postgres
 
 if TYPE_CHECKING:
     from tests.serving.bench import Bench
@@ -180,3 +183,17 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Benc
     for name, value in fake_engine(tmp_path).items():
         monkeypatch.setenv(name, value)
     return lambda **settings: Bench(tmp_path, **settings)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as one:
+        if one is None:
+            pytest.skip(MISSING)
+        yield one
+
+
+@pytest.fixture
+def new_database(postgres: Postgres) -> Callable[[], str]:
+    """Makes empty databases and gives their URLs."""
+    return lambda: postgres.new_database(f"test_{secrets.token_hex(6)}")

@@ -23,12 +23,14 @@ from ltx_a2v.serving.http.connections import BoundedHttp, Bounds
 from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
+from ltx_a2v.serving.jobs.postgres import PostgresDatabase
 from ltx_a2v.serving.jobs.records import JobStore
 from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import parse_duration
 
 DRAIN_SECONDS = 3
 
@@ -42,8 +44,8 @@ def serve(settings: ServerSettings) -> int:
     bounds = Bounds.of(settings)
     folders = _created_folders(settings)
     with (
-        _only_server(folders.state / "lock"),
-        _only_server(folders.outputs / ".lock"),
+        only_server(folders.state / "lock", settings.database is not None),
+        only_server(folders.outputs / ".lock", settings.database is not None),
         _listening(settings, bounds) as listener,
     ):
         asyncio.run(_serve(settings, folders, listener, bounds))
@@ -51,7 +53,7 @@ def serve(settings: ServerSettings) -> int:
 
 
 async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket, bounds: Bounds) -> None:
-    store, metrics = JobStore(folders.state / "jobs.sqlite3"), Metrics()
+    store, metrics = open_records(settings, folders), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
     server = _server(build_app(service), scheduler, bounds)
@@ -105,6 +107,13 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
     return server
 
 
+def open_records(settings: ServerSettings, folders: Folders) -> JobStore:
+    """In the state folder, or in the database that the settings name."""
+    if settings.database is None:
+        return JobStore(folders.state / "jobs.sqlite3")
+    return JobStore(PostgresDatabase(settings.database.get_secret_value()), parse_duration(settings.lease))
+
+
 def _created_folders(settings: ServerSettings) -> Folders:
     folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
     try:
@@ -117,8 +126,11 @@ def _created_folders(settings: ServerSettings) -> Folders:
 
 
 @contextlib.contextmanager
-def _only_server(lock: Path) -> Iterator[None]:
-    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files."""
+def only_server(lock: Path, shared: bool) -> Iterator[None]:
+    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files.
+
+    `shared`: servers with one database may share them, as its leases keep them apart.
+    """
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o600)  # not for writing: the disk may be remounted
     except OSError as error:
@@ -127,15 +139,15 @@ def _only_server(lock: Path) -> Iterator[None]:
             "--state-dir."
         ) from None
     try:
-        _lock(descriptor, lock.parent)
+        _lock(descriptor, lock.parent, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         raise InvalidInput(
             f"Another server works in {folder}: give this one its own --state-dir and --output-dir."

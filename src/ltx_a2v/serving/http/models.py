@@ -193,7 +193,7 @@ class Health(BaseModel):
 
     status: Annotated[Literal["ok"], Field(description="Always `ok`.")] = "ok"
     worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
-    queued: int = Field(description="Jobs that wait.")
+    queued: int | None = Field(description="Jobs that wait; null while the database is away.")
 
 
 class Ready(BaseModel):

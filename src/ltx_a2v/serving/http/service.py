@@ -34,11 +34,13 @@ from ltx_a2v.serving.http.uploads import Body, about, digest, files_of_request, 
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
 from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
+from ltx_a2v.serving.jobs.progress import Snapshot
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.checking import FileCheckers
+from ltx_a2v.serving.work.running import Running
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
@@ -183,15 +185,14 @@ class Service:
 
     def _video(self, job: Job, position: int | None) -> api.Video:
         live = None if job.is_final else self.scheduler.running_job(job.id)
-        progress = live.progress if live else None
-        eta = progress.seconds_left(time.monotonic()) if progress else None
+        progress = self._progress(job, live)
         end = expires_at(job, self.keep)
         asked = job.request
         return api.Video(
             id=job.id,
             model=self.settings.model_id,
             status=job.state,
-            progress=100 if job.state == "completed" else progress.percent if progress else 0,
+            progress=100 if job.state == "completed" else progress.percent,
             created_at=int(job.created_at),
             started_at=_whole(job.started_at),
             completed_at=_whole(job.finished_at),
@@ -203,18 +204,24 @@ class Service:
             seed=asked["seed"],
             error=_error(job),
             queue_position=position,
-            phase=progress.phase if progress else None,
-            step=progress.step if progress else 0,
-            steps=progress.steps if progress else 0,
-            window=progress.window if progress else 1,
-            windows=progress.windows if progress else (job.result or {}).get("windows", 1),
-            eta_seconds=None if eta is None else round(eta, 1),
-            cancelling=live is not None and live.cancelled.is_set(),
+            phase=progress.phase,
+            step=progress.step,
+            steps=progress.steps,
+            window=progress.window,
+            windows=(job.result or {}).get("windows", progress.windows),
+            eta_seconds=progress.eta_seconds,
+            cancelling=live.cancelled.is_set() if live else job.state == "in_progress" and job.cancel_requested,
             attempts=job.attempts,
             has_image=asked.get("image") is not None,
             settings=_settings(asked),
             result={**job.result, "id": job.id, "video_url": video_url(job)} if job.result else None,
         )
+
+    def _progress(self, job: Job, live: Running | None) -> Snapshot:
+        """Of a job here, or as the server that runs it has written it."""
+        if live is not None:
+            return live.progress.snapshot(time.monotonic())
+        return Snapshot(**job.progress) if job.progress and job.state == "in_progress" else Snapshot()
 
     def file(self, job: Job, name: str) -> Path:
         """Raises `Expired`, `Conflict` (not finished) and `NotFound`."""

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 VIDEO, THUMBNAIL, RESULT, PARTIAL = "video.mp4", "thumbnail.jpg", "result.json", "partial.mp4"
+
+UPLOAD_SECONDS = 24 * 3600.0
+"""An upload of this age without a job belongs to no request any more."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,13 @@ class Folders:
         folder.mkdir()
         return folder
 
+    def discard_work(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt has not committed."""
+        shutil.rmtree(self.work(job_id, attempt), ignore_errors=True)
+
     def discard(self, job_id: str, attempt: int) -> None:
         """Remove the files of an attempt, even if it was committed in part."""
-        shutil.rmtree(self.work(job_id, attempt), ignore_errors=True)
+        self.discard_work(job_id, attempt)
         shutil.rmtree(self.finished(job_id), ignore_errors=True)
 
     def commit(self, job_id: str, attempt: int) -> None:
@@ -90,19 +98,23 @@ class Folders:
         shutil.rmtree(self.finished(job_id), ignore_errors=True)
         shutil.rmtree(self.inputs(job_id), ignore_errors=True)
 
-    def remove_leftovers(self, known_jobs: Collection[str], expired_jobs: Collection[str]) -> None:
+    def remove_leftovers(
+        self, known_jobs: Collection[str], expired_jobs: Collection[str], shared: bool = False
+    ) -> None:
         """Remove unfinished work of our jobs, uploads of jobs that were never accepted, and files of expired jobs.
 
-        Other files stay: another server may have used this folder.
+        Other files stay: another server may have used this folder. `shared`: others use it now, so work and fresh
+        uploads stay too.
         """
-        for folder in self.outputs.glob(".work-*"):
+        for folder in () if shared else self.outputs.glob(".work-*"):
             if folder.name.removeprefix(".work-").rpartition("-")[0] in known_jobs:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self.outputs.iterdir():
             if folder.name in expired_jobs:
                 self.remove(folder.name)
         for folder in (self.state / "inputs").iterdir():
-            if folder.name not in known_jobs or folder.name in expired_jobs:
+            is_fresh = shared and time.time() - folder.stat().st_mtime < UPLOAD_SECONDS
+            if folder.name in expired_jobs or (folder.name not in known_jobs and not is_fresh):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def size(self, job_id: str) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 from ltx_a2v.errors import StorageFailed
 
 FULL = errno.ENOSPC
+UNREACHABLE = "storage_unreachable"
+"""The code of a `StorageFailed` of a database or an object store that does not answer."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 PROBE_BYTES = 2**16

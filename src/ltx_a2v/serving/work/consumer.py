@@ -138,6 +138,15 @@ class Consumer:
         running.cancelled.set()
         return True
 
+    def give_up(self, job_id: str) -> None:
+        """Stop a job that another server has now; nothing about it is recorded here."""
+        running, worker = self.running, self.supervisor.worker
+        if running is not None and running.job.id == job_id:
+            running.lost = True
+            running.cancelled.set()
+            if worker is not None and worker.used:
+                worker.kill("another server has its job")
+
     def _kill_if_still(self, running: Running, worker: WorkerClient) -> None:
         if self.running is running and worker.used:
             say("worker", "killed: it did not stop in time", id=running.job.id, level=30)
@@ -218,9 +227,8 @@ class Consumer:
         await self.supervisor.retire()
 
     def _next_job(self) -> Job | None:
-        for job in self._shared.store.in_state("in_progress"):
-            if job.owner == self.name:  # nothing runs here now, so the job was interrupted
-                settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
+        for job in self._shared.store.claimed_by(self.name):  # nothing runs here now, so they were interrupted
+            settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
         return next_job(self._shared.store, self.name)
 
     async def _idle(self) -> None:
@@ -304,10 +312,12 @@ class Consumer:
     async def _finish(self, job: Job, result: dict[str, Any]) -> None:
         """Files first, record second: a crash between the two is repaired by `recovery`."""
         shared = self._shared
+        if self._is_lost():
+            raise Cancelled("Another server has the job.")
         await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
         await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=False)
         result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
-        await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
+        await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result, job.lease))
         shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
         shared.metrics.completed(result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
@@ -317,6 +327,10 @@ class Consumer:
         shared, worker = self._shared, self.supervisor.worker
         if worker is not None and (worker.dead or worker.tainted):
             await self._retire()
+        if self._is_lost():
+            await asyncio.to_thread(shared.folders.discard_work, job.id, job.attempts)
+            say("job", "given up: another server has it", id=job.id, level=30)
+            return
         await asyncio.to_thread(shared.folders.discard, job.id, job.attempts)
         verdict = after_failure(job, error)
         if verdict == "retry" and self.running is not None and self.running.cancelled.is_set():
@@ -325,17 +339,27 @@ class Consumer:
             await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=True)
         match verdict:
             case "cancel":
-                await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id))
+                await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id, job.lease))
                 shared.metrics.finished("cancelled")
                 say("job", "cancelled", id=job.id)
             case "retry":
-                await shared.outcomes.record(job.id, lambda: shared.store.requeue(job.id, forgive=False))
+                await shared.outcomes.record(
+                    job.id, lambda: shared.store.requeue(job.id, forgive=False, lease=job.lease)
+                )
                 say("job", f"will be tried again: {error}", id=job.id, level=30)
             case "fail":
                 code, status, field = error.code, error.http_status, error.field
-                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status, field))
+                told = (code, str(error), status, field)
+                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, *told, lease=job.lease))
                 shared.metrics.failed(code)
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
+
+    def _is_lost(self) -> bool:
+        """Whether another server has the running job. What is lost later is found when the end is recorded."""
+        if self.running is None:
+            return False
+        self.running.ending = True
+        return self.running.lost
 
     def _put_back(self, job: Job) -> None:
         """Requeue the job because the server stops; the attempt does not count."""
@@ -343,8 +367,8 @@ class Consumer:
             self.supervisor.worker.kill("the server is stopping")
         try:
             if self.running is not None and self.running.cancelled.is_set():
-                self._shared.store.cancel(job.id)
-            self._shared.store.requeue(job.id, forgive=True)  # not where it has ended
+                self._shared.store.cancel(job.id, job.lease)
+            self._shared.store.requeue(job.id, forgive=True, lease=job.lease)  # not where it has ended
         except StorageFailed as error:
             say("job", f"stopped with the server; the next start settles it: {error}", id=job.id, level=40)
         else:

@@ -28,11 +28,11 @@ def after_failure(job: Job, error: A2VError) -> Verdict:
     return "retry" if isinstance(error, WorkerFailed) and job.attempts < MAX_ATTEMPTS else "fail"
 
 
-def after_interruption(job: Job, *, client_left: bool) -> Verdict:
-    """For a job that was in progress when its server or its consumer ended."""
+def after_interruption(job: Job, *, client_left: bool, most: int = MAX_ATTEMPTS) -> Verdict:
+    """For a job that was in progress when its server or its consumer ended; `most` attempts are made."""
     if job.cancel_requested or (job.waited_for and client_left):
         return "cancel"
-    return "retry" if job.attempts < MAX_ATTEMPTS else "fail"
+    return "retry" if job.attempts < most else "fail"
 
 
 class MemoryWait:

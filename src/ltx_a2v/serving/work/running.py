@@ -22,6 +22,10 @@ class Running:
     progress: Progress
     step_began: float = 0.0
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: bool = False
+    """Its work is done or has failed; what is left is to record that."""
+    lost: bool = False
+    """Its lease is another server's, so nothing about it is recorded here."""
 
 
 class Observer:

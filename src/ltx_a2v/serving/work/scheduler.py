@@ -22,6 +22,7 @@ from ltx_a2v.serving.work.consumer import Consumer, Shared
 from ltx_a2v.serving.work.outcomes import Outcomes
 from ltx_a2v.serving.work.recovery import recover
 from ltx_a2v.serving.work.running import Running
+from ltx_a2v.serving.work.sharing import Sharing
 from ltx_a2v.serving.work.supervisor import StartWorker
 from ltx_a2v.serving.work.waiting import Clock, SystemClock
 from ltx_a2v.settings.server import ServerSettings
@@ -62,6 +63,7 @@ class Scheduler:
             Estimates(),
         )
         self._consumers = [Consumer(f"worker-{number}", shared) for number in range(1, workers + 1)]
+        self._sharing = Sharing(store, folders, self.changes, self._consumers)
 
     async def start(self) -> None:
         if problem := await asyncio.to_thread(self.problem):
@@ -72,12 +74,14 @@ class Scheduler:
             say("job", f"what was interrupted is not settled yet: {error}", level=40)
         for consumer in self._consumers:
             consumer.start()
+        self._sharing.start()
 
     async def stop(self) -> None:
         """Requeue the running jobs durably, and end the workers."""
         self.stopping = True
         self.changes.publish_all()
         await asyncio.gather(*(consumer.stop() for consumer in self._consumers))
+        self._sharing.stop()
 
     def wake(self) -> None:
         """Start the next turn of the consumers now: there is something to do."""
@@ -120,7 +124,7 @@ class Scheduler:
 
     def problem(self) -> str | None:
         """Why no job can be stored now, as one sentence; tests the disk at most every few seconds."""
-        return self._storage.problem()
+        return self._store.problem() or self._storage.problem()
 
     # -- what clients may ask for ------------------------------------------------------------------------------------
 
@@ -131,6 +135,8 @@ class Scheduler:
         """
         for _ in range(CANCEL_TRIES):
             if await self._cancelled_queued(job) or await self._cancelling_running(job):
+                return
+            if await self._cancelling_elsewhere(job):
                 return
             current = await asyncio.to_thread(self._store.get, job.id)
             if current is None or current.state == "cancelled":
@@ -170,3 +176,7 @@ class Scheduler:
         with contextlib.suppress(StorageFailed):  # stopping needs no room on the disk
             await asyncio.to_thread(self._store.request_cancel, job.id)
         return True
+
+    async def _cancelling_elsewhere(self, job: Job) -> bool:
+        """The server that runs it sees this at its next beat."""
+        return self._store.is_shared and await asyncio.to_thread(self._store.request_cancel, job.id)

@@ -7,6 +7,7 @@ import math
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from ltx_a2v.errors import StorageFailed
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.routes.common import Serving
@@ -20,7 +21,7 @@ routes = APIRouter(tags=["health"])
 @routes.get("/health")
 def health(service: Serving) -> api.Health:
     """Live: this process answers."""
-    return api.Health(worker=service.scheduler.worker_state, queued=service.store.count("queued"))
+    return api.Health(worker=service.scheduler.worker_state, queued=_queued(service))
 
 
 @routes.get("/ready", responses={**openapi.errors(401, 403), 503: {"model": api.Ready}})
@@ -35,7 +36,8 @@ def ready(service: Serving) -> Response:
 def metrics(service: Serving) -> Response:
     """For Prometheus: queue, jobs, failures by kind, seconds per phase and step, memory."""
     gpu, scheduler, told = service.gpu(), service.scheduler, service.metrics
-    told.queued.set(service.store.count("queued"))
+    queued = _queued(service)
+    told.queued.set(math.nan if queued is None else queued)
     told.running.set(int(scheduler.running is not None))
     told.model_loaded.set(int(scheduler.is_loaded))
     told.free_vram.set(gpu.free if gpu else math.nan)
@@ -43,10 +45,20 @@ def metrics(service: Serving) -> Response:
     return Response(told.as_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _queued(service: Service) -> int | None:
+    """None while the records cannot be read: this process lives all the same."""
+    try:
+        return service.store.count("queued")
+    except StorageFailed:
+        return None
+
+
 def _problem(service: Service) -> str | None:
     scheduler, state = service.scheduler, service.scheduler.worker_state
     if scheduler.stopping:
         return "The server is stopping."
+    if problem := service.store.problem():
+        return problem
     if service.store.count("queued") >= service.settings.max_queue:
         return "The queue is full."
     if state == "broken":
