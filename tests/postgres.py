@@ -61,14 +61,14 @@ class Postgres:
 
     def new_database(self, name: str) -> str:
         """Its URL."""
-        with self._connect("postgres") as connection:
+        with self.connect("postgres") as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def url(self, name: str) -> str:
         return f"postgresql://ltx@127.0.0.1:{self.port}/{name}"
 
-    def _connect(self, name: str):
+    def connect(self, name: str):
         import psycopg
 
         return psycopg.connect(self.url(name), autocommit=True, connect_timeout=5)
@@ -76,7 +76,7 @@ class Postgres:
     def _probe(self, name: str) -> bool:
         import psycopg
 
-        with contextlib.suppress(psycopg.OperationalError), self._connect(name):
+        with contextlib.suppress(psycopg.OperationalError), self.connect(name):
             return True
         return False
 

@@ -59,10 +59,11 @@ class Bench:
         clock: Any = None,
         options: dict[str, Any] | None = None,
         store: FullDisk | None = None,
+        folders: Folders | None = None,
         **settings: Any,
     ) -> None:
         self.settings = ServerSettings(output_dir=folder, device="cpu", **settings)
-        self.folders = Folders(folder, folder / "state")
+        self.folders = folders or Folders(folder, folder / "state")
         self.folders.create()
         (folder / "audio").write_bytes(wav())
         self.clock = clock or TurnedClock()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.object_store import ObjectStore
 from tests.postgres import MISSING, Postgres, running_postgres
 
 if TYPE_CHECKING:
@@ -191,6 +192,21 @@ def postgres() -> Iterator[Postgres]:
         if one is None:
             pytest.skip(MISSING)
         yield one
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    one = ObjectStore()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def new_bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Makes empty buckets and gives their URLs; the environment then has what their clients need."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return lambda: f"s3://{object_store.new_bucket(f'test-{secrets.token_hex(6)}')}/some/prefix"
 
 
 @pytest.fixture

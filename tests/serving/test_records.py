@@ -205,6 +205,22 @@ def test_many_claim_at_once_and_each_job_goes_to_one(database: Database) -> None
     assert JobStore(database).count("completed") == 21
 
 
+def test_requests_that_come_at_once_with_one_key_are_one_job(database: Database) -> None:
+    stores, together = [JobStore(database) for _ in range(4)], threading.Barrier(4)
+
+    def ask(number: int) -> None:
+        for turn in range(10):
+            together.wait(30)
+            add(stores[number], f"job-{turn}-{number}", Key(f"key {turn}", "digest"))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert JobStore(database).count("queued") == 10
+
+
 # -- a database of several servers -----------------------------------------------------------------------------------
 
 

@@ -24,18 +24,19 @@ TINY = {"size": "64x64", "num_frames": 9}
 
 
 class Pair:
-    """Two servers of one database and one pair of folders."""
+    """Two servers of one database and one bucket."""
 
-    def __init__(self, start: Start, url: str) -> None:
-        flags = ("--output-dir", "outputs", "--state-dir", "state", "--lease", "2s")
-        environment = {"LTX_A2V_DATABASE": url}
-        self.first, self.second = (start(*flags, environment=environment) for _ in range(2))
+    def __init__(self, start: Start, url: str, bucket: str) -> None:
+        flags, environment = ("--storage", bucket, "--lease", "2s"), {"LTX_A2V_DATABASE": url}
+        self.first, self.second = (
+            start(*flags, "--output-dir", f"outputs{number}", environment=environment) for number in range(2)
+        )
         self.both = (self.first, self.second)
 
 
 @pytest.fixture
-def pair(start: Start, new_database: Callable[[], str]) -> Pair:
-    return Pair(start, new_database())
+def pair(start: Start, new_database: Callable[[], str], new_bucket: Callable[[], str]) -> Pair:
+    return Pair(start, new_database(), new_bucket())
 
 
 def test_any_server_answers_for_any_job_and_makes_those_of_one_that_is_killed(pair: Pair) -> None:
@@ -64,7 +65,8 @@ def test_any_server_answers_for_any_job_and_makes_those_of_one_that_is_killed(pa
     ended = [pair.second.wait(job["id"], seconds=60) for job in jobs]
     assert [job["status"] for job in ended] == ["completed"] * 3
     assert 2 in [job["attempts"] for job in ended]
-    assert list((pair.second.folder / "outputs").glob(".work-*")) == []
+    for job in ended:
+        assert pair.second.client.get(f"/v1/videos/{job['id']}/content").content[4:8] == b"ftyp"
 
 
 def test_a_server_that_was_cut_off_gives_its_job_up(

@@ -23,14 +23,12 @@ from ltx_a2v.serving.http.connections import BoundedHttp, Bounds
 from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
-from ltx_a2v.serving.jobs.postgres import PostgresDatabase
-from ltx_a2v.serving.jobs.records import JobStore
+from ltx_a2v.serving.jobs.opening import folders_of, open_records
 from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.serving.work.scheduler import Scheduler
 from ltx_a2v.settings.server import ServerSettings
-from ltx_a2v.settings.units import parse_duration
 
 DRAIN_SECONDS = 3
 
@@ -43,9 +41,10 @@ def serve(settings: ServerSettings) -> int:
     os.umask(0o077)  # other users of this machine must not read prompts, uploads and videos
     bounds = Bounds.of(settings)
     folders = _created_folders(settings)
+    shared = settings.database is not None and settings.storage is None  # with a bucket, each has its own folders
     with (
-        only_server(folders.state / "lock", settings.database is not None),
-        only_server(folders.outputs / ".lock", settings.database is not None),
+        only_server(folders.state / "lock", shared),
+        only_server(folders.outputs / ".lock", shared),
         _listening(settings, bounds) as listener,
     ):
         asyncio.run(_serve(settings, folders, listener, bounds))
@@ -107,15 +106,8 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
     return server
 
 
-def open_records(settings: ServerSettings, folders: Folders) -> JobStore:
-    """In the state folder, or in the database that the settings name."""
-    if settings.database is None:
-        return JobStore(folders.state / "jobs.sqlite3")
-    return JobStore(PostgresDatabase(settings.database.get_secret_value()), parse_duration(settings.lease))
-
-
 def _created_folders(settings: ServerSettings) -> Folders:
-    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
+    folders = folders_of(settings)
     try:
         folders.create()
     except OSError as error:

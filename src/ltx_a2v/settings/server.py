@@ -44,6 +44,11 @@ class ServerSettings(ModelSettings):
     lease: str = Field(
         "15s", description="With --database: how long a server may be silent before its job goes back to the queue."
     )
+    storage: str | None = Field(
+        None,
+        description="s3://bucket/prefix: where uploads and finished videos are kept; default: --state-dir and "
+        "--output-dir.",
+    )
     input_dir: Path | None = Field(None, description="Folder below which requests may name files; default: none.")
 
     keep_alive: str = Field("5m", description="How long the model stays loaded after the last job; 0: not, -1: always.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from ltx_a2v.serving.http.receiving import Receiving, SlowClient, drain
 from ltx_a2v.serving.http.replies import param_of, without_folders
 from ltx_a2v.serving.http.uploads import Body, about, digest, files_of_request, kind_of, read_body, save_inputs
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
-from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
+from ltx_a2v.serving.jobs.folders import VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
 from ltx_a2v.serving.jobs.progress import Snapshot
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
@@ -64,7 +65,7 @@ class Service:
         self.keep = KeepOutputs.parse(settings.keep_outputs)
         self.receiving = Receiving(settings)
         self.checker = FileCheckers(settings)
-        self.storage = StorageProbe(folders.outputs, folders.state)
+        self.storage = StorageProbe(folders.outputs, folders.state, beyond=folders.problem)
         self.started_at = int(time.time())
 
     # -- jobs --------------------------------------------------------------------------------------------------------
@@ -90,8 +91,9 @@ class Service:
                 saved = await save_inputs(body, self.folders.inputs(job_id), self.settings)
                 await self._check_files(body, saved, fields["audio_start_time"])
                 key = None if name is None else Key(name, await asyncio.to_thread(digest, body, saved))
+                await asyncio.to_thread(self.folders.keep_inputs, job_id)
         except BaseException:
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)  # also where this task is being cancelled
             raise
         asked = {**fields, **files_of_request(body, saved)}
         job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, key)
@@ -114,10 +116,10 @@ class Service:
         try:
             job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key)
         except Exception:
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)  # also where this task is being cancelled
             raise
         if job.id != job_id:  # the key's job, which has its own files
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)
         return job
 
     async def inspect(self, request: Request) -> dict[str, Any]:
@@ -134,7 +136,7 @@ class Service:
             await drain(request)
             raise
         finally:
-            self.folders.remove(folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
         if found is None:
             raise Unavailable("The video cannot be inspected now; try again later.")
         return found
@@ -223,25 +225,25 @@ class Service:
             return live.progress.snapshot(time.monotonic())
         return Snapshot(**job.progress) if job.progress and job.state == "in_progress" else Snapshot()
 
-    def file(self, job: Job, name: str) -> Path:
+    async def file(self, job: Job, name: str) -> Path:
         """Raises `Expired`, `Conflict` (not finished) and `NotFound`."""
         if job.expired:
             raise Expired(f"The files of {job.id} were removed after their time.")
         if job.state != "completed":
             raise Conflict(f"{job.id} has no content: it is {job.state}.")
-        path = self.folders.finished(job.id) / name
-        if not path.is_file():
+        path = await asyncio.to_thread(self.folders.finished_file, job.id, job.attempts, name)
+        if path is None:
             raise NotFound(f"The file {name} of {job.id} is gone.")
         return path
 
-    def partial(self, job: Job) -> Path:
+    async def partial(self, job: Job) -> Path:
         """The finished windows of a video that is not complete. Raises `Expired` and `Conflict`."""
         if job.state == "completed":
-            return self.file(job, VIDEO)
+            return await self.file(job, VIDEO)
         if job.expired:
             raise Expired(f"The files of {job.id} were removed after their time.")
-        path = self.folders.windows(job.id) / PARTIAL
-        if not path.is_file():
+        path = await asyncio.to_thread(self.folders.partial_file, job.id)
+        if path is None:
             raise Conflict(f"{job.id} has no finished part yet: it is {job.state}.")
         return path
 

@@ -75,6 +75,45 @@ class Folders:
         self.discard_work(job_id, attempt)
         shutil.rmtree(self.finished(job_id), ignore_errors=True)
 
+    def problem(self) -> str | None:
+        """Why nothing can be kept elsewhere; folders themselves are tested by `StorageProbe`."""
+        return None
+
+    def location(self, job_id: str, attempt: int) -> str:
+        """Where the video of a finished attempt is."""
+        del attempt
+        return str(self.finished(job_id) / VIDEO)
+
+    def keep_inputs(self, job_id: str) -> None:
+        """Bring the uploads in `inputs` to where every server finds them."""
+
+    def fetch_inputs(self, job_id: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The job's request with the paths of its files here."""
+        del job_id
+        return request
+
+    def input_file(self, job_id: str, which: str) -> Path | None:
+        """An upload, to be served; None where there is none."""
+        path = self.inputs(job_id) / which
+        return path if path.is_file() else None
+
+    def finished_file(self, job_id: str, attempt: int, name: str) -> Path | None:
+        """A file of the attempt that completed the job, to be served."""
+        del attempt
+        path = self.finished(job_id) / name
+        return path if path.is_file() else None
+
+    def partial_file(self, job_id: str) -> Path | None:
+        """The finished windows as one video, to be served."""
+        path = self.windows(job_id) / PARTIAL
+        return path if path.is_file() else None
+
+    def keep_windows(self, job_id: str) -> None:
+        """Bring the finished windows to where the next attempt finds them."""
+
+    def release(self, job_id: str) -> None:
+        """Remove what was only brought here for an attempt."""
+
     def commit(self, job_id: str, attempt: int) -> None:
         """Make a finished attempt the job's result, all files at once, durably."""
         work, finished = self.work(job_id, attempt), self.finished(job_id)
@@ -85,8 +124,9 @@ class Folders:
         work.rename(finished)
         sync_to_disk(self.outputs)  # the rename
 
-    def committed_result(self, job_id: str) -> dict[str, Any] | None:
+    def committed_result(self, job_id: str, attempt: int) -> dict[str, Any] | None:
         """The result of a job whose files were committed but not its record; None where they are incomplete."""
+        del attempt  # all attempts are committed to the same place
         finished = self.finished(job_id)
         try:
             result = json.loads((finished / RESULT).read_text())

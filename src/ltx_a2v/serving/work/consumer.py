@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
-from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.progress import Estimates, Progress, stage_1_passes
 from ltx_a2v.serving.jobs.records import Job, JobStore
-from ltx_a2v.serving.jobs.storage import storage_failed
+from ltx_a2v.serving.jobs.storage import UNREACHABLE, storage_failed
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.calls import Calls
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import Message, WorkerClient
 from ltx_a2v.serving.work.keep_alive import KeepAlive
 from ltx_a2v.serving.work.outcomes import RETRY_SECONDS, Outcomes
-from ltx_a2v.serving.work.queue_policy import VRAM_RETRY_SECONDS, MemoryWait, after_failure, next_job
+from ltx_a2v.serving.work.queue_policy import STORAGE_SECONDS, VRAM_RETRY_SECONDS, Patience, after_failure, next_job
 from ltx_a2v.serving.work.recovery import settle_interrupted
 from ltx_a2v.serving.work.running import Observer, Running
 from ltx_a2v.serving.work.supervisor import StartWorker, Supervisor
 from ltx_a2v.serving.work.waiting import Clock, to_the_end
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import parse_duration
+
+T = TypeVar("T")
 
 MAX_PLANS = 8
 """Plans that may be asked for at once."""
@@ -49,6 +53,8 @@ class Shared:
     changes: Changes
     outcomes: Outcomes
     estimates: Estimates
+    calls: Calls | None = None
+    """Where given, a consumer claims only when it is called."""
 
 
 class Consumer:
@@ -67,6 +73,8 @@ class Consumer:
         self._plans: list[tuple[Message, asyncio.Future[Message | None]]] = []
         """Requests whose memory is asked for, and where the answer goes."""
         self._trouble: str | None = None
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -75,6 +83,7 @@ class Consumer:
 
     async def stop(self) -> None:
         """Requeue the running job durably, and end the worker."""
+        self._stopping.set()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -178,7 +187,7 @@ class Consumer:
             await self._unload_now()
         elif not await self._shared.outcomes.flush():
             await self._shared.clock.wait(self._wake, RETRY_SECONDS)
-        elif (job := await asyncio.to_thread(self._next_job)) is not None:
+        elif (job := await self._claimed()) is not None:
             await self._work(job)
         elif self._plans:
             await self._plan_now(*self._plans.pop(0))
@@ -226,6 +235,18 @@ class Consumer:
         self.keep_alive.hold()
         await self.supervisor.retire()
 
+    async def _claimed(self) -> Job | None:
+        calls = self._shared.calls
+        if calls is None:
+            return await asyncio.to_thread(self._next_job)
+        if calls.are_none:
+            return None
+        job = await asyncio.to_thread(self._next_job)
+        if job is not None:
+            self.running = self._begin(job)  # before its caller asks whether it runs
+        calls.answer(job)
+        return job
+
     def _next_job(self) -> Job | None:
         for job in self._shared.store.claimed_by(self.name):  # nothing runs here now, so they were interrupted
             settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
@@ -239,9 +260,9 @@ class Consumer:
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _work(self, job: Job) -> None:
-        self.running = self._begin(job)
+        self.running = running = self.running or self._begin(job)
         try:
-            await to_the_end(self._finish(job, await self._attempt(self.running)))
+            await to_the_end(self._finish(job, await self._attempt(running)))
         except asyncio.CancelledError:
             self._put_back(job)
             raise
@@ -249,6 +270,7 @@ class Consumer:
             await self._settle(job, _as_ours(error))
         finally:
             self.running = None
+            await asyncio.to_thread(self._shared.folders.release, job.id)
             self.keep_alive.start(self.supervisor.worker, self.keep_alive.seconds(job.keep_alive))
             self._shared.changes.publish_all()
 
@@ -263,7 +285,10 @@ class Consumer:
 
     async def _attempt(self, running: Running) -> dict[str, Any]:
         """Run the job and return its result. Waits for device memory as long as the settings allow."""
-        clock, patience = self._shared.clock, MemoryWait(self._shared.settings, self._shared.clock)
+        clock, patience = (
+            self._shared.clock,
+            Patience(parse_duration(self._shared.settings.vram_wait), self._shared.clock),
+        )
         while True:
             try:
                 return await self._run_on_worker(running)
@@ -281,16 +306,19 @@ class Consumer:
         if not worker.loaded:
             self._shared.metrics.cold_starts.inc()
         folder = await asyncio.to_thread(self._shared.folders.new_work, job.id, job.attempts)
+        request = await self._patiently(running, self._shared.folders.fetch_inputs, job.id, job.request)
         if running.cancelled.is_set():
             raise Cancelled("The job was cancelled.")
         keep = self.keep_alive.seconds(job.keep_alive) > 0
         windows = str(self._shared.folders.windows(job.id).resolve())
-        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), windows=windows, keep=keep)
+        worker.send("run", job=job.id, request=request, folder=str(folder.resolve()), windows=windows, keep=keep)
         while True:
             message = await self._receive(worker, running)
             match message["say"]:
                 case "event":
                     self._observer.take(running, worker, message)
+                    if message["event"] == "WindowStarted" and message["window"] > 1:
+                        self._in_background(self._shared.folders.keep_windows, job.id)
                 case "done":
                     result: dict[str, Any] = message["result"]
                     return result
@@ -307,6 +335,34 @@ class Consumer:
                 raise Cancelled("The job was cancelled.") from None
             raise
 
+    async def _patiently(self, running: Running | None, work: Callable[..., T], *arguments: object) -> T:
+        """Run `work` in a thread, again and again while an object store does not answer. A cancelled job stops."""
+        patience = Patience(STORAGE_SECONDS, self._shared.clock)
+        cancelled = asyncio.Event() if running is None else running.cancelled
+        while True:
+            try:
+                return await asyncio.to_thread(work, *arguments)
+            except StorageFailed as error:
+                if error.code != UNREACHABLE or cancelled.is_set():
+                    raise
+                patience.raise_if_over(error)
+                say("storage", f"waiting: {error}", level=30)
+                await self._shared.clock.wait(self._stopping if running is None else cancelled, RETRY_SECONDS)
+                if self._stopping.is_set():
+                    raise asyncio.CancelledError from error  # the job is put back
+
+    def _in_background(self, work: Callable[..., None], job_id: str) -> None:
+        """What fails there costs the next attempt time, and nothing else."""
+
+        async def do() -> None:
+            try:
+                await asyncio.to_thread(work, job_id)
+            except (OSError, StorageFailed) as error:
+                say("storage", str(error), id=job_id, level=30)
+
+        self._tasks.add(task := asyncio.create_task(do()))
+        task.add_done_callback(self._tasks.discard)
+
     # -- the end of a job --------------------------------------------------------------------------------------------
 
     async def _finish(self, job: Job, result: dict[str, Any]) -> None:
@@ -314,9 +370,9 @@ class Consumer:
         shared = self._shared
         if self._is_lost():
             raise Cancelled("Another server has the job.")
-        await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
+        await self._patiently(None, shared.folders.commit, job.id, job.attempts)
         await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=False)
-        result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
+        result["output_path"] = shared.folders.location(job.id, job.attempts)
         await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result, job.lease))
         shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
         shared.metrics.completed(result)

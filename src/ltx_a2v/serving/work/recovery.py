@@ -6,7 +6,7 @@ A job whose files were committed is completed, even if its record was not writte
 from __future__ import annotations
 
 from ltx_a2v.errors import WorkerFailed
-from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.work.queue_policy import MAX_ATTEMPTS, after_interruption
@@ -47,9 +47,9 @@ def settle_interrupted(
 
 
 def _completed_from_files(store: JobStore, folders: Folders, job: Job) -> bool:
-    result = folders.committed_result(job.id)
+    result = folders.committed_result(job.id, job.attempts)
     if result is None:
         return False
-    result["output_path"] = str(folders.finished(job.id) / VIDEO)
+    result["output_path"] = folders.location(job.id, job.attempts)
     store.complete(job.id, result, job.lease)
     return True

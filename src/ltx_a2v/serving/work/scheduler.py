@@ -16,6 +16,7 @@ from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.calls import Calls
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import WorkerClient
 from ltx_a2v.serving.work.consumer import Consumer, Shared
@@ -26,6 +27,7 @@ from ltx_a2v.serving.work.sharing import Sharing
 from ltx_a2v.serving.work.supervisor import StartWorker
 from ltx_a2v.serving.work.waiting import Clock, SystemClock
 from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import NEVER
 
 CANCEL_TRIES, CANCEL_PAUSE = 100, 0.02
 """For a job between its claim and its start, which takes milliseconds."""
@@ -43,13 +45,15 @@ class Scheduler:
         clock: Clock | None = None,
         start_worker: StartWorker = WorkerClient.start,
         workers: int = 1,
+        calls: Calls | None = None,
     ) -> None:
+        """Without workers, jobs are run elsewhere. With `calls`, they are claimed only when called."""
         self.changes = Changes()
         self.stopping = False
         self._store = store
         self._folders = folders
         self._metrics = metrics
-        self._storage = StorageProbe(folders.outputs, folders.state)
+        self._storage = StorageProbe(folders.outputs, folders.state, beyond=folders.problem)
         self._outcomes = Outcomes(self.changes)
         shared = Shared(
             settings,
@@ -61,6 +65,7 @@ class Scheduler:
             self.changes,
             self._outcomes,
             Estimates(),
+            calls,
         )
         self._consumers = [Consumer(f"worker-{number}", shared) for number in range(1, workers + 1)]
         self._sharing = Sharing(store, folders, self.changes, self._consumers)
@@ -105,8 +110,8 @@ class Scheduler:
 
     @property
     def worker_state(self) -> str:
-        """none, starting, standby, broken, loading, busy or idle."""
-        return self._consumers[0].state
+        """none, starting, standby, broken, loading, busy or idle; elsewhere without workers here."""
+        return self._consumers[0].state if self._consumers else "elsewhere"
 
     @property
     def is_loaded(self) -> bool:
@@ -120,7 +125,7 @@ class Scheduler:
     @property
     def expires_at(self) -> float:
         """Unix time when the loaded model is unloaded; `NEVER` without an end, and while a job runs."""
-        return min(consumer.keep_alive.expires_at for consumer in self._consumers)
+        return min((consumer.keep_alive.expires_at for consumer in self._consumers), default=NEVER)
 
     def problem(self) -> str | None:
         """Why no job can be stored now, as one sentence; tests the disk at most every few seconds."""
@@ -151,12 +156,14 @@ class Scheduler:
         raise Unavailable("The job is neither queued nor running now; try again in a moment.")
 
     async def load(self, keep_alive: str | None) -> None:
-        """Load the model now. Raises the worker's error."""
+        """Load the model now. Raises the worker's error, and `Conflict` without workers here."""
+        if not self._consumers:
+            raise Conflict("This server loads no model: its replicas do when jobs come.")
         await asyncio.gather(*(consumer.load(keep_alive) for consumer in self._consumers))
 
     async def plan(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """What the worker plans for a request: `peak` bytes or None, and the `problem` where that does not fit now."""
-        return await self._consumers[0].plan(request)
+        return await self._consumers[0].plan(request) if self._consumers else None
 
     async def unload(self) -> bool:
         """True when the memory is free; False where a job runs, after which it will be freed."""

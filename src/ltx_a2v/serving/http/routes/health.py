@@ -38,7 +38,7 @@ def metrics(service: Serving) -> Response:
     gpu, scheduler, told = service.gpu(), service.scheduler, service.metrics
     queued = _queued(service)
     told.queued.set(math.nan if queued is None else queued)
-    told.running.set(int(scheduler.running is not None))
+    told.running.set(math.nan if queued is None else service.store.count("in_progress"))
     told.model_loaded.set(int(scheduler.is_loaded))
     told.free_vram.set(gpu.free if gpu else math.nan)
     told.used_vram.set(gpu.used if gpu else math.nan)
