@@ -33,8 +33,9 @@ class Postgres:
     """A running server. `url` names one of its databases; `stop` and `start` are for tests of a database that is
     away."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, durable: bool = False) -> None:
         self._folder = folder
+        self._fsync = "on" if durable else "off"
         self._programs = programs
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -45,7 +46,7 @@ class Postgres:
     def start(self) -> None:
         options = {
             **{"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self._folder},
-            **{"fsync": "off", "shared_buffers": "16MB", "max_connections": 60},
+            **{"fsync": self._fsync, "shared_buffers": "16MB", "max_connections": 60},
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self._folder), *flags]
@@ -93,8 +94,11 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres | None]:
-    """None where it is not installed. Not below pytest's folders, which only their owner may enter."""
+def running_postgres(durable: bool = False) -> Iterator[Postgres | None]:
+    """None where it is not installed; `durable` to measure it.
+
+    Not below pytest's folders, which only their owner may enter.
+    """
     programs = binaries()
     if programs is None:
         yield None
@@ -104,7 +108,7 @@ def running_postgres() -> Iterator[Postgres | None]:
         user = _user()
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
-        server = Postgres(folder, programs)
+        server = Postgres(folder, programs, durable)
         try:
             yield server
         finally:

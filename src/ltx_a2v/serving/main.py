@@ -52,7 +52,7 @@ def serve(settings: ServerSettings) -> int:
 
 
 async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket, bounds: Bounds) -> None:
-    store, metrics = open_records(settings, folders), Metrics()
+    store, metrics = open_records(settings), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
     server = _server(build_app(service), scheduler, bounds)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from ltx_a2v.errors import InvalidInput, named
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import NEVER, parse_duration
+
+SECRETS = "secrets"
+"""Key of the names of the secrets that were given."""
 
 
 class ClusterSettings(ServerSettings):
@@ -37,7 +43,7 @@ class ClusterSettings(ServerSettings):
         """Raises `InvalidInput` where the cluster cannot work with these settings."""
         if self.database is None:
             raise InvalidInput(f"Replicas share their records: give {named('database')} or LTX_A2V_DATABASE.")
-        if 0 < self.gpus_per_replica < 1 and self.vram_budget is None:
+        if 0 < self.gpus_per_replica < 1 and "vram_budget" not in self.model_fields_set:
             raise InvalidInput(
                 f"{named('gpus_per_replica')} {self.gpus_per_replica:g} puts several models on one GPU: give "
                 f"{named('vram_budget')}, so that they leave each other room."
@@ -54,11 +60,27 @@ class ClusterSettings(ServerSettings):
             )
         super().check()
 
-    def without_secrets(self) -> dict[str, object]:
-        """As JSON. Each machine has the database's address and the key in its own environment."""
-        secret = {name for name, field in type(self).model_fields.items() if SecretStr in _kinds(field.annotation)}
-        return self.model_dump(mode="json", exclude=secret, exclude_none=True)
+    def without_secrets(self) -> dict[str, Any]:
+        """As JSON for `received`: each machine has the secrets in its own environment."""
+        fields = type(self).model_fields
+        secret = {name for name, field in fields.items() if SecretStr in (field.annotation, *_parts(field.annotation))}
+        given = sorted(name for name in secret if getattr(self, name) is not None)
+        return {**self.model_dump(mode="json", exclude=secret, exclude_none=True), SECRETS: given}
+
+    @classmethod
+    def received(cls, given: dict[str, Any]) -> ClusterSettings:
+        """On a machine of the cluster. Raises `InvalidInput` where its environment lacks a secret: without a key, for
+        example, it would let everyone in."""
+        settings = cls(**given)
+        for name in given[SECRETS]:
+            if getattr(settings, name) is None:
+                raise InvalidInput(
+                    f"The environment of {socket.gethostname()} lacks LTX_A2V_{name.upper()}, which was given when the "
+                    "cluster was deployed: set it there before Ray starts."
+                )
+        return settings
 
 
-def _kinds(annotation: object) -> tuple[object, ...]:
-    return (annotation, *getattr(annotation, "__args__", ()))
+def _parts(annotation: object) -> tuple[object, ...]:
+    """Of a union."""
+    return getattr(annotation, "__args__", ())

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ltx_a2v.errors import MissingExtra
+from ltx_a2v.errors import InvalidInput, MissingExtra
 from ltx_a2v.serving.cluster.parts import Caller, Front, Replica
 from ltx_a2v.settings.cluster import ClusterSettings
 from ltx_a2v.settings.units import parse_duration
@@ -20,6 +20,8 @@ NAME = "ltx-a2v"
 FRONT_REQUESTS = 1000
 """Open requests of one front; most are event streams."""
 FRONT_DRAIN_SECONDS = 10.0
+HEALTH_SECONDS = 2.0
+"""Between two looks of Serve at each process: so long may a dead one stay unnoticed."""
 
 
 class ServedFront(Front):
@@ -84,6 +86,8 @@ def build(arguments: dict[str, Any]) -> Any:
     from there: LTX_A2V_DATABASE, LTX_A2V_API_KEY and the object store's, on each machine of the cluster."""
     settings = ClusterSettings(**arguments)
     settings.check()
+    if settings.api_key is None and not settings.insecure:  # Serve decides where it listens, often for everyone
+        raise InvalidInput("Others may reach this application: set LTX_A2V_API_KEY on each machine, or insecure=true.")
     return application(settings)
 
 
@@ -95,6 +99,7 @@ def application(settings: ClusterSettings) -> Any:
         raise MissingExtra("A cluster", "ray") from None
     given = settings.without_secrets()
     light = {"num_cpus": 0}
+    watched = {"health_check_period_s": HEALTH_SECONDS, "health_check_timeout_s": 30.0}
     front = serve.deployment(
         serve.ingress()(ServedFront),
         name="Front",
@@ -102,8 +107,9 @@ def application(settings: ClusterSettings) -> Any:
         max_ongoing_requests=FRONT_REQUESTS,
         graceful_shutdown_timeout_s=FRONT_DRAIN_SECONDS,
         ray_actor_options=light,
+        **watched,
     )
-    caller = serve.deployment(ServedCaller, name="Caller", num_replicas=1, ray_actor_options=light)
+    caller = serve.deployment(ServedCaller, name="Caller", num_replicas=1, ray_actor_options=light, **watched)
     replica = serve.deployment(
         ServedReplica,
         name="Replica",
@@ -120,6 +126,7 @@ def application(settings: ClusterSettings) -> Any:
             "downscale_delay_s": _seconds(settings),
             "downscale_to_zero_delay_s": _seconds(settings),
         },
+        **watched,
     )
     return front.bind(given, caller.bind(given, replica.bind(given)))
 

@@ -29,9 +29,7 @@ def run(settings: ClusterSettings) -> int:
     logs.configure(settings.log_format)
     joins = settings.ray_address is not None
     _connect(ray, settings)
-    stopped = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):  # after Ray, which takes them for itself
-        signal.signal(name, lambda *_: stopped.set())
+    stopped = _signalled()
     try:
         _check_resources(ray, settings)
         serve.start(http_options={"host": settings.host, "port": settings.port, "location": "EveryNode"})
@@ -39,14 +37,28 @@ def run(settings: ClusterSettings) -> int:
         say("server", f"A2V listening on http://{settings.host}:{settings.port}")
         if not joins:
             stopped.wait()
-            say("server", f"stopping: running jobs have {settings.drain} to end")
-            serve.delete(NAME, _blocking=True)
-    finally:
-        if not joins:
+            say("server", f"stopping: running jobs have {settings.drain} to end; a second signal does not wait")
             serve.shutdown()
+    except KeyboardInterrupt:
+        say("server", "did not wait; running jobs go back to the queue when their leases end", level=30)
+    finally:
         ray.shutdown()
-    say("server", "stopped" if not joins else "deployed")
+    say("server", "deployed" if joins else "stopped")
     return 0
+
+
+def _signalled() -> threading.Event:
+    """Set by the first signal; the second one raises `KeyboardInterrupt`. After Ray, which takes signals for itself."""
+    stopped = threading.Event()
+
+    def note(*_: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, note)
+    return stopped
 
 
 def _libraries() -> tuple[Any, Any]:

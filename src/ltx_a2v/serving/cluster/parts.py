@@ -40,12 +40,12 @@ class Front:
 
     def __init__(self, given: dict[str, Any], caller: object = None) -> None:
         del caller
-        self._settings = ClusterSettings(**given)
+        self._settings = ClusterSettings.received(given)
         logs.configure(self._settings.log_format)
 
     async def start(self) -> ASGIApp:
         self._folders = own_folders(self._settings)
-        self._store, metrics = open_records(self._settings, self._folders), Metrics()
+        self._store, metrics = open_records(self._settings), Metrics()
         self._scheduler = Scheduler(self._settings, self._store, self._folders, metrics, workers=0)
         service = Service(self._settings, self._store, self._folders, self._scheduler, metrics)
         await self._scheduler.start()
@@ -64,7 +64,7 @@ class Replica:
     """Has one worker, and runs one job per call."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self._settings = ClusterSettings(**given)
+        self._settings = ClusterSettings.received(given)
         logs.configure(self._settings.log_format)
         self._calls = Calls()
         self._scheduler: Scheduler | None = None
@@ -73,7 +73,7 @@ class Replica:
         """Once, at the first call: on the loop that calls come on."""
         if self._scheduler is None:
             folders = own_folders(self._settings)
-            self._store = open_records(self._settings, folders)
+            self._store = open_records(self._settings)
             settings = self._settings.model_copy(update={"keep_alive": "-1", "cold_start": False})  # Serve's is counted
             self._scheduler = Scheduler(settings, self._store, folders, Metrics(), calls=self._calls)
             await self._scheduler.start()
@@ -116,7 +116,7 @@ class Caller:
     replica is called, and Serve starts it again."""
 
     def __init__(self, given: dict[str, Any], work: Work) -> None:
-        self._settings = ClusterSettings(**given)
+        self._settings = ClusterSettings.received(given)
         logs.configure(self._settings.log_format)
         self._work = work
         self._waiting: dict[asyncio.Task[None], Call] = {}
@@ -131,7 +131,7 @@ class Caller:
             self._running.cancel()
 
     async def _run(self) -> None:
-        store = open_records(self._settings, None)
+        store = open_records(self._settings)
         reachable = True
         while True:
             try:

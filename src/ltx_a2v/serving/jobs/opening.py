@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ltx_a2v.errors import InvalidInput
 from ltx_a2v.serving.jobs.bucket import Bucket
 from ltx_a2v.serving.jobs.bucket_folders import BucketFolders
 from ltx_a2v.serving.jobs.folders import Folders
@@ -12,13 +11,11 @@ from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import parse_duration
 
 
-def open_records(settings: ServerSettings, folders: Folders | None) -> JobStore:
+def open_records(settings: ServerSettings) -> JobStore:
     """In the database that the settings name, else in the state folder."""
     if settings.database is not None:
         return JobStore(PostgresDatabase(settings.database.get_secret_value()), parse_duration(settings.lease))
-    if folders is None:
-        raise InvalidInput("This machine's environment lacks LTX_A2V_DATABASE: set it before Ray starts here.")
-    return JobStore(folders.state / "jobs.sqlite3")
+    return JobStore(settings.state.resolve() / "jobs.sqlite3")
 
 
 def folders_of(settings: ServerSettings) -> Folders:

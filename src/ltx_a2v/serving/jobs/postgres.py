@@ -154,7 +154,12 @@ def _pool(url: str) -> ConnectionPool[psycopg.Connection[dict[str, Any]]]:
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # each use says so by its error
     return ConnectionPool(
         url,
-        kwargs={"row_factory": dict_row, "connect_timeout": round(WAIT_SECONDS), "application_name": "ltx-a2v"},
+        kwargs={
+            "row_factory": dict_row,
+            "connect_timeout": round(WAIT_SECONDS),
+            "application_name": "ltx-a2v",
+            "prepare_threshold": None,  # so that a pooler may stand in between
+        },
         min_size=0,
         max_size=CONNECTIONS,
         timeout=WAIT_SECONDS,
