@@ -168,6 +168,11 @@ def test_an_upload_that_stops_half_way_leaves_nothing(new_folders: NewFolders, m
     monkeypatch.setattr(Bucket, "upload", only_one)
     with pytest.raises(StorageFailed):
         folders.keep_inputs("a")
+    sent.clear()
+    with pytest.raises(StorageFailed):
+        finish(folders, "b")
+    assert folders.committed_result("b", 1) is None, "it would say that all files are there"
+    folders.discard("b", 1)
     folders.remove("a")  # as the request does that has become no job
     assert folders.bucket.sizes("") == {}
     assert not folders.inputs("a").exists()

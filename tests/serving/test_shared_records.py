@@ -13,6 +13,7 @@ import pytest
 from ltx_a2v.errors import InvalidInput, InvalidRequest
 from ltx_a2v.serving.jobs.postgres import PostgresDatabase
 from ltx_a2v.serving.main import only_server
+from ltx_a2v.serving.work.client import environment_without_key
 from ltx_a2v.serving.work.waiting import SystemClock
 from ltx_a2v.settings.server import ServerSettings
 from tests.postgres import Postgres
@@ -75,7 +76,7 @@ def test_a_server_that_was_cut_off_gives_its_job_up(
     """It has not noticed that its job is another's, and comes back while that one works."""
     database = PostgresDatabase(new_database())
     here, there = (
-        bench(store=FullDisk(database, lease_seconds=0.5), clock=SystemClock(), standby=False) for _ in range(2)
+        bench(store=FullDisk(database, lease_seconds=1.5), clock=SystemClock(), standby=False) for _ in range(2)
     )
 
     async def scenario() -> None:
@@ -151,6 +152,12 @@ def test_a_folder_of_servers_with_one_database_is_closed_to_one_without(tmp_path
         pass
     with only_server(lock, shared=False), refused, only_server(lock, shared=True):
         pass
+
+
+def test_processes_that_read_files_of_others_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LTX_A2V_DATABASE", "LTX_A2V_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    assert "secret" not in environment_without_key(ServerSettings()).values()
 
 
 def test_a_lease_that_is_too_short_is_one_sentence() -> None:
