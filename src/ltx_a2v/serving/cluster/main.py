@@ -85,7 +85,7 @@ def _connect(ray: Any, settings: ClusterSettings) -> None:
     if settings.api_key is not None:
         os.environ["LTX_A2V_API_KEY"] = settings.api_key.get_secret_value()
     custom = {settings.replica_resource: settings.max_replicas} if settings.replica_resource else None
-    ray.init(include_dashboard=False, resources=custom, log_to_driver=False, logging_level="WARNING")
+    ray.init("local", include_dashboard=False, resources=custom, log_to_driver=False, logging_level="WARNING")
 
 
 def _check_resources(ray: Any, settings: ClusterSettings) -> None:
