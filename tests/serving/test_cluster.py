@@ -19,7 +19,7 @@ from ltx_a2v.serving.cluster.scratch import own_folders
 from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.settings.cluster import ClusterSettings
 from tests.conftest import ROOT
-from tests.serving.conftest import fake_engine, wav
+from tests.serving.conftest import data_url, fake_engine, wav
 
 WAITS = 20.0
 
@@ -69,6 +69,14 @@ async def ended(client: httpx.AsyncClient, job: str, *states: str) -> dict[str, 
     return dict(found)
 
 
+async def newest(client: httpx.AsyncClient, before: object) -> str:
+    """The id of the job that came after the one `before`, once it is in progress."""
+    async with asyncio.timeout(WAITS):
+        while (job := (await client.get("/v1/videos")).json()["data"][0])["id"] == before or not job["step"]:
+            await asyncio.sleep(0.05)
+    return str(job["id"])
+
+
 def test_a_request_goes_from_the_front_through_the_records_to_a_replica_and_back(settings: ClusterSettings) -> None:
     given = settings.without_secrets()
     assert "database" not in given
@@ -99,6 +107,11 @@ def test_a_request_goes_from_the_front_through_the_records_to_a_replica_and_back
             done = await ended(client, again.json()["id"], "completed")
             content = await client.get(f"/v1/videos/{done['id']}/content")
             assert content.content[4:8] == b"ftyp"
+            body = {"prompt": "slow=0.1", "num_frames": 9, "num_inference_steps": 1000, "audio": data_url(wav())}
+            waiting = asyncio.create_task(client.post("/generate", json=body))
+            left = await newest(client, done["id"])
+            waiting.cancel()  # what Ray Serve does when a client leaves
+            await ended(client, left, "cancelled")
         caller.stop()
         await replica.stop()
         await front.stop()

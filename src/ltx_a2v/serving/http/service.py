@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,7 @@ class Service:
         self.checker = FileCheckers(settings)
         self.storage = StorageProbe(folders.outputs, folders.state, beyond=folders.problem)
         self.started_at = int(time.time())
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -153,6 +156,10 @@ class Service:
         left = asyncio.create_task(_until_disconnect(request))
         try:
             job = await self._wait_for_end(job, left)
+        except asyncio.CancelledError:  # how Ray Serve says that the client has left
+            if not self.scheduler.stopping:
+                self._in_background(self.scheduler.cancel(job))
+            raise
         finally:
             left.cancel()
         if job.state == "failed":
@@ -160,6 +167,14 @@ class Service:
         if job.state == "cancelled":
             raise Cancelled("The job was cancelled.")
         return job
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        async def do() -> None:
+            with contextlib.suppress(A2VError):  # it has ended, or its record cannot be written now
+                await work
+
+        self._tasks.add(task := asyncio.create_task(do()))
+        task.add_done_callback(self._tasks.discard)
 
     async def _wait_for_end(self, job: Job, left: asyncio.Task[None]) -> Job:
         with self.scheduler.changes.watch(job.id) as changed:
