@@ -179,7 +179,7 @@ class Gpu(BaseModel):
 class Status(BaseModel):
     """What the page shows of the machine."""
 
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle; elsewhere in a cluster.")
     loaded: bool = Field(description="Whether the model is loaded.")
     expires_at: str | None = Field(description="ISO time when it is unloaded; null without an end.")
     queued: int = Field(description="Jobs that wait.")
@@ -192,7 +192,7 @@ class Health(BaseModel):
     """The reply of `GET /health`."""
 
     status: Annotated[Literal["ok"], Field(description="Always `ok`.")] = "ok"
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle; elsewhere in a cluster.")
     queued: int | None = Field(description="Jobs that wait; null while the database is away.")
 
 
@@ -200,7 +200,7 @@ class Ready(BaseModel):
     """The reply of `GET /ready`."""
 
     ready: bool = Field(description="Whether a job that came now would be kept, and started or queued.")
-    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle.")
+    worker: str = Field(description="none, starting, standby, broken, loading, busy or idle; elsewhere in a cluster.")
     problem: str | None = Field(description="Why a job that came now would not be taken.")
 
 

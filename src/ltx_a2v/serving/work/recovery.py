@@ -15,7 +15,7 @@ from ltx_a2v.serving.work.queue_policy import MAX_ATTEMPTS, after_interruption
 def recover(store: JobStore, folders: Folders) -> None:
     """At the start of a server, when no job runs, no client waits, and no file is being written.
 
-    Where servers share the records, jobs are another's or will be overdue, which `Sharing` settles.
+    Where servers share the records, jobs are another's or will be overdue, which `Leases` settles.
     """
     if store.is_shared:
         folders.remove_leftovers(store.ids(), store.expired_ids(), shared=True)

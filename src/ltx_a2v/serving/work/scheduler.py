@@ -20,10 +20,10 @@ from ltx_a2v.serving.work.calls import Calls
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import WorkerClient
 from ltx_a2v.serving.work.consumer import Consumer, Shared
+from ltx_a2v.serving.work.leases import Leases
 from ltx_a2v.serving.work.outcomes import Outcomes
 from ltx_a2v.serving.work.recovery import recover
 from ltx_a2v.serving.work.running import Running
-from ltx_a2v.serving.work.sharing import Sharing
 from ltx_a2v.serving.work.supervisor import StartWorker
 from ltx_a2v.serving.work.waiting import Clock, SystemClock
 from ltx_a2v.settings.server import ServerSettings
@@ -68,7 +68,7 @@ class Scheduler:
             calls,
         )
         self._consumers = [Consumer(f"worker-{number}", shared) for number in range(1, workers + 1)]
-        self._sharing = Sharing(store, folders, self.changes, self._consumers)
+        self._leases = Leases(store, folders, self.changes, self._consumers)
 
     async def start(self) -> None:
         if problem := await asyncio.to_thread(self.problem):
@@ -79,14 +79,14 @@ class Scheduler:
             say("job", f"what was interrupted is not settled yet: {error}", level=40)
         for consumer in self._consumers:
             consumer.start()
-        self._sharing.start()
+        self._leases.start()
 
     async def stop(self) -> None:
         """Requeue the running jobs durably, and end the workers."""
         self.stopping = True
         self.changes.publish_all()
         await asyncio.gather(*(consumer.stop() for consumer in self._consumers))
-        self._sharing.stop()
+        self._leases.stop()
 
     def wake(self) -> None:
         """Start the next turn of the consumers now: there is something to do."""

@@ -30,7 +30,7 @@ MAX_LOSSES = 5
 """Attempts at a job whose servers were lost: machines come and go, so more than for a worker that died."""
 
 
-class Sharing:
+class Leases:
     """Runs until it is stopped. Does nothing where the records are this server's alone."""
 
     def __init__(
