@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         PhaseFinished,
         PhaseStarted,
         Planned,
+        Previewed,
         StepFinished,
         WindowStarted,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "Picture",
     "Plan",
     "Planned",
+    "Previewed",
     "PromptEnhancer",
     "Retake",
     "StepFinished",
@@ -79,6 +81,7 @@ _HOMES = {
     "LoadOptions": "settings.loading",
     "ModelPaths": "checkpoint.paths",
     "Notice": "events",
+    "Previewed": "events",
     "PhaseFinished": "events",
     "PhaseStarted": "events",
     "Picture": "request",

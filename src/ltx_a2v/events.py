@@ -69,6 +69,16 @@ class StepFinished:
     steps: int
 
 
+@dataclass(frozen=True, repr=False)
+class Previewed:
+    """What the video looks like so far, roughly: the frame in its middle, or in that of the window."""
+
+    phase: Phase
+    step: int
+    """After which it looks so, 1-based."""
+    jpeg: bytes
+
+
 @dataclass(frozen=True)
 class PhaseFinished:
     """A phase is done: its seconds, and its peaks of device memory in GiB."""
@@ -135,4 +145,4 @@ class Done:
     result: GenerationResult
 
 
-Event = Planned | WindowStarted | PhaseStarted | StepFinished | PhaseFinished | Notice | Done
+Event = Planned | WindowStarted | PhaseStarted | StepFinished | Previewed | PhaseFinished | Notice | Done

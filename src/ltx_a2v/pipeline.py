@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from ltx_a2v.diffusion.forward import StageForward, StageInputs
 from ltx_a2v.diffusion.guidance import UNGUIDED, Pass, computes, passes_of
 from ltx_a2v.diffusion.latents import HeldPicture, StageLatent, start_stage
+from ltx_a2v.diffusion.previews import Painter, Previews
 from ltx_a2v.diffusion.sampler import denoise
 from ltx_a2v.diffusion.schedule import distilled_sigmas, stage_1_sigmas, stage_2_sigmas
 from ltx_a2v.errors import NotFinite, named
@@ -187,6 +189,7 @@ def make_window(
     sound = yield from log.phase("encode_audio", lambda: encode_sound(model, mel, shape.audio_tokens))
     pictures = yield from log.phase("encode_image", lambda: encode_pictures(model, shown))
     conditions = Conditions(*contexts, sound, pictures)
+    painter = painter_of(pictures, shown) if request.previews else None
 
     with ExitStack() as stack:
         half = half_stage(request.num_inference_steps, shape, schedule)
@@ -195,14 +198,14 @@ def make_window(
         )
         coarse = yield from log.phase(
             half.name,
-            lambda: denoise_stage(model, transformer, half, shape, conditions, None, noise),
+            lambda: denoise_stage(model, transformer, half, shape, conditions, None, noise, painter),
             steps=half.steps,
         )
         upsampled = yield from log.phase("upsample", lambda: upsample_latent(model, coarse))
         full = Stage("stage_2", 1, stage_2_sigmas(schedule), schedule.stage_2[0], UNGUIDED, distilled=True)
         fine = yield from log.phase(
             full.name,
-            lambda: denoise_stage(model, transformer, full, shape, conditions, upsampled, noise),
+            lambda: denoise_stage(model, transformer, full, shape, conditions, upsampled, noise, painter),
             steps=full.steps,
         )
     return {"stage_1": coarse, "stage_2": fine}
@@ -287,6 +290,16 @@ def encode_pictures(model: ModelInUse, pictures: Sequence[FittedPicture]) -> dic
         }
 
 
+def painter_of(pictures: Mapping[int, Sequence[HeldPicture]], shown: Sequence[FittedPicture]) -> Painter | None:
+    """What previews are painted with: it follows from the pictures' latents and pixels."""
+    pairs = [
+        (held.latent, picture.pixels[scale])
+        for scale, latents in pictures.items()
+        for held, picture in zip(latents, shown, strict=True)
+    ]
+    return Painter.fitted(pairs)
+
+
 def denoise_stage(
     model: ModelInUse,
     transformer: LoadedTransformer,
@@ -295,6 +308,7 @@ def denoise_stage(
     conditions: Conditions,
     initial: Tensor | None,
     noise: torch.Generator | None,
+    painter: Painter | None = None,
 ) -> Work[Tensor]:
     """-> latent [1, C, F, H, W]; begins from the `initial` one, or where there is none from noise alone."""
     grid = shape.grid(stage.scale)
@@ -316,12 +330,14 @@ def denoise_stage(
         audio_text=conditions.positive.audio,
         appended=tuple(frame for frame in shape.pictures if frame),
     )
-    latent = yield from run_steps(model, transformer, StageWork(stage, start, inputs))
+    latent = yield from run_steps(model, transformer, StageWork(stage, start, inputs), Previews(painter, grid))
     check_finite(latent, stage.name)
     return grid.unpack(latent[:, : grid.tokens])
 
 
-def run_steps(model: ModelInUse, transformer: LoadedTransformer, work: StageWork) -> Work[Tensor]:
+def run_steps(
+    model: ModelInUse, transformer: LoadedTransformer, work: StageWork, previews: Previews | None = None
+) -> Work[Tensor]:
     """-> packed latent [1, tokens, channels]. Every process of a clip runs this, with its share of the passes."""
     stage, start, guidance = work.stage, work.start, work.stage.guidance
     passes, perturbed = passes_of(guidance), frozenset(guidance.stg_blocks or ())
@@ -333,8 +349,10 @@ def run_steps(model: ModelInUse, transformer: LoadedTransformer, work: StageWork
             transformer.module, work.inputs, share.own, perturbed, blocks.sweep, model.exact_passes, blocks.graphs
         )
         velocities_of, latent = share.gathered(forward.velocities), start.noisy
-        for step, latent in enumerate(denoise(velocities_of, start, stage.sigmas, guidance), start=1):  # noqa: B007
+        steps = denoise(velocities_of, start, stage.sigmas, guidance)
+        for step, (latent, estimate) in enumerate(steps, start=1):  # noqa: B007
             yield from map(Notice, blocks.graphs.take_notices() if blocks.graphs else ())
+            yield from previews.after(stage.name, step, estimate) if previews else ()
             yield StepFinished(stage.name, step, stage.steps)
     return latent
 
@@ -358,15 +376,7 @@ def write_video(
     """
     request, video = fitted.request, fitted.video
     left, step = video.num_frames, 0
-    with VideoWriter(
-        request.output_path,
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=clip,
-        label=label_of(request.visible_label, video.width, video.height),
-        marks=marks,
-    ) as writer:
+    with video_writer(fitted, request.output_path, clip, marks) as writer:
         for piece in decode(model, latents["stage_2"]):
             frames = to_host(piece[:, :, :left])
             left, step = max(left - piece.shape[2], 0), step + 1
@@ -396,14 +406,7 @@ def write_window(
     del coloured
     steps, step = decode_steps(model, shape_of_window(video, window)), 0
     cut, kept = Cut(window), list[Tensor]()
-    with VideoWriter(
-        work.segment(window),
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=None,
-        label=label_of(fitted.request.visible_label, video.width, video.height),
-    ) as writer:
+    with video_writer(fitted, work.segment(window), audio=None, marks=None) as writer:
         for piece in decode(model, latent):
             fading, faded, plain, handed = cut.parts(piece)
             if before is not None and fading:
@@ -434,20 +437,19 @@ def write_repaired(
     frames = torch.cat(made)
     start = request.audio_start_time - repair.start / video.frame_rate
     sound = load_audio(request.audio, max(start, 0.0), repair.frames / video.frame_rate)
-    with VideoWriter(
-        request.output_path,
-        width=video.width,
-        height=video.height,
-        frame_rate=video.frame_rate,
-        audio=sound,
-        label=label_of(request.visible_label, video.width, video.height),
-        marks=marks,
-    ) as writer:
+    with video_writer(fitted, request.output_path, sound, marks) as writer:
         for index, planes in enumerate(each_planes(repair.source)):
             shown = torch.from_numpy(planes)
             if (share := repair.share_of_new(index)) > 0:
                 shown = torch.lerp(shown.float(), frames[index - repair.start].float(), share).round().to(torch.uint8)
             writer.write(shown[None])
+
+
+def video_writer(fitted: FittedRequest, path: Path, audio: AudioClip | None, marks: Marks | None) -> VideoWriter:
+    """For frames of the request's size and rate, which get its visible label."""
+    video = fitted.video
+    label = label_of(fitted.request.visible_label, video.width, video.height)
+    return VideoWriter(path, video.width, video.height, video.frame_rate, audio, label, marks)
 
 
 def decode(model: ModelInUse, latent: Tensor) -> Iterator[Tensor]:

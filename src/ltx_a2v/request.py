@@ -299,6 +299,9 @@ class GenerationRequest(_Frozen):
     mark_prompt: bool = _option(
         False, "--mark-prompt", "Write the prompts into the video too, among the settings that can be read back."
     )
+    previews: bool = Field(
+        default=False, description="Give rough pictures of the video while it is made: `Previewed` events."
+    )
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

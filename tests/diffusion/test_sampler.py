@@ -41,7 +41,7 @@ def test_a_bf16_step_rounds_prediction_and_velocity() -> None:
     latent, velocity = (torch.randn(1, GRID.tokens, 16, generator=generator).bfloat16() for _ in range(2))
     start = StageLatent(GRID, latent, torch.zeros_like(latent), torch.ones(1, 1, 1, 1))
     sigmas = torch.tensor([0.7, 0.45])
-    (result,) = denoise(Constant(velocity).velocities, start, sigmas, UNGUIDED)
+    ((result, _),) = denoise(Constant(velocity).velocities, start, sigmas, UNGUIDED)
 
     pairs = zip(latent.flatten().tolist(), velocity.flatten().tolist(), strict=True)
     expected = torch.tensor([rounded_step(x, v, *sigmas.tolist()) for x, v in pairs]).view(result.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import av
 import numpy as np
+from PIL import Image
 
 from ltx_a2v.errors import BudgetTooSmall, InvalidAudio, InvalidOutput
 from ltx_a2v.events import (
@@ -24,6 +26,7 @@ from ltx_a2v.events import (
     Notice,
     PhaseFinished,
     PhaseStarted,
+    Previewed,
     StepFinished,
     WindowStarted,
 )
@@ -32,6 +35,15 @@ from ltx_a2v.settings.model import ModelSettings
 
 PHASE_STEPS = {"load_audio": 0, "encode_prompt": 0, "encode_audio": 0, "stage_1": -1, "stage_2": 3, "decode": 2}
 STEP_SECONDS = 0.002
+
+
+def jpeg_of_one_colour() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (48, 32), (90, 120, 60)).save(out, "JPEG")
+    return out.getvalue()
+
+
+PREVIEW = jpeg_of_one_colour()
 
 
 def open_pipeline(settings: ModelSettings) -> FakePipeline:
@@ -81,6 +93,8 @@ class FakePipeline:
             time.sleep(0 if steps else _number(request.prompt, "slow-phase", 0))
             for step in range(1, steps + 1):
                 time.sleep(seconds)
+                if request.previews and step == 1:
+                    yield Previewed(phase, step, PREVIEW)
                 yield StepFinished(phase, step, steps)
             phases[phase] = steps * seconds
             yield PhaseFinished(phase, phases[phase], 1.5, 2.0)

@@ -153,9 +153,11 @@ def test_a_video_from_two_files(page: Page, tmp_path: Path) -> None:
     page.until("return document.querySelector('#stage .state').textContent.includes('step')")
     page.until("return +document.querySelector('#stage progress').value > 20")
     page.until("return document.querySelector('#screen img')?.naturalWidth === 400"), "its picture"
+    page.until("return document.querySelector('#screen .sketch')?.naturalWidth === 48")
     page.until("return document.querySelector('.job.in_progress .thumb img')?.naturalWidth === 400")
     page.photograph("running")
     page.until("return document.querySelector('#stage.completed video')")
+    assert not page.driver.find_elements(By.CLASS_NAME, "sketch")
     assert page.text("#stage .facts").startswith("512 × 768 · 1.0 s · seed ")
     page.driver.execute_script("document.querySelector('#stage video').play()")
     page.until("return document.querySelector('#stage video').readyState >= 2")
@@ -282,6 +284,7 @@ def test_a_made_video_gives_its_settings(page: Page, tmp_path: Path) -> None:
         guidance={"cfg": 2.5},
     )
     page.fill(tmp_path, "like an earlier one")
+    page.driver.execute_script("document.getElementById('details').open = true")
     page.driver.find_element(By.ID, "like").send_keys(str(video))
     page.until("return document.getElementById('like-said').textContent.startsWith('The form has its settings.')")
     page.until("return document.getElementById('fitted').textContent.startsWith('768 × 512')")

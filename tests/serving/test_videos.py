@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import Server, data_url, png, wait_for, wav
+from tests.serving.fakes import PREVIEW
 
 SMALL = {"size": "256x128", "num_frames": 9, "num_inference_steps": 3}
 
@@ -227,7 +229,7 @@ def test_events_show_real_and_monotonic_progress(server: Server) -> None:
     seen: list[dict[str, Any]] = []
     with server.client.stream("GET", f"/v1/videos/{job['id']}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        seen += [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+        seen += [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {")]
     percents = [video["progress"] for video in seen]
     assert percents == sorted(percents)
     assert len(set(percents)) > 5
@@ -237,6 +239,17 @@ def test_events_show_real_and_monotonic_progress(server: Server) -> None:
     assert len(set(steps)) > 3
     assert {total for _, total in steps} <= {0, 10}
     assert any(video["eta_seconds"] is not None for video in seen)
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), True), (("--no-previews",), False)])
+def test_rough_pictures_come_between_the_events(start: Any, flags: tuple[str, ...], shown: bool) -> None:
+    server = start(*flags)
+    job = server.create("slow=0.05", num_inference_steps=4)
+    with server.client.stream("GET", f"/v1/videos/{job['id']}/events") as stream:
+        lines = list(stream.iter_lines())
+    previews = [lines[i + 1] for i, line in enumerate(lines) if line == "event: preview"]
+    assert (len(previews) > 0) == shown
+    assert {base64.b64decode(line.removeprefix("data: ")) for line in previews} <= {PREVIEW}
 
 
 def test_queue_positions(server: Server) -> None:

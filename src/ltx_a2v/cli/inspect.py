@@ -43,7 +43,8 @@ def as_lines(found: Inspection) -> Iterator[str]:
     yield _STATES[found.state].format(problem=found.problem or said.problem)
     if said.signer or said.issuer:
         whose = "this installation" if said.is_known else "not known here, so the name proves nothing"
-        yield f"signed by: {said.signer or '?'} ({said.issuer or '?'}): {whose}"
+        ending = f": {whose}" * (found.state == "intact")
+        yield f"signed by: {said.signer or '?'} ({said.issuer or '?'}){ending}"
     if made is None:
         if said.generator:
             yield f"made with: {said.generator}{', by AI' * found.is_ai}"

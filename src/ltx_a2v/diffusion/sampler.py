@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,8 +16,16 @@ Velocities = Callable[[Tensor, Tensor], dict[Pass, Tensor]]
 """Packed latent [1, tokens, channels] and sigma -> the velocity [1, tokens, channels] of every pass."""
 
 
-def denoise(velocities_of: Velocities, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Tensor]:
-    """Yield the packed latent [1, tokens, channels] after every step; the last one is the stage's result.
+class Step(NamedTuple):
+    """What a step has made, both [1, tokens, channels]."""
+
+    latent: Tensor
+    estimate: Tensor
+    """Of the latent without noise."""
+
+
+def denoise(velocities_of: Velocities, start: StageLatent, sigmas: Tensor, guidance: Guidance) -> Iterator[Step]:
+    """Yield the packed latent after every step; the last one is the stage's result.
 
     `sigmas` [steps + 1] stay on the CPU in float32, in which the reference computes with them.
     """
@@ -29,7 +38,7 @@ def denoise(velocities_of: Velocities, start: StageLatent, sigmas: Tensor, guida
             guided = combine(predictions, guidance)
         held = (guided * mask + start.clean.float() * (1 - mask)).to(guided.dtype)
         latent = _euler_step(latent, held, sigma, following)
-        yield latent
+        yield Step(latent, held)
 
 
 def _x0(latent: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ltx_a2v.request import DEFAULTS, GenerationRequest
 
 NOT_READ_BACK = {
     *("output_path", "audio", "image", "images", "save_latents", "work_dir", "retake"),
-    *("prompt", "negative_prompt", "enhance_prompt", "check_sync", "mark_prompt"),
+    *("prompt", "negative_prompt", "enhance_prompt", "check_sync", "mark_prompt", "previews"),
 }
 """Fields of a request that its settings leave out: files, the user's words, and what changes no frame."""
 

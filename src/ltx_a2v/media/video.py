@@ -68,15 +68,14 @@ class VideoWriter:
     """An mp4 being written: H.264 yuv420p in BT.709, AAC, index in front, both streams from 0.
 
     Used as a context manager: leaving it normally completes the file, an exception discards it. `audio` is cut, or
-    padded with silence, to the length of the video. The same frames and audio give the same bytes. `label` draws on
-    each frame; `marks` are completed before the file gets its name.
+    padded with silence, to the length of the video. The same frames and audio give the same bytes without `marks`,
+    which are completed before the file gets its name. `label` draws on each frame.
     Raises `InvalidOutput` where the file system refuses.
     """
 
     def __init__(
         self,
         path: Path,
-        *,
         width: int,
         height: int,
         frame_rate: float,

@@ -56,6 +56,7 @@ class ServerSettings(ModelSettings):
     persistent: bool = Field(False, description="Same as --keep-alive -1.")
     standby: bool = Field(True, description="Don't keep a warm spare process; the first job then starts slower.")
     vram_wait: str = Field("60s", description="How long a job waits for device memory before it fails.")
+    previews: bool = Field(True, description="Show no rough pictures of a video while it is made.")
     cancel_grace: str = Field("10s", description="How long a cancelled job may take to stop before it is killed.")
     worker_silence: str = Field(
         "2m", description="How long the worker may give no sign of life before it is killed and its job tried again."
@@ -176,7 +177,7 @@ class ServerSettings(ModelSettings):
             "spatial_upsampler_path": paths.spatial_upsampler,
             "gemma_root": paths.gemma_root,
         }
-        names = {*ModelSettings.model_fields, "max_image_pixels", "max_audio_seconds"}
+        names = {*ModelSettings.model_fields, "max_image_pixels", "max_audio_seconds", "previews"}
         files = {name: None if path is None else str(path) for name, path in found.items()}
         return {**self.model_dump(mode="json", include=names), **files}
 

@@ -12,7 +12,7 @@ from ltx_a2v.serving.http.bodies import FILE_FIELDS
 from ltx_a2v.settings.defaults import MAX_FRAMES
 from ltx_a2v.settings.server import ServerSettings
 
-FILES = {"audio", "image", "images", "output_path", "save_latents", "work_dir", "retake"}
+FILES = {"audio", "image", "images", "output_path", "save_latents", "work_dir", "retake", "previews"}
 """Fields of a request that are files: uploads, or the server's own."""
 
 

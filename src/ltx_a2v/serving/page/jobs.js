@@ -82,12 +82,20 @@ export class Jobs {
     if (this.streams.has(id)) return;
     const stream = new EventSource(`/v1/videos/${id}/events`);
     stream.addEventListener("video", (event) => this.show(JSON.parse(event.data)));
+    stream.addEventListener("preview", (event) => this.preview(id, `data:image/jpeg;base64,${event.data}`));
     stream.onerror = () => {
       if (stream.readyState !== EventSource.CLOSED) return; // it tries again by itself
       this.unfollow(id);
       setTimeout(() => call("GET", `/v1/videos/${id}`).then((job) => this.show(job), () => {}), 3000);
     };
     this.streams.set(id, stream);
+  }
+
+  preview(id, source) {
+    const entry = this.known.get(id);
+    if (!entry) return;
+    entry.preview = source;
+    if (id === this.selected) this.stage.show(entry);
   }
 
   unfollow(id) {

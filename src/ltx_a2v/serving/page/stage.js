@@ -45,14 +45,24 @@ export class Stage {
     if (playable) Object.assign(this.part(".download"), { href: content(job), download: `${job.id}.mp4` });
   }
 
-  draw({ job, picture }) {
+  draw({ job, picture, preview }) {
     if (job.status === "completed" && !job.expired) return this.fill(`${job.id} video`, () => this.goOn(job, player(job)));
     if (job.window > 1) return this.fill(`${job.id} part ${job.window}`, () => this.finishedPart(job));
     if (job.expired) return this.fill(`${job.id} expired`, paragraph("Removed after its time."));
     this.fill(`${job.id} picture`, paragraph(job.has_image ? "" : "No picture was given."));
     picture.then((source) => {
       if (source && this.shown === `${job.id} picture`) this.fill(`${job.id} shown`, () => still(source));
+      if (this.job?.id === job.id) this.sketch(this.job, preview);
     });
+  }
+
+  // What the video looks like so far, small, in the corner of its picture.
+  sketch(job, source) {
+    const shown = $("screen").querySelector(".sketch");
+    if (!source || job.status !== "in_progress") return shown?.remove();
+    if (shown) return (shown.src = source);
+    const image = Object.assign(new Image(), { src: source, className: "sketch", alt: "What the video looks like so far, roughly" });
+    $("screen").append(image);
   }
 
   finishedPart(job) {

@@ -21,6 +21,8 @@ class Running:
     job: Job
     progress: Progress
     step_began: float = 0.0
+    preview: str | None = None
+    """The newest rough picture of the video, a JPEG in base64."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     ending: bool = False
     """Its work is done or has failed; what is left is to record that."""
@@ -50,6 +52,8 @@ class Observer:
                 now = time.monotonic()
                 self._metrics.step_seconds.labels(event["phase"]).observe(now - running.step_began)
                 running.step_began = now
+            case "Previewed" if running:
+                running.preview = event["jpeg"]
             case "PhaseFinished":
                 self._phase_finished(running, worker, event)
             case "Planned":

@@ -17,6 +17,7 @@ When the server dies, the socket closes and the worker exits at once.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import json
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, InvalidRequest, from_json
-from ltx_a2v.events import Done, Event, GenerationResult, WindowStarted
+from ltx_a2v.events import Done, Event, GenerationResult, Previewed, WindowStarted
 from ltx_a2v.hardware.environment import prepare_libraries
 from ltx_a2v.hardware.host_memory import raise_oom_score
 from ltx_a2v.marks.marking import Marking
@@ -130,7 +131,7 @@ class Worker:
         module, _, function = start["engine"].partition(":")
         engine = importlib.import_module(module)
         settings = ModelSettings(**start["settings"])
-        self._marking = settings.marking
+        self._marking, self._previews = settings.marking, bool(start["settings"]["previews"])
         self._open = lambda: cast(Pipeline, getattr(engine, function)(settings))
         self._limits = Limits(start["settings"]["max_image_pixels"], start["settings"]["max_audio_seconds"])
         problem = self._problem()
@@ -193,7 +194,7 @@ class Worker:
     def _run(self, job: str, fields: dict[str, Any], folder: Path, windows: Path, keep: bool) -> dict[str, Any]:
         self._channel.raise_if_cancelled(job)
         began = time.monotonic()
-        request = GenerationRequest(**fields, output_path=folder / VIDEO, work_dir=windows)
+        request = GenerationRequest(**fields, output_path=folder / VIDEO, work_dir=windows, previews=self._previews)
         check_inputs(request, self._limits, lambda: self._channel.raise_if_cancelled(job))
         if keep or self._loaded:
             load_seconds = self._load(request, job)
@@ -249,8 +250,14 @@ class Worker:
                     return event.result
                 if isinstance(event, WindowStarted) and event.window > 1:
                     offer_partial(request, event.window - 1, self._marking)
-                self._channel.send("event", job=job, event=type(event).__name__, **asdict(event))
+                self._channel.send("event", job=job, event=type(event).__name__, **_as_json(event))
         raise RuntimeError("The pipeline ended without a result.")
+
+
+def _as_json(event: Event) -> dict[str, Any]:
+    """Pictures in base64."""
+    fields = asdict(event)
+    return fields | {"jpeg": base64.b64encode(event.jpeg).decode()} if isinstance(event, Previewed) else fields
 
 
 def offer_partial(request: GenerationRequest, finished: int, marking: Marking) -> None:

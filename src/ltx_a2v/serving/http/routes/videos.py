@@ -125,10 +125,13 @@ async def download_input(
     responses={**openapi.errors(404), 200: openapi.EVENT_STREAM},
 )
 async def follow_video(job: Found, service: Serving) -> AsyncIterator[ServerSentEvent]:
-    """The job whenever it changes, as server-sent events named `video`; the stream ends with the job."""
+    """The job whenever it changes, as server-sent events named `video`; the stream ends with the job.
+
+    Between them are events named `preview`: a rough picture of the video so far, a JPEG in base64.
+    """
     yield ServerSentEvent(retry=RECONNECT_MS)
-    async for state in _states(service, job):
-        yield ServerSentEvent(event="video", raw_data=state)
+    async for name, data in _changes(service, job):
+        yield ServerSentEvent(event=name, raw_data=data)
 
 
 @routes.post("/{video_id}/cancel", responses=openapi.errors(404, 409))
@@ -151,9 +154,9 @@ async def delete_video(job: Found, service: Serving) -> api.VideoDeleted:
     return api.VideoDeleted(id=job.id)
 
 
-async def _states(service: Service, job: Job) -> AsyncIterator[str]:
-    """The job as JSON, now and whenever it differs from before."""
-    last = ""
+async def _changes(service: Service, job: Job) -> AsyncIterator[tuple[str, str]]:
+    """`video` and the job as JSON, now and whenever it differs from before; `preview` and the newest picture."""
+    last, seen = "", None
     with service.scheduler.changes.watch(job.id) as changed:
         while not service.scheduler.stopping:
             changed.clear()
@@ -162,8 +165,12 @@ async def _states(service: Service, job: Job) -> AsyncIterator[str]:
                 return
             state = (await service.video(current)).model_dump_json()
             if state != last:
-                yield state
+                yield "video", state
                 last = state
             if current.is_final:
                 return
+            running = service.scheduler.running_job(job.id)
+            if running is not None and running.preview is not None and running.preview is not seen:
+                yield "preview", running.preview
+                seen = running.preview
             await changed.wait()
