@@ -33,9 +33,16 @@ class TurnedClock:
 
 
 class FullDisk(JobStore):
-    """A job store whose disk is full while `is_full`: no job's end can be written."""
+    """A job store whose disk is full while `is_full`: no job's end can be written. While `is_away` it cannot be reached
+    by the owner of a running job."""
 
     is_full = False
+    is_away = False
+
+    def beat(self, *arguments: Any) -> Job | None:
+        if self.is_away:
+            raise StorageFailed("The database cannot be used now.")
+        return super().beat(*arguments)
 
     def _finish(self, *arguments: Any, **columns: Any) -> None:
         if self.is_full:
@@ -46,13 +53,21 @@ class FullDisk(JobStore):
 class Bench:
     """`clock` is a `TurnedClock` unless another is given; `options` go to the scheduler."""
 
-    def __init__(self, folder: Path, clock: Any = None, options: dict[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Any = None,
+        options: dict[str, Any] | None = None,
+        store: FullDisk | None = None,
+        folders: Folders | None = None,
+        **settings: Any,
+    ) -> None:
         self.settings = ServerSettings(output_dir=folder, **({"device": "cpu"} | settings))
-        self.folders = Folders(folder, folder / "state")
+        self.folders = folders or Folders(folder, folder / "state")
         self.folders.create()
         (folder / "audio").write_bytes(wav())
         self.clock = clock or TurnedClock()
-        self.store = FullDisk(folder / "jobs.sqlite3")
+        self.store = store or FullDisk(folder / "jobs.sqlite3")
         self.scheduler = Scheduler(self.settings, self.store, self.folders, Metrics(), self.clock, **(options or {}))
         self._audio = str(folder / "audio")
 
@@ -64,8 +79,8 @@ class Bench:
         await self.scheduler.stop()
         self.store.close()
 
-    def add(self, prompt: str = "x", keep_alive: str | None = None) -> Job:
-        request = {"prompt": prompt, "audio": self._audio, "num_frames": 9, "num_inference_steps": 1}
+    def add(self, prompt: str = "x", keep_alive: str | None = None, **fields: Any) -> Job:
+        request = {"prompt": prompt, "audio": self._audio, "num_frames": 9, "num_inference_steps": 1, **fields}
         job = self.store.add(new_job_id(), request, keep_alive, False, 10)
         self.scheduler.wake()
         return job

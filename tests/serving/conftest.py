@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import secrets
 import signal
 import struct
 import subprocess
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+from tests.object_store import ObjectStore
+from tests.postgres import MISSING, Postgres, running_postgres
 
 if TYPE_CHECKING:
     from tests.serving.bench import Bench
@@ -185,3 +189,32 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Benc
     for name, value in fake_engine(tmp_path).items():
         monkeypatch.setenv(name, value)
     return lambda **settings: Bench(tmp_path, **settings)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres() as one:
+        if one is None:
+            pytest.skip(MISSING)
+        yield one
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    one = ObjectStore()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def new_bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Makes empty buckets and gives their URLs; the environment then has what their clients need."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return lambda: f"s3://{object_store.new_bucket(f'test-{secrets.token_hex(6)}')}/some/prefix"
+
+
+@pytest.fixture
+def new_database(postgres: Postgres) -> Callable[[], str]:
+    """Makes empty databases and gives their URLs."""
+    return lambda: postgres.new_database(f"test_{secrets.token_hex(6)}")

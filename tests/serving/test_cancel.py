@@ -14,7 +14,7 @@ Start = Callable[..., Server]
 
 @pytest.mark.parametrize("phase", ["stage_1", "stage_2", "decode"])
 def test_stops_at_the_next_step(server: Server, phase: str) -> None:
-    job = server.create("slow=0.15", num_inference_steps=3)
+    job = server.create("slow=0.3", num_inference_steps=3)
     wait_for(lambda: (now := server.get(job["id"]))["phase"] == phase and now["step"] >= 1)
     began = time.monotonic()
     reply = server.client.post(f"/v1/videos/{job['id']}/cancel").json()

@@ -82,9 +82,9 @@ def test_the_same_bytes_as_without_a_server(real: Server, pipeline: A2VPipeline,
     assert report["model_version"] == alone.model_version
 
 
-@pytest.mark.parametrize("phase", ["stage_1", "decode"])
-def test_cancel_at_the_next_step(real: Server, phase: str) -> None:
-    job = create(real, num_frames=25, size="256x128", num_inference_steps=4)
+@pytest.mark.parametrize(("phase", "long"), [("stage_1", {"num_inference_steps": 60}), ("decode", {"num_frames": 121})])
+def test_cancel_at_the_next_step(real: Server, phase: str, long: dict[str, int]) -> None:
+    job = create(real, **{"num_frames": 25, "size": "256x128", "num_inference_steps": 4, **long})
     wait_for(lambda: real.get(job["id"])["phase"] == phase, 60)
     real.client.post(f"/v1/videos/{job['id']}/cancel")
     assert real.wait(job["id"])["status"] == "cancelled"

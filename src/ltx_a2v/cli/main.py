@@ -9,7 +9,21 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ltx_a2v.cli import batch, bench, check, demo, doctor, generate, get, inspect, plan, quantize, retake, serve
+from ltx_a2v.cli import (
+    batch,
+    bench,
+    check,
+    cluster,
+    demo,
+    doctor,
+    generate,
+    get,
+    inspect,
+    plan,
+    quantize,
+    retake,
+    serve,
+)
 from ltx_a2v.cli.flags import flag_name
 from ltx_a2v.cli.output import say
 from ltx_a2v.cli.parser import Parser, ShowVersion
@@ -21,6 +35,7 @@ COMMANDS = {
     "generate": generate,
     "quantize": quantize,
     "serve": serve,
+    "cluster": cluster,
     "batch": batch,
     "retake": retake,
     "plan": plan,

@@ -23,13 +23,12 @@ from ltx_a2v.serving.http.connections import BoundedHttp, Bounds
 from ltx_a2v.serving.http.security import check_bind
 from ltx_a2v.serving.http.service import Service
 from ltx_a2v.serving.jobs.folders import Folders
-from ltx_a2v.serving.jobs.records import JobStore
+from ltx_a2v.serving.jobs.opening import folders_of, open_records
 from ltx_a2v.serving.jobs.retention import Sweeper
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
-from ltx_a2v.serving.webhooks.courier import Courier
-from ltx_a2v.serving.webhooks.signing import Signer
 from ltx_a2v.serving.work.scheduler import Scheduler
+from ltx_a2v.serving.work.waiting import end
 from ltx_a2v.settings.server import ServerSettings
 
 DRAIN_SECONDS = 3
@@ -43,9 +42,10 @@ def serve(settings: ServerSettings) -> int:
     os.umask(0o077)  # other users of this machine must not read prompts, uploads and videos
     bounds = Bounds.of(settings)
     folders = _created_folders(settings)
+    shared = settings.database is not None and settings.storage is None  # with a bucket, each has its own folders
     with (
-        _only_server(folders.state / "lock"),
-        _only_server(folders.outputs / ".lock"),
+        only_server(folders.state / "lock", shared),
+        only_server(folders.outputs / ".lock", shared),
         _listening(settings, bounds) as listener,
     ):
         asyncio.run(_serve(settings, folders, listener, bounds))
@@ -53,10 +53,10 @@ def serve(settings: ServerSettings) -> int:
 
 
 async def _serve(settings: ServerSettings, folders: Folders, listener: socket.socket, bounds: Bounds) -> None:
-    store, metrics = JobStore(folders.state / "jobs.sqlite3"), Metrics()
+    store, metrics = open_records(settings), Metrics()
     scheduler = Scheduler(settings, store, folders, metrics)
     service = Service(settings, store, folders, scheduler, metrics)
-    courier = _courier(settings, folders, service)
+    courier = service.courier()
     server = _server(build_app(service), scheduler, bounds)
     await scheduler.start()
     sweeper = Sweeper(store, folders, service.keep)
@@ -70,24 +70,10 @@ async def _serve(settings: ServerSettings, folders: Folders, listener: socket.so
         sweeper.stop()
         sweeping.cancel()
         await scheduler.stop()
-        await _end(telling)
+        await end(telling)
         await service.checker.stop()
         store.close()
         say("server", "stopped")
-
-
-def _courier(settings: ServerSettings, folders: Folders, service: Service) -> Courier | None:
-    """Raises `InvalidInput` for places or a secret that cannot be used."""
-    if not service.places:
-        return None
-    signer = Signer(settings.webhook_secret, folders.state)
-    return Courier(service.store, service.scheduler.changes, service.places, signer, service.video)
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 class _Server(uvicorn.Server):
@@ -125,7 +111,7 @@ def _server(app: ASGIApp, scheduler: Scheduler, bounds: Bounds) -> uvicorn.Serve
 
 
 def _created_folders(settings: ServerSettings) -> Folders:
-    folders = Folders(settings.output_dir.resolve(), settings.state.resolve())
+    folders = folders_of(settings)
     try:
         folders.create()
     except OSError as error:
@@ -136,8 +122,11 @@ def _created_folders(settings: ServerSettings) -> Folders:
 
 
 @contextlib.contextmanager
-def _only_server(lock: Path) -> Iterator[None]:
-    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files."""
+def only_server(lock: Path, shared: bool) -> Iterator[None]:
+    """Two servers on one set of jobs would run them twice; two on one output folder would remove each other's files.
+
+    `shared`: servers with one database may share them, as its leases keep them apart.
+    """
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o600)  # not for writing: the disk may be remounted
     except OSError as error:
@@ -146,15 +135,15 @@ def _only_server(lock: Path) -> Iterator[None]:
             "--state-dir."
         ) from None
     try:
-        _lock(descriptor, lock.parent)
+        _lock(descriptor, lock.parent, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         raise InvalidInput(
             f"Another server works in {folder}: give this one its own --state-dir and --output-dir."

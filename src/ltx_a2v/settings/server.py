@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from ltx_a2v.checkpoint.paths import ModelPaths
-from ltx_a2v.errors import InvalidInput, InvalidModel, named
+from ltx_a2v.errors import InvalidInput, InvalidModel, InvalidRequest, named
 from ltx_a2v.puppet import puppet_paths
 from ltx_a2v.settings.defaults import MAX_IMAGE_PIXELS, MAX_SECONDS
 from ltx_a2v.settings.devices import WorkerDevices, groups_of, on_one
@@ -19,6 +19,7 @@ from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.settings.units import NEVER, parse_bytes, parse_duration
 
 MIB = 2**20
+MIN_LEASE_SECONDS = 2.0
 MODEL_FILES = ("checkpoint_path", "distilled_lora_path", "spatial_upsampler_path", "gemma_root")
 
 
@@ -55,6 +56,19 @@ class ServerSettings(ModelSettings):
 
     output_dir: Path = Field(Path("outputs"), description="Folder for finished videos, one folder per job.")
     state_dir: Path | None = Field(None, description="Folder for jobs and uploads; default: .state in --output-dir.")
+    database: SecretStr | None = Field(
+        None,
+        description="postgresql://user@host/name: records that several servers share; better given as "
+        "LTX_A2V_DATABASE. Default: a file of SQLite in --state-dir.",
+    )
+    lease: str = Field(
+        "15s", description="With --database: how long a server may be silent before its job goes back to the queue."
+    )
+    storage: str | None = Field(
+        None,
+        description="s3://bucket/prefix: where uploads and finished videos are kept; default: --state-dir and "
+        "--output-dir.",
+    )
     input_dir: Path | None = Field(
         None, description="Folder below which requests and assistants may name files; default: none."
     )
@@ -103,6 +117,7 @@ class ServerSettings(ModelSettings):
         "head_timeout",
         "body_timeout",
         "upload_timeout",
+        "lease",
     )
     @classmethod
     def _spans_of_time(cls, text: str, info: ValidationInfo) -> str:
@@ -177,6 +192,13 @@ class ServerSettings(ModelSettings):
                 raise InvalidModel(f"{named(name)} {path} does not exist.")
         if self.input_dir is not None and not self.input_dir.is_dir():
             raise InvalidInput(f"{named('input_dir')} {self.input_dir} is not a folder.")
+        if parse_duration(self.lease) < MIN_LEASE_SECONDS:
+            raise InvalidRequest("lease", self.lease, f"is too short; use {MIN_LEASE_SECONDS:g}s or more")
+        if self.database is not None and self.webhook_allow and self.webhook_secret is None:
+            raise InvalidInput(
+                f"Servers that share {named('database')} sign webhooks with one secret: give each the same "
+                f"{named('webhook_secret')} (or LTX_A2V_WEBHOOK_SECRET)."
+            )
         super().check()
         _ = self.workers
 

@@ -11,7 +11,7 @@ WorkerState = Annotated[
     str,
     Field(
         description="none, starting, standby, broken, loading, busy or idle; of several workers the first of busy, "
-        "loading, idle, standby, starting, none, broken."
+        "loading, idle, standby, starting, none, broken; elsewhere where others run the jobs."
     ),
 ]
 Devices = Annotated[dict[str, str], Field(description="The state of each worker, by its device.")]
@@ -230,7 +230,7 @@ class Health(BaseModel):
     status: Annotated[Literal["ok"], Field(description="Always `ok`.")] = "ok"
     worker: WorkerState
     devices: Devices
-    queued: int = Field(description="Jobs that wait.")
+    queued: int | None = Field(description="Jobs that wait; null while the database is away.")
 
 
 class Ready(BaseModel):

@@ -28,6 +28,7 @@ _VIDEO_PARAMS = {"image": "input_reference", "width": "size", "height": "size", 
 """What `/v1/videos` calls them."""
 
 _STORAGE = {
+    "storage_unreachable": "The server's database or object store does not answer; try again later.",
     "storage_full": "The server's disk is full; its operator must make room.",
     "storage_unwritable": "The server cannot write to its folders; its operator must look at them.",
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,17 +48,21 @@ from ltx_a2v.serving.http.uploads import (
     save_inputs,
 )
 from ltx_a2v.serving.jobs.estimate import expected_time, measured_peak
-from ltx_a2v.serving.jobs.folders import PARTIAL, VIDEO, Folders
+from ltx_a2v.serving.jobs.folders import VIDEO, Folders
 from ltx_a2v.serving.jobs.idempotency import Key
+from ltx_a2v.serving.jobs.progress import Snapshot
 from ltx_a2v.serving.jobs.records import Job, JobStore, new_job_id
 from ltx_a2v.serving.jobs.retention import expires_at
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.webhooks.courier import Courier
 from ltx_a2v.serving.webhooks.places import Places
+from ltx_a2v.serving.webhooks.signing import Signer
 from ltx_a2v.serving.work.checking import FileCheckers, Part
 from ltx_a2v.serving.work.client import WorkerClient
 from ltx_a2v.serving.work.consumer import Consumer
-from ltx_a2v.serving.work.scheduler import Scheduler
+from ltx_a2v.serving.work.running import Running
+from ltx_a2v.serving.work.scheduler import ELSEWHERE, Scheduler
 from ltx_a2v.settings.server import KeepOutputs, ServerSettings
 from ltx_a2v.settings.units import NEVER
 
@@ -94,8 +100,9 @@ class Service:
         self.waiting_clients = WaitingClients(int(WAITING_SHARE * Bounds.of(settings).connections))
         self.checker = FileCheckers(settings)
         self.places = Places(settings.webhook_allow)
-        self.storage = StorageProbe(folders.outputs, folders.state)
+        self.storage = StorageProbe(folders.outputs, folders.state, beyond=folders.problem)
         self.started_at = int(time.time())
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -128,8 +135,9 @@ class Service:
             saved = await save_inputs(body, self.folders.inputs(job_id), self.settings, self._finished_video)
             fields |= await self._check_files(body, saved, fields["audio_start_time"])
             known = None if key is None else Key(key, await asyncio.to_thread(digest, body, saved))
+            await asyncio.to_thread(self.folders.keep_inputs, job_id)
         except BaseException:
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)  # also where this task is being cancelled
             raise
         asked = {**fields, **files_of_request(body, saved)}
         job = await self._add(job_id, asked, body.fields.get("keep_alive"), waited_for, known, webhook)
@@ -155,8 +163,8 @@ class Service:
             raise InvalidRequest("retake.video", job_id, "is gone: its files were removed after their time")
         return job
 
-    def _finished_video(self, job_id: str) -> Path:
-        return self.file(self._finished(job_id), VIDEO)
+    async def _finished_video(self, job_id: str) -> Path:
+        return await self.file(await asyncio.to_thread(self._finished, job_id), VIDEO)
 
     async def _check_files(self, body: Body, saved: dict[str, str], start: float) -> dict[str, Any]:
         """Width, height and frame rate of the video of a retake; nothing without one.
@@ -198,10 +206,10 @@ class Service:
         try:
             job = await asyncio.to_thread(self.store.add, job_id, fields, span, waited_for, most, key, webhook)
         except Exception:
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)  # also where this task is being cancelled
             raise
         if job.id != job_id:  # the key's job, which has its own files
-            self.folders.remove(job_id)
+            await asyncio.to_thread(self.folders.remove, job_id)
         return job
 
     async def inspect(self, request: Request) -> dict[str, Any]:
@@ -218,7 +226,7 @@ class Service:
             await drain(request)
             raise
         finally:
-            self.folders.remove(folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
         if found is None:
             raise Unavailable("The video cannot be inspected now; try again later.")
         return found
@@ -235,6 +243,10 @@ class Service:
         left = asyncio.create_task(until_disconnect(request))
         try:
             job = await self._wait_for_end(job, left)
+        except asyncio.CancelledError:  # how Ray Serve says that the client has left
+            if not self.scheduler.stopping:
+                self._in_background(self.scheduler.cancel(job))
+            raise
         finally:
             left.cancel()
         if job.state == "failed":
@@ -242,6 +254,14 @@ class Service:
         if job.state == "cancelled":
             raise Cancelled("The job was cancelled.")
         return job
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        async def do() -> None:
+            with contextlib.suppress(A2VError):  # it has ended, or its record cannot be written now
+                await work
+
+        self._tasks.add(task := asyncio.create_task(do()))
+        task.add_done_callback(self._tasks.discard)
 
     async def _wait_for_end(self, job: Job, left: asyncio.Task[None]) -> Job:
         with self.scheduler.changes.watch(job.id) as changed:
@@ -278,15 +298,14 @@ class Service:
 
     def _video(self, job: Job, position: int | None) -> api.Video:
         live = None if job.is_final else self.scheduler.running_job(job.id)
-        progress = live.progress if live else None
-        eta = progress.seconds_left(time.monotonic()) if progress else None
+        progress = self._progress(job, live)
         end = expires_at(job, self.keep)
         asked = job.request
         return api.Video(
             id=job.id,
             model=self.settings.model_id,
             status=job.state,
-            progress=100 if job.state == "completed" else progress.percent if progress else 0,
+            progress=100 if job.state == "completed" else progress.percent,
             created_at=int(job.created_at),
             started_at=_whole(job.started_at),
             completed_at=_whole(job.finished_at),
@@ -298,39 +317,45 @@ class Service:
             seed=asked["seed"],
             error=_error(job),
             queue_position=position,
-            phase=progress.phase if progress else None,
-            step=progress.step if progress else 0,
-            steps=progress.steps if progress else 0,
-            window=progress.window if progress else 1,
-            windows=progress.windows if progress else (job.result or {}).get("windows", 1),
-            eta_seconds=None if eta is None else round(eta, 1),
-            cancelling=live is not None and live.cancelled.is_set(),
+            phase=progress.phase,
+            step=progress.step,
+            steps=progress.steps,
+            window=progress.window,
+            windows=(job.result or {}).get("windows", progress.windows),
+            eta_seconds=progress.eta_seconds,
+            cancelling=live.cancelled.is_set() if live else job.state == "in_progress" and job.cancel_requested,
             attempts=job.attempts,
-            device=job.owner,
+            device=job.owner and job.owner.rpartition("/")[2],
             has_image=asked.get("image") is not None,
             settings=_settings(asked),
             result={**job.result, "id": job.id, "video_url": video_url(job)} if job.result else None,
         )
 
-    def file(self, job: Job, name: str) -> Path:
+    def _progress(self, job: Job, live: Running | None) -> Snapshot:
+        """Of a job here, or as the server that runs it has written it."""
+        if live is not None:
+            return live.progress.snapshot(time.monotonic())
+        return Snapshot(**job.progress) if job.progress and job.state == "in_progress" else Snapshot()
+
+    async def file(self, job: Job, name: str) -> Path:
         """Raises `Expired`, `Conflict` (not finished) and `NotFound`."""
         if job.expired:
             raise Expired(f"The files of {job.id} were removed after their time.")
         if job.state != "completed":
             raise Conflict(f"{job.id} has no content: it is {job.state}.")
-        path = self.folders.finished(job.id) / name
-        if not path.is_file():
+        path = await asyncio.to_thread(self.folders.finished_file, job.id, job.attempts, name)
+        if path is None:
             raise NotFound(f"The file {name} of {job.id} is gone.")
         return path
 
-    def partial(self, job: Job) -> Path:
+    async def partial(self, job: Job) -> Path:
         """The finished windows of a video that is not complete. Raises `Expired` and `Conflict`."""
         if job.state == "completed":
-            return self.file(job, VIDEO)
+            return await self.file(job, VIDEO)
         if job.expired:
             raise Expired(f"The files of {job.id} were removed after their time.")
-        path = self.folders.windows(job.id) / PARTIAL
-        if not path.is_file():
+        path = await asyncio.to_thread(self.folders.partial_file, job.id)
+        if path is None:
             raise Conflict(f"{job.id} has no finished part yet: it is {job.state}.")
         return path
 
@@ -340,19 +365,28 @@ class Service:
         waiting = await asyncio.to_thread(self.store.count, "queued")
         planned = await self.scheduler.plan({**request, "image": "-" if has_image else None}) or {}
         consumer = self.scheduler.next_free
-        time = expected_time(request, [(job.request, job.result or {}) for job in done], consumer.is_loaded)
+        is_loaded = consumer is not None and consumer.is_loaded
+        time = expected_time(request, [(job.request, job.result or {}) for job in done], is_loaded)
         measured = measured_peak(request, [(job.request, job.result or {}) for job in done])
         peak, problem = measured or planned.get("peak"), planned.get("problem")
         return api.Estimate(
             seconds=time.seconds,
             seconds_from=time.source,
-            device=consumer.name,
+            device=consumer.name if consumer else ELSEWHERE,
             peak_bytes=peak,
             peak_from=None if peak is None else "a video of this size" if measured else "the plan",
             fits=None if not planned else False if problem else True if planned["peak"] is not None else None,
             problem=problem,
             waiting=self.scheduler.jobs_before(waiting),
         )
+
+    def courier(self) -> Courier | None:
+        """Who tells of ended jobs; None where no place may be told. Raises `InvalidInput` for a secret that cannot be
+        used."""
+        if not self.places:
+            return None
+        signer = Signer(self.settings.webhook_secret, self.folders.state)
+        return Courier(self.store, self.scheduler.changes, self.places, signer, self.video)
 
     # -- the machine -------------------------------------------------------------------------------------------------
 
@@ -365,7 +399,7 @@ def _worker(consumer: Consumer) -> api.WorkerStatus:
     worker, running, end = consumer.supervisor.worker, consumer.running, consumer.keep_alive.expires_at
     gpus = _gpus(consumer.devices.members, worker.pid if worker is not None else None)
     return api.WorkerStatus(
-        device=consumer.name,
+        device=consumer.name if consumer else ELSEWHERE,
         worker=consumer.state,
         loaded=consumer.is_loaded,
         expires_at=None if end == NEVER else datetime.fromtimestamp(end, UTC).isoformat(timespec="seconds"),

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -71,7 +71,7 @@ def body_of_json(model: type[BaseModel], raw: bytes) -> Body:
 
 
 async def save_inputs(
-    body: Body, folder: Path, settings: ServerSettings, video_of: Callable[[str], Path]
+    body: Body, folder: Path, settings: ServerSettings, video_of: Callable[[str], Awaitable[Path]]
 ) -> dict[str, str]:
     """Path per input ("audio", "image", "image_0" …); uploads are written to `folder`, and so is the video of a
     finished job, which `video_of` gives by its id.
@@ -84,7 +84,7 @@ async def save_inputs(
     saved = {}
     for name, source in body.sources.items():
         if name == "video" and is_job_id(source):
-            saved[name] = await asyncio.to_thread(keep_video, video_of(source), folder, name)
+            saved[name] = await asyncio.to_thread(keep_video, await video_of(source), folder, name)
         else:
             saved[name] = await asyncio.to_thread(_save, name, body, folder, settings)
     return saved

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from dataclasses import dataclass
 
 from ltx_a2v.errors import Conflict
+from ltx_a2v.serving.jobs.database import Statements
 
 KEPT_SECONDS = 24 * 3600.0
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-    key TEXT PRIMARY KEY,
-    digest TEXT NOT NULL,
-    job_id TEXT NOT NULL,
-    created_at REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS keys_by_age ON keys (created_at);
-"""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A client's key, and the digest of its request. `db` is in a transaction of the caller."""
+    """A client's key, and the digest of its request. `db` is a transaction of the caller."""
 
     key: str
     digest: str
 
-    def job_id(self, db: sqlite3.Connection) -> str | None:
+    def job_id(self, db: Statements) -> str | None:
         """The job that was made for the key; None where there is none, or it was deleted or cancelled.
 
         Raises `Conflict` where the key came with another body.
@@ -44,7 +34,11 @@ class Key:
             raise Conflict("This Idempotency-Key was sent with another body; take a new key for a new video.")
         return str(row["job_id"])
 
-    def remember(self, db: sqlite3.Connection, job_id: str) -> None:
+    def remember(self, db: Statements, job_id: str) -> None:
         now = time.time()
         db.execute("DELETE FROM keys WHERE created_at <= ?", (now - KEPT_SECONDS,))
-        db.execute("INSERT OR REPLACE INTO keys VALUES (?,?,?,?)", (self.key, self.digest, job_id, now))
+        db.execute(
+            "INSERT INTO keys (key, digest, job_id, created_at) VALUES (?,?,?,?) ON CONFLICT (key) DO UPDATE "
+            "SET digest = excluded.digest, job_id = excluded.job_id, created_at = excluded.created_at",
+            (self.key, self.digest, job_id, now),
+        )

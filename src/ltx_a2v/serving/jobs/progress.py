@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ltx_a2v.request import FAST_STEPS
@@ -65,6 +65,22 @@ class Estimates:
         return expected
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What is told of a running job's progress."""
+
+    percent: int = 0
+    phase: str | None = None
+    step: int = 0
+    steps: int = 0
+    window: int = 1
+    windows: int = 1
+    eta_seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 @dataclass
 class Progress:
     """Updated by a job's events. `percent` stays below 100, which is for a saved file, and decreases only where a long
@@ -111,6 +127,11 @@ class Progress:
         if done < TRUSTED_SHARE or (not self.measured and self.step < 2):
             return None
         return (now - self.started_at) * (1 - done) / done
+
+    def snapshot(self, now: float) -> Snapshot:
+        left = self.seconds_left(now)
+        eta = None if left is None else round(left, 1)
+        return Snapshot(self.percent, self.phase, self.step, self.steps, self.window, self.windows, eta)
 
     def _advance(self) -> None:
         self.percent = max(self.percent, min(99, int(100 * self._share())))

@@ -1,4 +1,4 @@
-"""The job store: one table in SQLite, durable before a request is answered.
+"""The job store: one table in a database, durable before a request is answered.
 
     queued ──claim──> in_progress ──> completed | failed | cancelled
        ^                  │
@@ -6,7 +6,10 @@
 
 `attempts` counts claims, so that a job that kills its process twice is failed instead of retried forever.
 `owner` names the worker that a job in progress belongs to.
-Thread-safe: one connection behind one lock. A write that the disk refuses raises `StorageFailed` and changes nothing.
+`lease` counts claims too and never goes back. Where several servers share the database, a job belongs to its owner for
+some seconds after each sign of life (`beat`); later any server may return it to the queue. Whoever gives the number of
+an older lease changes nothing, so a server that comes back late cannot finish a job that another has.
+Thread-safe. A write that the database refuses raises `StorageFailed` and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,59 +17,21 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import sqlite3
-import threading
+import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ltx_a2v.errors import InvalidInput, QueueFull, StorageFailed
+from ltx_a2v.errors import QueueFull
 from ltx_a2v.serving.jobs import idempotency
-from ltx_a2v.serving.jobs.storage import FULL, storage_failed
+from ltx_a2v.serving.jobs.database import Database
+from ltx_a2v.serving.jobs.sqlite import SqliteDatabase
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 FINAL: tuple[State, ...] = ("completed", "failed", "cancelled")
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL,
-    waited_for INTEGER NOT NULL,
-    created_at REAL NOT NULL,
-    started_at REAL,
-    finished_at REAL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    cancel_requested INTEGER NOT NULL DEFAULT 0,
-    request TEXT NOT NULL,
-    keep_alive TEXT,
-    result TEXT,
-    error_code TEXT,
-    error_message TEXT,
-    error_status INTEGER,
-    expired INTEGER NOT NULL DEFAULT 0
-);
-"""
-_ADDED_COLUMNS = {
-    "owner": "TEXT",
-    "bytes": "INTEGER",
-    "error_param": "TEXT",
-    "webhook": "TEXT",
-    "webhook_at": "REAL",
-    "webhook_tries": "INTEGER NOT NULL DEFAULT 0",
-}
-"""Columns that a database of an earlier version lacks."""
-_INDEXES = """
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, seq);
-CREATE INDEX IF NOT EXISTS jobs_with_files ON jobs (finished_at, seq, bytes)
-    WHERE expired = 0 AND finished_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_unmeasured ON jobs (seq)
-    WHERE expired = 0 AND finished_at IS NOT NULL AND bytes IS NULL;
-CREATE INDEX IF NOT EXISTS jobs_with_webhook ON jobs (webhook_at) WHERE webhook_at IS NOT NULL;
-"""
 _TO_TELL = "state IN ('completed','failed','cancelled') AND webhook_at IS NOT NULL"
 _WITH_FILES = "expired = 0 AND finished_at IS NOT NULL"
 
@@ -104,6 +69,11 @@ class Job:
     webhook_at: float | None
     """Unix time from which on it is told, once the job has ended; None where there is nothing more to tell."""
     webhook_tries: int
+    lease: int
+    lease_until: float | None
+    """Unix time by the database's clock."""
+    progress: dict[str, Any] | None
+    """Fields of a `Snapshot`, where another server runs the job."""
 
     @property
     def is_final(self) -> bool:
@@ -116,44 +86,29 @@ def new_job_id() -> str:
 
 
 class JobStore:
-    """The table of jobs. Raises `InvalidInput` where the file at `path` is damaged or no such database."""
+    """The table of jobs, in a database or in a file of SQLite, which must be undamaged (`InvalidInput`)."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._path = path
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._open()
-        except sqlite3.OperationalError as error:
-            raise _failure(error) from error
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(str(error)) from None
+    def __init__(self, where: Path | Database, lease_seconds: float = 15.0) -> None:
+        self._database = SqliteDatabase(where) if isinstance(where, Path) else where
+        self._lease_seconds = lease_seconds
+        self._server = f"{socket.gethostname()}-{secrets.token_hex(4)}/" if self.is_shared else ""
 
-    def _open(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")  # a commit is on the disk when it returns
-        finding = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if finding != "ok":
-            raise self._damaged(finding)
-        self._db.executescript(_SCHEMA)
-        self._db.executescript(idempotency.SCHEMA)
-        present = {row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")}
-        for name, kind in _ADDED_COLUMNS.items():
-            if name not in present:
-                self._db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
-        self._db.executescript(_INDEXES)
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers use these records too."""
+        return self._database.shared
 
-    def _damaged(self, finding: str) -> InvalidInput:
-        words = " ".join(finding.split())
-        return InvalidInput(
-            f"The job records in {self._path} are damaged ({words}): move that file, its -wal and -shm away to start "
-            "with no jobs, or put a backup in its place; finished videos stay in --output-dir."
-        )
+    @property
+    def lease_seconds(self) -> float:
+        """How long a job stays its owner's after a sign of life."""
+        return self._lease_seconds
+
+    def problem(self) -> str | None:
+        """Why no record can be read or written now, as one sentence."""
+        return self._database.problem()
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._database.close()
 
     def add(
         self,
@@ -169,10 +124,10 @@ class JobStore:
 
         Raises `QueueFull`, and `Conflict` where the key came with another body.
         """
-        with self._transaction() as db:
+        with self._database.writing(alone=True) as db:
             if key is not None and (known := key.job_id(db)) is not None:
                 return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (known,)).fetchone())
-            waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+            waiting = db.execute("SELECT count(*) AS jobs FROM jobs WHERE state = 'queued'").fetchone()["jobs"]
             if waiting >= max_queue:
                 raise QueueFull(f"{waiting} jobs are waiting already, the most that are allowed; try again later.")
             db.execute(
@@ -208,72 +163,101 @@ class JobStore:
         """Oldest first."""
         return self._select(f"WHERE state IN ({','.join('?' * len(states))}) ORDER BY seq", *states)
 
-    def count(self, state: State) -> int:
-        with self._lock:
-            return int(self._db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state,)).fetchone()[0])
+    def count(self, *states: State) -> int:
+        with self._database.reading() as db:
+            marks = ",".join("?" * len(states))
+            row = db.execute(f"SELECT count(*) AS jobs FROM jobs WHERE state IN ({marks})", states).fetchone()
+            return int(row["jobs"])
 
     def position(self, job: Job) -> int | None:
         """1 for the job that runs next; None for a job that is not queued."""
         if job.state != "queued":
             return None
-        with self._lock:
-            row = self._db.execute("SELECT count(*) FROM jobs WHERE state='queued' AND seq <= ?", (job.seq,)).fetchone()
-        return int(row[0])
+        with self._database.reading() as db:
+            query = "SELECT count(*) AS jobs FROM jobs WHERE state = 'queued' AND seq <= ?"
+            return int(db.execute(query, (job.seq,)).fetchone()["jobs"])
 
     def ids(self) -> set[str]:
-        with self._lock:
-            return {row[0] for row in self._db.execute("SELECT id FROM jobs")}
+        return set(self._ids("SELECT id FROM jobs"))
 
     def expired_ids(self) -> set[str]:
-        with self._lock:
-            return {row[0] for row in self._db.execute("SELECT id FROM jobs WHERE expired = 1")}
+        return set(self._ids("SELECT id FROM jobs WHERE expired = 1"))
+
+    # -- a job and its owner -----------------------------------------------------------------------------------------
 
     def claim(self, owner: str) -> Job | None:
         """Move the oldest queued job to in progress on `owner`, as one more attempt; None where none is queued."""
-        with self._transaction() as db:
-            row = db.execute("SELECT id FROM jobs WHERE state='queued' ORDER BY seq LIMIT 1").fetchone()
-            if row is None:
-                return None
-            db.execute(
-                "UPDATE jobs SET state='in_progress', owner=?, started_at=?, attempts=attempts+1 WHERE id=?",
-                (owner, time.time(), row["id"]),
-            )
-            return _job(db.execute("SELECT * FROM jobs WHERE id=?", (row["id"],)).fetchone())
+        with self._database.writing() as db:
+            row = db.execute(
+                "UPDATE jobs SET state = 'in_progress', owner = ?, started_at = ?, attempts = attempts + 1, "
+                f"lease = lease + 1, lease_until = {self._database.now} + ?, progress = NULL WHERE id = "
+                f"(SELECT id FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1 {self._database.skip_locked}) "
+                "RETURNING *",
+                (self._server + owner, time.time(), self._lease_seconds),
+            ).fetchone()
+            return None if row is None else _job(row)
 
-    def requeue(self, job_id: str, *, forgive: bool) -> None:
+    def claimed_by(self, owner: str) -> list[Job]:
+        """Jobs in progress on an owner of this server."""
+        return self._select("WHERE state = 'in_progress' AND owner = ?", self._server + owner)
+
+    def beat(self, job: Job, progress: dict[str, Any]) -> Job | None:
+        """Hold the lease for longer. The record now; None where the lease is lost: the job is not the caller's."""
+        with self._database.writing() as db:
+            row = db.execute(
+                f"UPDATE jobs SET lease_until = {self._database.now} + ?, progress = ? "
+                "WHERE id = ? AND lease = ? AND state = 'in_progress' RETURNING *",
+                (self._lease_seconds, json.dumps(progress), job.id, job.lease),
+            ).fetchone()
+            return None if row is None else _job(row)
+
+    def overdue(self) -> list[Job]:
+        """Jobs in progress whose owner gave no sign of life for the time of a lease."""
+        return self._select(f"WHERE state = 'in_progress' AND lease_until < {self._database.now} ORDER BY seq")
+
+    def requeue(self, job_id: str, *, forgive: bool, lease: int | None = None) -> None:
         """Return the job to its place in the queue. `forgive`: this attempt is not counted."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.execute(
-                "UPDATE jobs SET state='queued', started_at=NULL, attempts=attempts-? "
-                "WHERE id=? AND state='in_progress'",
+                "UPDATE jobs SET state = 'queued', started_at = NULL, progress = NULL, attempts = attempts - ? "
+                f"WHERE id = ? AND state = 'in_progress' {_of(lease)}",
                 (int(forgive), job_id),
             )
 
-    def complete(self, job_id: str, result: dict[str, Any]) -> None:
-        self._finish(job_id, "completed", result=json.dumps(result))
+    def complete(self, job_id: str, result: dict[str, Any], lease: int | None = None) -> bool:
+        """False where the job is no longer that of the lease."""
+        return self._finish(job_id, "completed", lease, result=json.dumps(result))
 
-    def fail(self, job_id: str, code: str, message: str, http_status: int, field: str = "") -> None:
-        self._finish(
-            job_id, "failed", error_code=code, error_message=message, error_status=http_status, error_param=field
-        )
+    def fail(
+        self, job_id: str, code: str, message: str, http_status: int, field: str = "", lease: int | None = None
+    ) -> bool:
+        columns: dict[str, str | int] = {
+            "error_code": code,
+            "error_message": message,
+            "error_status": http_status,
+            "error_param": field,
+        }
+        return self._finish(job_id, "failed", lease, **columns)
 
-    def cancel(self, job_id: str) -> None:
-        self._finish(job_id, "cancelled")
+    def cancel(self, job_id: str, lease: int | None = None) -> bool:
+        return self._finish(job_id, "cancelled", lease)
 
     def cancel_if_queued(self, job_id: str) -> bool:
-        with self._transaction() as db:
+        with self._database.writing() as db:
             changed = db.execute(
                 "UPDATE jobs SET state='cancelled', finished_at=? WHERE id=? AND state='queued'", (time.time(), job_id)
             )
             return changed.rowcount == 1
 
-    def request_cancel(self, job_id: str) -> None:
-        with self._transaction() as db:
-            db.execute("UPDATE jobs SET cancel_requested=1 WHERE id=?", (job_id,))
+    def request_cancel(self, job_id: str) -> bool:
+        """Ask the owner of a job in progress to stop it; False where it is not in progress."""
+        with self._database.writing() as db:
+            asked = db.execute("UPDATE jobs SET cancel_requested=1 WHERE id=? AND state='in_progress'", (job_id,))
+            return asked.rowcount == 1
 
     def delete(self, job_id: str) -> bool:
         """Delete a finished job; False where there is none."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             gone = db.execute("DELETE FROM jobs WHERE id=? AND state IN ('completed','failed','cancelled')", (job_id,))
             return gone.rowcount == 1
 
@@ -281,16 +265,17 @@ class JobStore:
 
     def next_webhook_at(self) -> float:
         """Unix time of the next one; infinite where there is none."""
-        with self._lock:
-            row = self._db.execute(f"SELECT min(webhook_at) AS next FROM jobs WHERE {_TO_TELL}").fetchone()
+        with self._database.reading() as db:
+            row = db.execute(f"SELECT min(webhook_at) AS next FROM jobs WHERE {_TO_TELL}").fetchone()
         return math.inf if row["next"] is None else float(row["next"])
 
     def take_webhook(self, now: float, lease_until: float) -> Job | None:
         """A job to tell of, which is taken by nobody else until `lease_until`; counts as one more try."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             row = db.execute(
                 "UPDATE jobs SET webhook_at = ?, webhook_tries = webhook_tries + 1 WHERE webhook_at <= ? AND id = "
-                f"(SELECT id FROM jobs WHERE {_TO_TELL} AND webhook_at <= ? ORDER BY webhook_at, seq LIMIT 1) "
+                f"(SELECT id FROM jobs WHERE {_TO_TELL} AND webhook_at <= ? ORDER BY webhook_at, seq LIMIT 1 "
+                f"{self._database.skip_locked}) "
                 "RETURNING *",
                 (lease_until, now, now),
             ).fetchone()
@@ -298,7 +283,7 @@ class JobStore:
 
     def delay_webhook(self, job_id: str, until: float | None) -> None:
         """Tell it then; None: never again."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.execute("UPDATE jobs SET webhook_at = ? WHERE id = ?", (until, job_id))
 
     # -- disk space of finished jobs ---------------------------------------------------------------------------------
@@ -306,82 +291,79 @@ class JobStore:
 
     def unmeasured(self, limit: int) -> list[str]:
         """Ids of finished jobs whose size is not known yet."""
-        with self._lock:
-            rows = self._db.execute(f"SELECT id FROM jobs WHERE {_WITH_FILES} AND bytes IS NULL LIMIT ?", (limit,))
-            return [row[0] for row in rows]
+        return self._ids(f"SELECT id FROM jobs WHERE {_WITH_FILES} AND bytes IS NULL LIMIT ?", limit)
 
     def measured(self, sizes: Iterable[tuple[str, int]]) -> None:
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.executemany("UPDATE jobs SET bytes=? WHERE id=?", [(size, job_id) for job_id, size in sizes])
 
     def kept_bytes(self) -> int:
         """Total bytes of all finished jobs that are not expired."""
-        with self._lock:
-            return int(self._db.execute(f"SELECT coalesce(sum(bytes), 0) FROM jobs WHERE {_WITH_FILES}").fetchone()[0])
+        with self._database.reading() as db:
+            query = f"SELECT coalesce(sum(bytes), 0) AS total FROM jobs WHERE {_WITH_FILES}"
+            return int(db.execute(query).fetchone()["total"])
 
     def finished_before(self, moment: float, limit: int) -> list[str]:
         """Ids of jobs with files, first finished first."""
-        with self._lock:
-            rows = self._db.execute(
-                f"SELECT id FROM jobs WHERE {_WITH_FILES} AND finished_at <= ? ORDER BY finished_at, seq LIMIT ?",
-                (moment, limit),
-            )
-            return [row[0] for row in rows]
+        query = f"SELECT id FROM jobs WHERE {_WITH_FILES} AND finished_at <= ? ORDER BY finished_at, seq LIMIT ?"
+        return self._ids(query, moment, limit)
 
     def oldest_with_files(self, limit: int) -> list[tuple[str, int]]:
         """Ids and bytes of jobs with files, first finished first, without the one that finished last."""
-        with self._lock:
-            rows = self._db.execute(
-                f"SELECT id, coalesce(bytes, 0) FROM jobs WHERE {_WITH_FILES} AND seq != "
+        with self._database.reading() as db:
+            rows = db.execute(
+                f"SELECT id, coalesce(bytes, 0) AS bytes FROM jobs WHERE {_WITH_FILES} AND seq != "
                 f"(SELECT seq FROM jobs WHERE {_WITH_FILES} ORDER BY finished_at DESC, seq DESC LIMIT 1) "
                 "ORDER BY finished_at, seq LIMIT ?",
                 (limit,),
             )
-            return [(row[0], row[1]) for row in rows]
+            return [(row["id"], row["bytes"]) for row in rows]
 
     def expire(self, job_ids: Iterable[str]) -> None:
         """Mark the jobs as expired: their files are no longer served."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.executemany("UPDATE jobs SET expired=1 WHERE id=?", [(job_id,) for job_id in job_ids])
 
     # -- SQL ---------------------------------------------------------------------------------------------------------
 
-    def _finish(self, job_id: str, state: State, **columns: str | int) -> None:
+    def _finish(self, job_id: str, state: State, lease: int | None = None, **columns: str | int) -> bool:
+        """Whether the job has now ended so. A second call with the same lease changes nothing and is true: the reply
+        to the first may have been lost."""
         names = "".join(f", {name}=?" for name in columns)
-        with self._transaction() as db:
-            db.execute(
-                f"UPDATE jobs SET state=?, finished_at=?{names} WHERE id=? AND state IN ('queued','in_progress')",
+        with self._database.writing() as db:
+            changed = db.execute(
+                f"UPDATE jobs SET state=?, finished_at=?{names} WHERE id=? AND state IN ('queued','in_progress') "
+                + _of(lease),
                 (state, time.time(), *columns.values(), job_id),
             )
+            if changed.rowcount == 1:
+                return True
+            ended = db.execute(f"SELECT id FROM jobs WHERE id = ? AND state = ? {_of(lease, '')}", (job_id, state))
+            return ended.fetchone() is not None
 
     def _select(self, clause: str, *values: object) -> list[Job]:
-        with self._lock:
-            return [_job(row) for row in self._db.execute(f"SELECT * FROM jobs {clause}", values)]
+        with self._database.reading() as db:
+            return [_job(row) for row in db.execute(f"SELECT * FROM jobs {clause}", values)]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException as error:
-                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors, not after all
-                    self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
-                    raise _failure(error) from error
-                raise
+    def _ids(self, query: str, *values: object) -> list[str]:
+        with self._database.reading() as db:
+            return [row["id"] for row in db.execute(query, values)]
 
 
-def _failure(error: sqlite3.OperationalError) -> StorageFailed:
-    is_full = error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
-    return storage_failed("The job records cannot be written", FULL if is_full else None)
+def _of(lease: int | None, running: str = "AND state = 'in_progress'") -> str:
+    """SQL: the job is in progress with that lease; nothing where none is given."""
+    return "" if lease is None else f"AND lease = {lease:d} {running}"
 
 
-def _job(row: sqlite3.Row) -> Job:
-    fields = dict(row)
-    fields["request"] = json.loads(fields["request"])
-    fields["result"] = json.loads(fields["result"]) if fields["result"] else None
+_COLUMNS = [field.name for field in fields(Job)]
+
+
+def _job(row: Any) -> Job:
+    """Columns of a later version are left out: servers of two versions may share the records for a while."""
+    values = {name: row[name] for name in _COLUMNS}
+    values["request"] = json.loads(values["request"])
+    for name in ("result", "progress"):
+        values[name] = json.loads(values[name]) if values[name] else None
     for flag in ("waited_for", "cancel_requested", "expired"):
-        fields[flag] = bool(fields[flag])
-    return Job(**fields)
+        values[flag] = bool(values[flag])
+    return Job(**values)

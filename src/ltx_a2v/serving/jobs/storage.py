@@ -12,6 +12,8 @@ from pathlib import Path
 from ltx_a2v.errors import StorageFailed
 
 FULL = errno.ENOSPC
+UNREACHABLE = "storage_unreachable"
+"""The code of a `StorageFailed` of a database or an object store that does not answer."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 PROBE_BYTES = 2**16
@@ -34,10 +36,16 @@ def refuses_writing(error: BaseException) -> bool:
 
 
 class StorageProbe:
-    """Writes a file to each folder when asked, at most every few seconds. Thread-safe."""
+    """Writes a file to each folder when asked, at most every few seconds, then asks `beyond`. Thread-safe."""
 
-    def __init__(self, *folders: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *folders: Path,
+        beyond: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folders = folders
+        self._beyond = beyond
         self._clock = clock
         self._lock = threading.Lock()
         self._asked_at: float | None = None
@@ -47,7 +55,7 @@ class StorageProbe:
         """Why no job can be kept, as one sentence for the operator; None where all is well."""
         with self._lock:
             if self._asked_at is None or self._clock() - self._asked_at >= PROBE_SECONDS:
-                self._problem = next(filter(None, map(_refusal, self._folders)), None)
+                self._problem = next(filter(None, map(_refusal, self._folders)), None) or self._beyond()
                 self._asked_at = self._clock()
             return self._problem
 

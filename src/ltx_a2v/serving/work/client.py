@@ -22,6 +22,7 @@ Message = dict[str, Any]
 MAX_LINE = 2**22
 BEATS_PER_SILENCE = 8
 MAX_BEAT_SECONDS = 5.0
+OBJECT_STORE_KEYS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "PGPASSWORD")
 ENDS_OF_WORK = ("done", "failed", "cancelled", "loaded", "load_failed", "planned")
 
 
@@ -165,7 +166,7 @@ class WorkerClient:
 
 def environment_without_key(settings: ServerSettings, *also_without: str) -> dict[str, str]:
     """The server's environment, for a process that parses untrusted files."""
-    secret = ("LTX_A2V_API_KEY", "LTX_A2V_WEBHOOK_SECRET", *also_without)
+    secret = ("LTX_A2V_API_KEY", "LTX_A2V_WEBHOOK_SECRET", "LTX_A2V_DATABASE", *OBJECT_STORE_KEYS, *also_without)
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
     return {**inherited, "LTX_A2V_LOG_FORMAT": settings.log_format}
 

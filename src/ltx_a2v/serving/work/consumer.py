@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ltx_a2v.errors import A2VError, BudgetTooSmall, Cancelled, StorageFailed, Unavailable, WorkerFailed, from_json
-from ltx_a2v.serving.jobs.folders import VIDEO, Folders
+from ltx_a2v.serving.jobs.folders import Folders
 from ltx_a2v.serving.jobs.progress import Estimates, Progress, stage_1_passes
 from ltx_a2v.serving.jobs.records import Job, JobStore
-from ltx_a2v.serving.jobs.storage import storage_failed
+from ltx_a2v.serving.jobs.storage import UNREACHABLE, storage_failed
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.calls import Calls
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import Message, WorkerClient
 from ltx_a2v.serving.work.keep_alive import KeepAlive
 from ltx_a2v.serving.work.memory import MachineMemory
 from ltx_a2v.serving.work.outcomes import RETRY_SECONDS, Outcomes
-from ltx_a2v.serving.work.queue_policy import VRAM_RETRY_SECONDS, MemoryWait, after_failure, next_job
+from ltx_a2v.serving.work.queue_policy import STORAGE_SECONDS, VRAM_RETRY_SECONDS, Patience, after_failure, next_job
 from ltx_a2v.serving.work.recovery import settle_interrupted
 from ltx_a2v.serving.work.running import Observer, Running
 from ltx_a2v.serving.work.sharing import going_first, others_well
@@ -34,6 +35,8 @@ from ltx_a2v.serving.work.waiting import Clock, first_of, to_the_end
 from ltx_a2v.settings.devices import WorkerDevices
 from ltx_a2v.settings.server import ServerSettings
 from ltx_a2v.settings.units import NEVER, parse_duration
+
+T = TypeVar("T")
 
 MAX_PLANS = 8
 """Plans that may be asked for at once."""
@@ -58,6 +61,8 @@ class Shared:
     outcomes: Outcomes
     estimates: Estimates
     memory: MachineMemory
+    calls: Calls | None = None
+    """Where given, a consumer claims only when it is called."""
     without_room: dict[str, set[str]] = field(default_factory=dict)
     """The workers that had no room for a job, by its id, while it is tried."""
     consumers: list[Consumer] = field(default_factory=list)
@@ -85,6 +90,8 @@ class Consumer:
         self._trouble: str | None = None
         self._steps_back_until = -NEVER
         """By the clock: there was no room for a job here, and other workers go first."""
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- from outside ------------------------------------------------------------------------------------------------
 
@@ -93,6 +100,7 @@ class Consumer:
 
     async def stop(self) -> None:
         """Requeue the running job durably, and end the worker."""
+        self._stopping.set()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -180,6 +188,15 @@ class Consumer:
         running.cancelled.set()
         return True
 
+    def give_up(self, job_id: str) -> None:
+        """Stop a job that another server has now; nothing about it is recorded here."""
+        running, worker = self.running, self.supervisor.worker
+        if running is not None and running.job.id == job_id:
+            running.lost = True
+            running.cancelled.set()
+            if worker is not None and worker.used:
+                worker.kill("another server has its job")
+
     def _kill_if_still(self, running: Running, worker: WorkerClient) -> None:
         if self.running is running and worker.used:
             say("worker", "killed: it did not stop in time", id=running.job.id, level=30)
@@ -211,7 +228,7 @@ class Consumer:
             await self._unload_now()
         elif not await self._shared.outcomes.flush():
             await self._shared.clock.wait(self._wake, RETRY_SECONDS)
-        elif (job := await self._next_job()) is not None:
+        elif (job := await self._claimed()) is not None:
             await self._work(job)
         elif self._plans:
             await self._plan_now(*self._plans.pop(0))
@@ -260,6 +277,19 @@ class Consumer:
         await self.supervisor.retire()
         self._shared.memory.free_unless(self._uses_memory(each) for each in self._shared.consumers)
 
+    async def _claimed(self) -> Job | None:
+        """The next job, now this worker's. With `calls` only where one waits, which is answered."""
+        calls = self._shared.calls
+        if calls is None:
+            return await self._next_job()
+        if calls.are_none:
+            return None
+        job = await self._next_job()
+        if job is not None:
+            self.running = self._begin(job)  # before its caller asks whether it runs
+        calls.answer(job)
+        return job
+
     async def _next_job(self) -> Job | None:
         await asyncio.to_thread(self._settle_interrupted)
         if not await self._is_its_turn():
@@ -267,9 +297,8 @@ class Consumer:
         return await asyncio.to_thread(next_job, self._shared.store, self.name)
 
     def _settle_interrupted(self) -> None:
-        for job in self._shared.store.in_state("in_progress"):
-            if job.owner == self.name:  # nothing runs here now, so the job was interrupted
-                settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
+        for job in self._shared.store.claimed_by(self.name):  # nothing runs here now, so they were interrupted
+            settle_interrupted(self._shared.store, self._shared.folders, job, client_left=False)
 
     async def _is_its_turn(self) -> bool:
         """Whether the next job is for this worker; see `sharing`."""
@@ -309,9 +338,9 @@ class Consumer:
     # -- one job -----------------------------------------------------------------------------------------------------
 
     async def _work(self, job: Job) -> None:
-        self.running = self._begin(job)
+        self.running = running = self.running or self._begin(job)
         try:
-            result = await self._attempt(self.running)
+            result = await self._attempt(running)
             self._shared.without_room.pop(job.id, None)
             await to_the_end(self._finish(job, result))
         except asyncio.CancelledError:
@@ -324,6 +353,7 @@ class Consumer:
             await self._settle(job, _as_ours(error))
         finally:
             self.running = None
+            await asyncio.to_thread(self._shared.folders.release, job.id)
             self.keep_alive.start(self.supervisor.worker, self.keep_alive.seconds(job.keep_alive))
             self._shared.changes.publish_all()
 
@@ -339,7 +369,10 @@ class Consumer:
 
     async def _attempt(self, running: Running) -> dict[str, Any]:
         """Run the job and return its result. Waits for device memory as long as the settings allow."""
-        clock, patience = self._shared.clock, MemoryWait(self._shared.settings, self._shared.clock)
+        clock, patience = (
+            self._shared.clock,
+            Patience(parse_duration(self._shared.settings.vram_wait), self._shared.clock),
+        )
         while True:
             try:
                 return await self._run_on_worker(running)
@@ -365,16 +398,19 @@ class Consumer:
         if not worker.loaded:
             self._shared.metrics.cold_starts.labels(self.name).inc()
         folder = await asyncio.to_thread(self._shared.folders.new_work, job.id, job.attempts)
+        request = await self._patiently(running, self._shared.folders.fetch_inputs, job.id, job.request)
         if running.cancelled.is_set():
             raise Cancelled("The job was cancelled.")
         keep = self.keep_alive.seconds(job.keep_alive) > 0
         windows = str(self._shared.folders.windows(job.id).resolve())
-        worker.send("run", job=job.id, request=job.request, folder=str(folder.resolve()), windows=windows, keep=keep)
+        worker.send("run", job=job.id, request=request, folder=str(folder.resolve()), windows=windows, keep=keep)
         while True:
             message = await self._receive(worker, running)
             match message["say"]:
                 case "event":
                     self._observer.take(running, worker, message)
+                    if message["event"] == "WindowStarted" and message["window"] > 1:
+                        self._in_background(self._shared.folders.keep_windows, job.id)
                 case "done":
                     result: dict[str, Any] = message["result"]
                     return result
@@ -391,15 +427,45 @@ class Consumer:
                 raise Cancelled("The job was cancelled.") from None
             raise
 
+    async def _patiently(self, running: Running | None, work: Callable[..., T], *arguments: object) -> T:
+        """Run `work` in a thread, again and again while an object store does not answer. A cancelled job stops."""
+        patience = Patience(STORAGE_SECONDS, self._shared.clock)
+        cancelled = asyncio.Event() if running is None else running.cancelled
+        while True:
+            try:
+                return await asyncio.to_thread(work, *arguments)
+            except StorageFailed as error:
+                if error.code != UNREACHABLE or cancelled.is_set():
+                    raise
+                patience.raise_if_over(error)
+                say("storage", f"waiting: {error}", level=30)
+                await self._shared.clock.wait(self._stopping if running is None else cancelled, RETRY_SECONDS)
+                if self._stopping.is_set():
+                    raise asyncio.CancelledError from error  # the job is put back
+
+    def _in_background(self, work: Callable[..., None], job_id: str) -> None:
+        """What fails there costs the next attempt time, and nothing else."""
+
+        async def do() -> None:
+            try:
+                await asyncio.to_thread(work, job_id)
+            except (OSError, StorageFailed) as error:
+                say("storage", str(error), id=job_id, level=30)
+
+        self._tasks.add(task := asyncio.create_task(do()))
+        task.add_done_callback(self._tasks.discard)
+
     # -- the end of a job --------------------------------------------------------------------------------------------
 
     async def _finish(self, job: Job, result: dict[str, Any]) -> None:
         """Files first, record second: a crash between the two is repaired by `recovery`."""
         shared = self._shared
-        await asyncio.to_thread(shared.folders.commit, job.id, job.attempts)
+        if self._is_lost():
+            raise Cancelled("Another server has the job.")
+        await self._patiently(None, shared.folders.commit, job.id, job.attempts)
         await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=False)
-        result["output_path"] = str(shared.folders.finished(job.id) / VIDEO)
-        await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result))
+        result["output_path"] = shared.folders.location(job.id, job.attempts)
+        await shared.outcomes.record(job.id, lambda: shared.store.complete(job.id, result, job.lease))
         shared.estimates.learn(result["phases"], stage_1_passes(job.request), result.get("windows", 1))
         shared.metrics.completed(self.name, result)
         say("job", "completed", id=job.id, elapsed_s=result["elapsed_seconds"], peak_gib=result["peak_vram_gib"])
@@ -409,6 +475,8 @@ class Consumer:
         shared, worker = self._shared, self.supervisor.worker
         if worker is not None and (worker.dead or worker.tainted):
             await self._retire()
+        if await self._has_given_up(job):
+            return
         await asyncio.to_thread(shared.folders.discard, job.id, job.attempts)
         verdict = after_failure(job, error)
         if verdict == "retry" and self.running is not None and self.running.cancelled.is_set():
@@ -417,29 +485,50 @@ class Consumer:
             await asyncio.to_thread(shared.folders.forget_windows, job.id, keep_partial=True)
         match verdict:
             case "cancel":
-                await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id))
+                await shared.outcomes.record(job.id, lambda: shared.store.cancel(job.id, job.lease))
                 shared.metrics.finished(self.name, "cancelled")
                 say("job", "cancelled", id=job.id)
             case "retry":
-                await shared.outcomes.record(job.id, lambda: shared.store.requeue(job.id, forgive=False))
+                await shared.outcomes.record(
+                    job.id, lambda: shared.store.requeue(job.id, forgive=False, lease=job.lease)
+                )
                 say("job", f"will be tried again: {error}", id=job.id, level=30)
             case "fail":
                 code, status, field = error.code, error.http_status, error.field
-                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, code, str(error), status, field))
+                told = (code, str(error), status, field)
+                await shared.outcomes.record(job.id, lambda: shared.store.fail(job.id, *told, lease=job.lease))
                 shared.metrics.failed(self.name, code)
                 say("job", f"failed: {error}", id=job.id, code=code, level=30)
 
     async def _leave_to_others(self, job: Job) -> None:
         """Return a job to the queue that this device has no room for now, and take none before a free worker has."""
+        if await self._has_given_up(job):
+            return
         await asyncio.to_thread(self._shared.folders.discard, job.id, job.attempts)
         self._steps_back_until = self._shared.clock.now() + VRAM_RETRY_SECONDS
         say("vram", "left to another worker", id=job.id, device=self.name)
         if self.running is not None and self.running.cancelled.is_set():
-            await self._shared.outcomes.record(job.id, lambda: self._shared.store.cancel(job.id))
+            await self._shared.outcomes.record(job.id, lambda: self._shared.store.cancel(job.id, job.lease))
             self._shared.metrics.finished(self.name, "cancelled")
         else:
-            await self._shared.outcomes.record(job.id, lambda: self._shared.store.requeue(job.id, forgive=True))
+            await self._shared.outcomes.record(
+                job.id, lambda: self._shared.store.requeue(job.id, forgive=True, lease=job.lease)
+            )
         self._wake_all(self._shared.consumers)
+
+    async def _has_given_up(self, job: Job) -> bool:
+        if not self._is_lost():
+            return False
+        await asyncio.to_thread(self._shared.folders.discard_work, job.id, job.attempts)
+        say("job", "given up: another server has it", id=job.id, level=30)
+        return True
+
+    def _is_lost(self) -> bool:
+        """Whether another server has the running job. What is lost later is found when the end is recorded."""
+        if self.running is None:
+            return False
+        self.running.ending = True
+        return self.running.lost
 
     def _put_back(self, job: Job) -> None:
         """Requeue the job because the server stops; the attempt does not count."""
@@ -447,8 +536,8 @@ class Consumer:
             self.supervisor.worker.kill("the server is stopping")
         try:
             if self.running is not None and self.running.cancelled.is_set():
-                self._shared.store.cancel(job.id)
-            self._shared.store.requeue(job.id, forgive=True)  # not where it has ended
+                self._shared.store.cancel(job.id, job.lease)
+            self._shared.store.requeue(job.id, forgive=True, lease=job.lease)  # not where it has ended
         except StorageFailed as error:
             say("job", f"stopped with the server; the next start settles it: {error}", id=job.id, level=40)
         else:

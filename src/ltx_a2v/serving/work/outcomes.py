@@ -17,11 +17,11 @@ class Outcomes:
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
-        self._unwritten: dict[str, Callable[[], None]] = {}
+        self._unwritten: dict[str, Callable[[], object]] = {}
         self._told: set[str] = set()
         self._writing = asyncio.Lock()
 
-    async def record(self, job_id: str, write: Callable[[], None]) -> None:
+    async def record(self, job_id: str, write: Callable[[], object]) -> None:
         """Write now, or at a later `flush`."""
         self._unwritten[job_id] = write
         await self.flush()
@@ -38,12 +38,14 @@ class Outcomes:
     async def _flush(self) -> bool:
         for job_id, write in list(self._unwritten.items()):
             try:
-                await asyncio.to_thread(write)
+                written = await asyncio.to_thread(write)
             except StorageFailed as error:
                 if job_id not in self._told:
                     self._told.add(job_id)
                     say("job", f"its end is not recorded yet: {error}", id=job_id, level=40)
                 return False
+            if written is False:
+                say("job", "has gone to another server; what was made here does not count", id=job_id, level=30)
             self._unwritten.pop(job_id, None)
             self._told.discard(job_id)
             self._changes.publish(job_id)

@@ -24,6 +24,10 @@ class Running:
     preview: str | None = None
     """The newest rough picture of the video, a JPEG in base64."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: bool = False
+    """Its work is done or has failed; what is left is to record that."""
+    lost: bool = False
+    """Its lease is another server's, so nothing about it is recorded here."""
 
 
 class Observer:

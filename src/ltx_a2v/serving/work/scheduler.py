@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,17 +18,23 @@ from ltx_a2v.serving.jobs.records import Job, JobStore
 from ltx_a2v.serving.jobs.storage import StorageProbe
 from ltx_a2v.serving.logs import say
 from ltx_a2v.serving.metrics import Metrics
+from ltx_a2v.serving.work.calls import Calls
 from ltx_a2v.serving.work.changes import Changes
 from ltx_a2v.serving.work.client import WorkerClient
 from ltx_a2v.serving.work.consumer import Consumer, Shared
+from ltx_a2v.serving.work.leases import Leases
 from ltx_a2v.serving.work.memory import MachineMemory
 from ltx_a2v.serving.work.outcomes import Outcomes
 from ltx_a2v.serving.work.recovery import recover
 from ltx_a2v.serving.work.running import Running
 from ltx_a2v.serving.work.supervisor import StartWorker
 from ltx_a2v.serving.work.waiting import Clock, SystemClock
+from ltx_a2v.settings.devices import WorkerDevices
 from ltx_a2v.settings.server import ServerSettings
+from ltx_a2v.settings.units import NEVER
 
+ELSEWHERE = "elsewhere"
+"""State, and device in metrics, of the workers of a server that has none: others run its jobs."""
 STATES = ("broken", "none", "starting", "standby", "idle", "loading", "busy")
 """Of a worker. That of several is the last one of theirs."""
 CANCEL_TRIES, CANCEL_PAUSE = 100, 0.02
@@ -45,15 +52,20 @@ class Scheduler:
         metrics: Metrics,
         clock: Clock | None = None,
         start_worker: StartWorker | None = None,
+        devices: Sequence[WorkerDevices] | None = None,
+        calls: Calls | None = None,
     ) -> None:
+        """`devices` are those of the settings unless others are given; without any, jobs are run elsewhere. With
+        `calls`, they are claimed only when called."""
+        devices = settings.workers if devices is None else devices
         self.changes = Changes()
         self.stopping = False
         self._store = store
         self._folders = folders
         self._metrics = metrics
-        self._storage = StorageProbe(folders.outputs, folders.state)
+        self._storage = StorageProbe(folders.outputs, folders.state, beyond=folders.problem)
         self._outcomes = Outcomes(self.changes)
-        self._memory = MachineMemory(networks=1 + len(settings.lora) if len(settings.workers) > 1 else 0)
+        self._memory = MachineMemory(networks=1 + len(settings.lora) if len(devices) > 1 else 0)
         shared = Shared(
             settings,
             store,
@@ -65,10 +77,12 @@ class Scheduler:
             self._outcomes,
             Estimates(),
             self._memory,
+            calls,
         )
         self.consumers = shared.consumers
-        self.consumers += [Consumer(devices, shared) for devices in settings.workers]
+        self.consumers += [Consumer(each, shared) for each in devices]
         metrics.expect(consumer.name for consumer in self.consumers)
+        self._leases = Leases(store, folders, self.changes, self.consumers)
 
     async def start(self) -> None:
         if problem := await asyncio.to_thread(self.problem):
@@ -79,12 +93,14 @@ class Scheduler:
             say("job", f"what was interrupted is not settled yet: {error}", level=40)
         for consumer in self.consumers:
             consumer.start()
+        self._leases.start()
 
     async def stop(self) -> None:
         """Requeue the running jobs durably, and end the workers."""
         self.stopping = True
         self.changes.publish_all()
         await asyncio.gather(*(consumer.stop() for consumer in self.consumers))
+        self._leases.stop()
         self._memory.close()
 
     def wake(self) -> None:
@@ -105,8 +121,9 @@ class Scheduler:
 
     @property
     def worker_state(self) -> str:
-        """none, starting, standby, broken, loading, busy or idle: of the worker that is furthest in `STATES`."""
-        return max((consumer.state for consumer in self.consumers), key=STATES.index)
+        """none, starting, standby, broken, loading, busy or idle: of the worker that is furthest in `STATES`; elsewhere
+        without workers here."""
+        return max((consumer.state for consumer in self.consumers), key=STATES.index, default=ELSEWHERE)
 
     @property
     def is_loaded(self) -> bool:
@@ -120,21 +137,21 @@ class Scheduler:
     @property
     def expires_at(self) -> float:
         """Unix time when the first loaded model is unloaded; `NEVER` without an end, and while a job runs."""
-        return min(consumer.keep_alive.expires_at for consumer in self.consumers)
+        return min((consumer.keep_alive.expires_at for consumer in self.consumers), default=NEVER)
 
     def jobs_before(self, queued: int) -> int:
         """How many jobs end before one that comes after `queued` others starts, if they end one after the other."""
-        return max(0, queued + len(self.running) - len(self.consumers) + 1)
+        return max(0, queued + len(self.running) - max(1, len(self.consumers)) + 1)
 
     @property
-    def next_free(self) -> Consumer:
-        """That would take a job that came now; where none is free, the first one."""
+    def next_free(self) -> Consumer | None:
+        """That would take a job that came now; where none is free, the first one. None without workers here."""
         free = [consumer for consumer in self.consumers if consumer.is_free]
-        return min(free or self.consumers[:1], key=lambda consumer: not consumer.is_loaded)
+        return min(free or self.consumers[:1], key=lambda consumer: not consumer.is_loaded, default=None)
 
     def problem(self) -> str | None:
         """Why no job can be stored now, as one sentence; tests the disk at most every few seconds."""
-        return self._storage.problem()
+        return self._store.problem() or self._storage.problem()
 
     # -- what clients may ask for ------------------------------------------------------------------------------------
 
@@ -145,6 +162,8 @@ class Scheduler:
         """
         for _ in range(CANCEL_TRIES):
             if await self._cancelled_queued(job) or await self._cancelling_running(job):
+                return
+            if await self._cancelling_elsewhere(job):
                 return
             current = await asyncio.to_thread(self._store.get, job.id)
             if current is None or current.state == "cancelled":
@@ -159,7 +178,10 @@ class Scheduler:
         raise Unavailable("The job is neither queued nor running now; try again in a moment.")
 
     async def load(self, keep_alive: str | None, device: str | None = None) -> None:
-        """Load the model now, on all devices or on one. Raises the first worker's error when all have ended."""
+        """Load the model now, on all devices or on one. Raises the first worker's error when all have ended, and
+        `Conflict` without workers here."""
+        if not self.consumers:
+            raise Conflict("This server loads no model: its replicas do when jobs come.")
         loads = (consumer.load(keep_alive) for consumer in self._on(device))
         for error in await asyncio.gather(*loads, return_exceptions=True):
             if error is not None:
@@ -167,7 +189,7 @@ class Scheduler:
 
     async def plan(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """What the worker plans for a request: `peak` bytes or None, and the `problem` where that does not fit now."""
-        return await self.next_free.plan(request)
+        return await self.next_free.plan(request) if self.next_free else None
 
     async def unload(self, device: str | None = None) -> bool:
         """True when the memory is free; False where a job runs, after which it will be freed."""
@@ -194,3 +216,7 @@ class Scheduler:
         with contextlib.suppress(StorageFailed):  # stopping needs no room on the disk
             await asyncio.to_thread(self._store.request_cancel, job.id)
         return True
+
+    async def _cancelling_elsewhere(self, job: Job) -> bool:
+        """The server that runs it sees this at its next beat."""
+        return self._store.is_shared and await asyncio.to_thread(self._store.request_cancel, job.id)

@@ -46,6 +46,13 @@ async def first_of(*events: asyncio.Event | None) -> None:
             wait.cancel()
 
 
+async def end(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Await `work`; where this is cancelled, finish `work` before raising."""
     task = asyncio.ensure_future(work)

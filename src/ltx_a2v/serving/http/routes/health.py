@@ -7,10 +7,12 @@ import math
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from ltx_a2v.errors import StorageFailed
 from ltx_a2v.serving.http import models as api
 from ltx_a2v.serving.http import openapi
 from ltx_a2v.serving.http.routes.common import Serving
 from ltx_a2v.serving.http.service import Service
+from ltx_a2v.serving.work.scheduler import ELSEWHERE
 
 PROBES = ("/health", "/ready", "/metrics")
 
@@ -20,8 +22,8 @@ routes = APIRouter(tags=["health"])
 @routes.get("/health")
 def health(service: Serving) -> api.Health:
     """Live: this process answers."""
-    scheduler = service.scheduler
-    return api.Health(worker=scheduler.worker_state, devices=_states(service), queued=service.store.count("queued"))
+    states, queued = _states(service), _queued(service)
+    return api.Health(worker=service.scheduler.worker_state, devices=states, queued=queued)
 
 
 @routes.get("/ready", responses={**openapi.errors(401, 403), 503: {"model": api.Ready}})
@@ -36,8 +38,8 @@ def ready(service: Serving) -> Response:
 @routes.get("/metrics", response_class=Response, responses={**openapi.errors(401, 403), 200: openapi.PROMETHEUS})
 def metrics(service: Serving) -> Response:
     """For Prometheus: queue, jobs, failures by kind, seconds per phase and step, memory."""
-    told = service.metrics
-    told.queued.set(service.store.count("queued"))
+    told, queued = service.metrics, _queued(service)
+    told.queued.set(math.nan if queued is None else queued)
     for worker in service.workers():
         told.running.labels(worker.device).set(int(worker.running is not None))
         told.model_loaded.labels(worker.device).set(int(worker.loaded))
@@ -47,6 +49,8 @@ def metrics(service: Serving) -> Response:
         if not worker.gpus:
             told.free_vram.labels(worker.device).set(math.nan)
             told.used_vram.labels(worker.device).set(math.nan)
+    if not service.scheduler.consumers:
+        told.running.labels(ELSEWHERE).set(math.nan if queued is None else service.store.count("in_progress"))
     return Response(told.as_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -54,10 +58,20 @@ def _states(service: Service) -> dict[str, str]:
     return {consumer.name: consumer.state for consumer in service.scheduler.consumers}
 
 
+def _queued(service: Service) -> int | None:
+    """None while the records cannot be read: this process lives all the same."""
+    try:
+        return service.store.count("queued")
+    except StorageFailed:
+        return None
+
+
 def _problem(service: Service) -> str | None:
     scheduler, state = service.scheduler, service.scheduler.worker_state
     if scheduler.stopping:
         return "The server is stopping."
+    if problem := service.store.problem():
+        return problem
     if service.store.count("queued") >= service.settings.max_queue:
         return "The queue is full."
     if state == "broken":

@@ -50,7 +50,7 @@ async def create_video_and_wait(request: Request, service: Serving) -> FileRespo
         "X-Peak-Memory-MB": f"{job.result['peak_vram_gib'] * 1024:.0f}",
         "X-Video-Id": job.id,
     }
-    return FileResponse(service.file(job, VIDEO), headers=headers, media_type="video/mp4")
+    return FileResponse(await service.file(job, VIDEO), headers=headers, media_type="video/mp4")
 
 
 @routes.get("", responses=openapi.errors(422))
@@ -108,11 +108,11 @@ async def download_content(
 ) -> FileResponse:
     """The mp4 (ranges are understood) or a JPEG of its first frame."""
     if partial and variant == "video":
-        path = service.partial(job)
+        path = await service.partial(job)
         return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
     name, kind = (VIDEO, "video/mp4") if variant == "video" else (THUMBNAIL, "image/jpeg")
     filename = f"{job.id}{PurePath(name).suffix}"
-    path = service.file(job, name)
+    path = await service.file(job, name)
     return FileResponse(path, media_type=kind, filename=filename, content_disposition_type="inline")
 
 
@@ -133,8 +133,8 @@ async def download_input(
     """What was uploaded for this job, never shown by a browser as a page."""
     if job.expired:
         raise Expired(f"The files of {job.id} were removed after their time.")
-    path = service.folders.inputs(job.id) / which
-    if not path.is_file():
+    path = await asyncio.to_thread(service.folders.input_file, job.id, which)
+    if path is None:
         raise NotFound(f"{job.id} has no uploaded {which}.")
     return FileResponse(path, media_type="application/octet-stream", filename=which)
 
