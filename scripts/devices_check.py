@@ -78,16 +78,18 @@ def served(devices: str, arguments: argparse.Namespace) -> Iterator[tuple[subpro
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
-                wait_for_workers(client)
+                wait_for_workers(server, client)
                 yield server, client
         finally:
             server.terminate()
             server.wait(60)
 
 
-def wait_for_workers(client: httpx.Client) -> None:
+def wait_for_workers(server: subprocess.Popen[bytes], client: httpx.Client) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"the server ended with {server.returncode}")
         with suppress(httpx.TransportError):
             if client.get("/ready").is_success:
                 return

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltx_a2v.kernels import merge_low_rank
+from ltx_a2v.kernels.activation import Activation
 from ltx_a2v.quantization import MODES, TEXT_ENCODER_MODES, relative_error
+from ltx_a2v.quantization.fp8_scaled_mm import quantized_of
 from ltx_a2v.quantization.int4 import Int4Linear
 from ltx_a2v.quantization.linear import Format, StoredLinear, reassign
 from ltx_a2v.quantization.prequantized import PrequantizedLinear
@@ -133,6 +135,25 @@ def test_fp8_scaled_mm_agrees_with_the_kernel(per_token: bool, bias: bool, monke
     output = layer(inputs)
     assert output.dtype == torch.bfloat16
     assert relative(output, emulated) < 5e-3
+
+
+def test_fp8_scaled_mm_gives_the_kernel_scales_that_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the second of several passes, each of an odd number of tokens, are not; cuBLASLt refuses them."""
+    layer = layer_of(normal_weight(48, 96), FORMATS["fp8-scaled-mm"], torch.bfloat16)
+    monkeypatch.setattr("ltx_a2v.quantization.fp8_scaled_mm.takes_row_scales", lambda device: True)
+    monkeypatch.setattr("ltx_a2v.quantization.fp8_scaled_mm._kernel_takes", lambda weight: True)
+    given, kernel = [], torch._scaled_mm
+
+    def observed(*operands: torch.Tensor, scale_a: torch.Tensor, **options: object) -> torch.Tensor:
+        given.append(scale_a.data_ptr() % 16)
+        return kernel(*operands, scale_a=scale_a, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", observed)
+    both = quantized_of(torch.randn(2, 5, 96, dtype=torch.bfloat16))
+    second = both.rows(slice(1, 2))
+    assert second.scale.data_ptr() % 16
+    layer(Activation(None, second))
+    assert given == [0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

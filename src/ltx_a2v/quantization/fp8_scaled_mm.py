@@ -114,9 +114,14 @@ def _scaled_mm(
     return torch._scaled_mm(
         tokens,
         weight.t(),
-        scale_a=token_scale,
+        scale_a=_aligned(token_scale),
         scale_b=weight_scale,
         bias=bias,
         out_dtype=torch.bfloat16,
         use_fast_accum=True,
     )
+
+
+def _aligned(scale: Tensor) -> Tensor:
+    """At a multiple of 16 bytes, as cuBLASLt wants it: the scales of one of several passes may start elsewhere."""
+    return scale if scale.data_ptr() % 16 == 0 else scale.clone()
