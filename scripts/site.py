@@ -20,7 +20,17 @@ SOURCE, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
 FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 NAVIGATION = {
     "Use": (
-        *("install", "get-the-files", "choosing-a-mode", "prompting", "long-speech", "retake", "checking-sync", "page"),
+        *(
+            "install",
+            "get-the-files",
+            "choosing-a-mode",
+            "prompting",
+            "voice",
+            "long-speech",
+            "retake",
+            "checking-sync",
+            "page",
+        ),
         *("batch", "command-line", "python", "http-api", "troubleshooting"),
     ),
     "Compare": ("comparison", "benchmarks", "benchmarks-appendix"),

@@ -40,8 +40,10 @@ class Failing:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+        self.request: GenerationRequest | None = None
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        self.request = request
         assert request.audio.is_file()
         assert request.num_frames == "auto"
         raise self.error
@@ -67,6 +69,21 @@ def test_text_alone_makes_a_video(
     assert _generate(model, output, "--say", "Hello.") == 2  # the sound is a file of the user by now
     assert "out.wav exists already; add --overwrite to replace it" in capsys.readouterr().err
     assert len(speaker) == 1
+
+
+def test_a_sound_that_exists_is_kept(
+    speaker: list[tuple[str, str]], model: ModelPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The default name gets a number, as where the video exists."""
+    stopped = Failing(OutOfMemory("No memory."))
+    monkeypatch.setattr("ltx_a2v.session.open_pipeline", lambda _: stopped)
+    monkeypatch.chdir(tmp_path)
+    Path("output.wav").write_text("mine")
+    model_dir = str(model.checkpoint.parent)
+    assert main(["generate", "--model-dir", model_dir, "--device", "cpu", "--prompt", "p", "--say", "Hello."]) == 1
+    assert stopped.request is not None
+    assert (stopped.request.output_path, stopped.request.audio) == (Path("output-2.mp4"), Path("output-2.wav"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(("error", "code"), [(OutOfMemory("No memory."), 1), (KeyboardInterrupt(), 130)])

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output_path,
         given=given,
         overwrite=arguments.overwrite,
-        files=lambda video: (video, video.with_suffix(".png"), *sounds_of(arguments, video)),
+        files=lambda video: (video, _sheet_of(video), *sounds_of(arguments, video)),
     )
     if arguments.say is not None:
         arguments.audio = sound_of(arguments.output_path)
@@ -89,7 +89,7 @@ def _make(arguments: argparse.Namespace) -> int:
         from ltx_a2v.session import A2VPipeline
 
     request = _request(arguments)
-    sheet = arguments.output_path.with_suffix(".png")
+    sheet = _sheet_of(arguments.output_path)
     result = watch(A2VPipeline.open(paths, device="cpu").generate(request))
     sync, drawn = _look_at(request.output_path, result.frame_rate)
     write_whole(sheet, drawn)
@@ -111,7 +111,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Mistakes are answered before anything heavy is imported."""
     check_speech_flags(arguments, arguments.audio is not None)
     is_spoken = arguments.say is not None
-    sheet = arguments.output_path.with_suffix(".png")
+    sheet = _sheet_of(arguments.output_path)
     check_overwrites_nothing({"The contact sheet": sheet}, [(named("image"), arguments.image)])
     check_files(
         GenerationRequest(
@@ -123,6 +123,11 @@ def _check(arguments: argparse.Namespace) -> None:
         is_spoken,
     )
     check_output_file(sheet, ".png", "demo.png")
+
+
+def _sheet_of(video: Path) -> Path:
+    """Of any path that was given, also one without a name, which the checks answer."""
+    return video.parent / f"{video.stem}.png"
 
 
 def _request(arguments: argparse.Namespace) -> GenerationRequest:
