@@ -20,8 +20,8 @@ SOURCE, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
 FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 NAVIGATION = {
     "Use": (
-        *("install", "get-the-files", "choosing-a-mode", "prompting", "long-speech", "retake", "checking-sync", "page"),
-        *("batch", "command-line", "python", "http-api", "connections", "troubleshooting"),
+        *("install", "get-the-files", "choosing-a-mode", "prompting", "voice", "long-speech", "retake"),
+        *("checking-sync", "page", "batch", "command-line", "python", "http-api", "connections", "troubleshooting"),
     ),
     "Compare": ("comparison", "benchmarks", "benchmarks-appendix"),
     "Understand": ("how-it-works", "architecture", "puppet", "security", "contributing", "changelog"),

@@ -138,6 +138,7 @@ def test_mistakes_are_one_sentence(
             "is the same file as --image",
         ),
         (["--output-path", str(tmp_path / "v.avi")], "must end in .mp4"),
+        (["--output-path", "."], "is a folder; add a file name"),
     ):
         assert main(["demo", "--output-path", str(tmp_path / "v.mp4"), *given]) == 2
         assert sentence in one_line(capsys)

@@ -48,7 +48,7 @@ def test_what_a_video_does_not_hold_is_named(
     earlier: GenerationRequest, model: ModelPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _like(earlier.output_path, model, tmp_path / "again.mp4") == 2
-    assert "does not hold everything; still required: --prompt, --audio." in capsys.readouterr().err
+    assert "does not hold everything; still required: --prompt, --audio or --say." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,9 @@ def test_a_file_without_settings(
 
 def test_without_a_video_prompt_and_sound_are_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--seed", "1"]) == 2
-    assert "These flags are required: --prompt, --audio; see ltx-a2v generate --help." in capsys.readouterr().err
+    assert (
+        "These flags are required: --prompt, --audio or --say; see ltx-a2v generate --help." in capsys.readouterr().err
+    )
 
 
 def test_a_label_without_a_text_has_the_usual_one(

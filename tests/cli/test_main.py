@@ -67,6 +67,7 @@ MISTAKES = [
     (["--vram-budget", "10"], "--vram-budget 10 has no unit; write 10GiB."),
     (["--image", str(EXAMPLES / "speech.wav")], "is not an image that can be read"),
     (["--audio", str(EXAMPLES / "robot.png")], "robot.png"),
+    (["--say", "Hello."], "--audio and --say both give the sound; give one of them."),
     (["--audio-start-time", "60"], "start earlier"),
     (["--output-path", "/nonexistent/v.mp4"], "The folder /nonexistent"),
     (["--size", "wide"], "--size 'wide' is no size; write auto, landscape, portrait, square, or 768x512."),

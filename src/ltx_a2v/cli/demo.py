@@ -16,6 +16,7 @@ from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.outputs import add_overwrite_flag, free_output
 from ltx_a2v.cli.parser import Parser
 from ltx_a2v.cli.report import add_report_flag, print_report
+from ltx_a2v.cli.speech import add_speech_flags, check_speech_flags, sound_of, sounds_of, spoken
 from ltx_a2v.cli.stopping import importing
 from ltx_a2v.errors import named
 from ltx_a2v.hardware.environment import prepare_libraries
@@ -33,12 +34,14 @@ DEFAULT_OUTPUT = Path("demo.mp4")
 
 EXAMPLES = (
     ("a drawn face speaks: demo.mp4, and demo.png to look at", "demo"),
+    ("from text alone: also hello.wav", 'demo --say "Hello, I am a talking picture." --output-path hello.mp4'),
     ("your own voice and face", 'demo --audio speech.mp3 --image face.png --prompt "A woman speaks." --open'),
 )
 
 
 def add_flags(parser: Parser) -> None:
     parser.add_argument("--audio", type=Path, default=None, help="the speech; default: an example of 5 s")
+    add_speech_flags(parser)
     parser.add_argument("--image", type=Path, default=FACE, help="an upright face; default: a drawn one")
     parser.add_argument("--prompt", default=PROMPT, help=f"what is to be seen (default: {PROMPT})")
     quality = GenerationRequest.model_fields["quality"]
@@ -68,8 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output_path,
         given=given,
         overwrite=arguments.overwrite,
-        files=lambda video: (video, video.with_suffix(".png")),
+        files=lambda video: (video, _sheet_of(video), *sounds_of(arguments, video)),
     )
+    if arguments.say is not None:
+        arguments.audio = sound_of(arguments.output_path)
+    with spoken(arguments, arguments.audio):
+        return _make(arguments)
+
+
+def _make(arguments: argparse.Namespace) -> int:
     paths = puppet_paths()
     say(f"ltx-a2v demo: {arguments.output_path}, with the {puppet_size()} miniature model; loading libraries ...")
     prepare_libraries()
@@ -79,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ltx_a2v.session import A2VPipeline
 
     request = _request(arguments)
-    sheet = arguments.output_path.with_suffix(".png")
+    sheet = _sheet_of(arguments.output_path)
     result = watch(A2VPipeline.open(paths, device="cpu").generate(request))
     sync, drawn = _look_at(request.output_path, result.frame_rate)
     write_whole(sheet, drawn)
@@ -99,17 +109,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Mistakes are answered before anything heavy is imported."""
-    sheet = arguments.output_path.with_suffix(".png")
+    check_speech_flags(arguments, arguments.audio is not None)
+    is_spoken = arguments.say is not None
+    sheet = _sheet_of(arguments.output_path)
     check_overwrites_nothing({"The contact sheet": sheet}, [(named("image"), arguments.image)])
     check_files(
         GenerationRequest(
             prompt=arguments.prompt,
             image=arguments.image,
-            audio=arguments.audio or SPEECH,
+            audio=sound_of(arguments.output_path) if is_spoken else arguments.audio or SPEECH,
             output_path=arguments.output_path,
-        )
+        ),
+        is_spoken,
     )
     check_output_file(sheet, ".png", "demo.png")
+
+
+def _sheet_of(video: Path) -> Path:
+    """Of any path that was given, also one without a name, which the checks answer."""
+    return video.parent / f"{video.stem}.png"
 
 
 def _request(arguments: argparse.Namespace) -> GenerationRequest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ltx_a2v.checkpoint.config import read_config
 from ltx_a2v.checkpoint.gemma import GemmaFiles
 from ltx_a2v.checkpoint.lora import LoraFile
@@ -13,21 +15,30 @@ from ltx_a2v.settings.model import ModelSettings
 from ltx_a2v.versions import version_of
 
 
-def check_files(request: GenerationRequest) -> None:
-    """Raises `InvalidOutput`, `InvalidImage` and `InvalidAudio`; what needs all of a file is checked again later."""
+def check_files(request: GenerationRequest, spoken: bool = False) -> None:
+    """Raises `InvalidOutput`, `InvalidImage` and `InvalidAudio`; what needs all of a file is checked again later.
+
+    Where the sound is `spoken`, it is an output still to be written.
+    """
     from ltx_a2v.media.picture import picture_size
     from ltx_a2v.media.sound.decode import audio_seconds
 
     check_output_file(request.output_path, ".mp4", "video.mp4")
     if request.save_latents is not None:
         check_output_file(request.save_latents, None, "latents.safetensors")
+    sound = request.audio
+    outputs = {named("output_path"): request.output_path, named("save_latents"): request.save_latents}
+    inputs: list[tuple[str, Path | None]] = [(named("image"), picture.file) for picture in request.pictures]
     check_overwrites_nothing(
-        {named("output_path"): request.output_path, named("save_latents"): request.save_latents},
-        [*((named("image"), picture.file) for picture in request.pictures), (named("audio"), request.audio)],
+        {**outputs, "The spoken sound": sound} if spoken else outputs,
+        inputs if spoken else [*inputs, (named("audio"), sound)],
     )
     for picture in request.pictures:
         picture_size(picture.file)
-    audio_seconds(request.audio, request.audio_start_time, at_most=0.1)
+    if spoken:
+        check_output_file(sound, ".wav", "video.wav")
+    else:
+        audio_seconds(sound, request.audio_start_time, at_most=0.1)
 
 
 def check_model(settings: ModelSettings) -> None:

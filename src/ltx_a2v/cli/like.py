@@ -52,10 +52,11 @@ def settings_like(video: Path | None) -> dict[str, Any]:
 
 def check_given(arguments: argparse.Namespace, fields: dict[str, Any]) -> None:
     """Raises `InvalidInput` for what is neither a flag nor in the video."""
-    missing = [name for name in WORDS if f"request.{name}" not in vars(arguments) and name not in fields]
+    given = vars(arguments).keys() | {"request.audio"} if arguments.say is not None else vars(arguments)
+    missing = [name for name in WORDS if f"request.{name}" not in given and name not in fields]
     if not missing:
         return
-    shown = ", ".join(map(named, missing))
+    shown = ", ".join(map(named, missing)) + f" or {named('say')}" * ("audio" in missing)
     if arguments.like is not None:
         raise InvalidInput(f"{arguments.like} does not hold everything; still required: {shown}.")
     raise InvalidInput(f"These flags are required: {shown}; see ltx-a2v generate --help.")
