@@ -19,6 +19,11 @@ from tests import nvml
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest ones first, so that no worker is left alone with them."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _reproducible(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Equal requests give equal bytes in all tests, and in the processes that they start: marks are not signed.

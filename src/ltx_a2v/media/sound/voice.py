@@ -16,15 +16,14 @@ import wave
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final
 
 from ltx_a2v.errors import InvalidModel, InvalidRequest, MissingExtra, did_you_mean
 from ltx_a2v.media.output_file import write_whole
 
-Samples = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # the names of the voices are asked for before anything is imported
+    import numpy as np
+    import numpy.typing as npt
 
 EXTRA: Final = "voice"
 MOST_CHARACTERS: Final = 2000
@@ -130,14 +129,15 @@ def _spelled(phoneme: str) -> str:
     return _SPELLINGS.get(phoneme) or stress + _SPELLINGS.get(phoneme.lstrip("ˈˌ"), phoneme.lstrip("ˈˌ"))
 
 
-def _synthesize(words: Iterable[str], voice: str) -> Samples:
+def _synthesize(words: Iterable[str], voice: str) -> npt.NDArray[np.float32]:
     """float32 [samples] in about -1..1."""
+    import numpy as np
     import onnxruntime
 
     data = _folder_of(_PACKAGE) / "data"
     vocabulary = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
     with np.load(data / "voices_ja.npz", allow_pickle=False) as styles:
-        style: Samples = styles[voice]  # [phonemes, 1, 256]: one for each length of a part
+        style: npt.NDArray[np.float32] = styles[voice]  # [phonemes, 1, 256]: one for each length of a part
     session = onnxruntime.InferenceSession(_model(), providers=["CPUExecutionProvider"])
     parts = []
     for part in _parts(words):
