@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from standardwebhooks import Webhook
 
 from ltx_a2v.errors import InvalidInput, MissingExtra
 from ltx_a2v.serving.cluster.app import application, build
@@ -20,6 +21,7 @@ from ltx_a2v.serving.metrics import Metrics
 from ltx_a2v.settings.cluster import ClusterSettings
 from tests.conftest import ROOT
 from tests.serving.conftest import data_url, fake_engine, wav
+from tests.serving.receiver import SECRET, receiving
 
 WAITS = 20.0
 
@@ -154,6 +156,33 @@ def test_a_replica_claims_nothing_without_a_call_and_says_when_nothing_waits(set
         await replica.stop()
 
     asyncio.run(scenario())
+
+
+def test_one_of_the_fronts_tells_of_a_job_that_has_ended(
+    settings: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LTX_A2V_WEBHOOK_SECRET", SECRET)
+    with receiving() as receiver:
+        given = settings.model_copy(update={"webhook_allow": (f"127.0.0.1:{receiver.port}",)}).without_secrets()
+
+        async def scenario() -> None:
+            fronts, replica = [Front(given), Front(given)], Replica(given)
+            app, _ = [await front.start() for front in fronts]
+            caller = Caller(given, lambda: OpenCall(replica))
+            caller.start()
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                form = {"prompt": "x", "num_frames": "9", "num_inference_steps": "1", "webhook_url": receiver.url}
+                job = (await client.post("/v1/videos", data=form, files={"audio": wav()})).json()["id"]
+                await until(lambda: receiver.bodies)
+                assert receiver.events[0]["data"] == (await client.get(f"/v1/videos/{job}")).json()
+            caller.stop()
+            await replica.stop()
+            for front in fronts:
+                await front.stop()
+
+        asyncio.run(scenario())
+        assert len(receiver.bodies) == 1
+        Webhook(SECRET).verify(receiver.bodies[0], receiver.headers[0])
 
 
 def test_folders_of_processes_that_are_gone_are_removed(settings: ClusterSettings) -> None:

@@ -33,10 +33,7 @@ from ltx_a2v.serving.webhooks.places import Places, Refused
 from ltx_a2v.serving.webhooks.signing import Signer
 from ltx_a2v.serving.work.changes import Changes
 from tests.serving.conftest import Server, wait_for, wav
-from tests.serving.receiver import Receiver, receiving
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
+from tests.serving.receiver import SECRET, Receiver, receiving
 
 # -- a server ----------------------------------------------------------------------------------------------------------
 
