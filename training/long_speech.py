@@ -126,8 +126,8 @@ def parts_of(frames: torch.Tensor, sound: torch.Tensor, part: float, frame_rate:
 
 
 def seams_of(frames: torch.Tensor, joins: Sequence[int], pixels: torch.Tensor | None = None) -> dict[str, Any]:
-    """The difference of neighbouring frames at each join, over the median elsewhere; of the `pixels` alone, bool
-    [H, W], where they are given."""
+    """The differences of neighbouring frames in the ten frames at each join, over the median elsewhere; of the `pixels`
+    alone, bool [H, W], where they are given."""
     shown = frames if pixels is None else frames[:, pixels]
     changes = torch.stack([(new.float() - old.float()).abs().mean() for old, new in pairwise(shown)])
     at_joins = [changes[max(at - 1, 0) : at + 9] for at in joins]
