@@ -14,8 +14,10 @@ import json
 import random
 import re
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,10 +95,17 @@ def memory(begun: float) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - begun, 1), "rss_mib": now, "peak_mib": most}
 
 
-def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[int], frame_rate: float = 24.0) -> None:
+def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[int]) -> None:
+    for line in parts_of(frames, sound, part):
+        print(json.dumps(line), flush=True)
+    print(json.dumps(seams_of(frames, joins)))
+
+
+def parts_of(frames: torch.Tensor, sound: torch.Tensor, part: float, frame_rate: float = 24.0) -> list[dict[str, Any]]:
+    """The figures of every `part` seconds of a video, uint8 [F, H, W, 3]."""
     outside = ~box_mask(*frames.shape[1:3], MOUTH_BOX, "cpu")
     picture = frames[0].float()
-    size, first = round(part * frame_rate), None
+    size, first, lines = round(part * frame_rate), None, []
     for start in range(0, len(frames) - size // 2, size):
         shown = frames[start : start + size]
         heard = sound[round(start / frame_rate * RATE) : round((start + len(shown)) / frame_rate * RATE)]
@@ -112,8 +121,15 @@ def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[in
             "identity_db": round(float(np.mean(likeness)), 2),
             "colour": round(float((colour - first).abs().max()), 2),
         }
-        print(json.dumps(line), flush=True)
-    changes = torch.stack([(new.float() - old.float()).abs().mean() for old, new in pairwise(frames)])
+        lines.append(line)
+    return lines
+
+
+def seams_of(frames: torch.Tensor, joins: Sequence[int], pixels: torch.Tensor | None = None) -> dict[str, Any]:
+    """The differences of neighbouring frames in the ten frames at each join, over the median elsewhere; of the `pixels`
+    alone, bool [H, W], where they are given."""
+    shown = frames if pixels is None else frames[:, pixels]
+    changes = torch.stack([(new.float() - old.float()).abs().mean() for old, new in pairwise(shown)])
     at_joins = [changes[max(at - 1, 0) : at + 9] for at in joins]
     elsewhere = changes.clone()
     for at in joins:
@@ -123,7 +139,7 @@ def judge(frames: torch.Tensor, sound: torch.Tensor, part: float, joins: list[in
         {"frame": at, "mean": round(float(c.mean() / usual), 2), "most": round(float(c.max() / usual), 2)}
         for at, c in zip(joins, at_joins, strict=True)
     ]
-    print(json.dumps({"usual": round(float(usual), 2), "95%": round(float(strong / usual), 2), "seams": seams}))
+    return {"usual": round(float(usual), 2), "95%": round(float(strong / usual), 2), "seams": seams}
 
 
 def sheet(video: Path, columns: int = 12) -> None:
