@@ -2,7 +2,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen
 
-.PHONY: demo page test test-all check docs site clean
+.PHONY: demo page extras test test-all check docs site clean
 
 PORT ?= 8892
 
@@ -11,6 +11,9 @@ demo: $(UV)  ## a drawn face speaks: demo.mp4 and its contact sheet demo.png
 
 page: $(UV)  ## the page over the miniature model; PORT=0 takes a free port, and the log says which
 	$(RUN) --no-dev ltx-a2v serve --demo --port $(PORT)
+
+extras: $(UV)  ## optional libraries, as EXTRAS="voice mcp"; those that are there stay
+	$(UV) sync --frozen --no-dev --inexact $(EXTRAS:%=--extra %)
 
 test: $(UV)  ## the tests that a change needs
 	$(RUN) pytest -q -n 2 --dist worksteal -m "not slow"

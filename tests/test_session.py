@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ltx_a2v import A2VPipeline, GenerationRequest, ModelPaths
-from ltx_a2v.errors import InvalidRequest, OutOfMemory
+from ltx_a2v.errors import BudgetTooSmall, InvalidRequest, OutOfMemory
 from ltx_a2v.events import Done
 from ltx_a2v.hardware.budget import Budget
 from ltx_a2v.residency.network import Network
@@ -59,6 +59,17 @@ def test_generating_keeps_the_budget(
     monkeypatch.setattr("ltx_a2v.session.capped", recording(limits))
     A2VPipeline.open(model, device="cpu", options=LoadOptions(budget=Budget("2GiB"))).run(small_request)
     assert limits == [2 * 2**30]
+
+
+def test_without_a_gpu_more_memory_than_there_is_is_refused_before_anything_is_read(
+    model: ModelPaths, small_request: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx_a2v.session.host_memory_total", lambda: 2**20)
+    with pytest.raises(BudgetTooSmall, match=r"No GPU is used, and on the CPU .* more than the host's 1\.0 MiB"):
+        list(A2VPipeline.open(model, device="cpu").generate(small_request))
+    assert not small_request.output_path.exists()
+    within = A2VPipeline.open(model, device="cpu", options=LoadOptions(budget=Budget("2GiB")))
+    assert isinstance(list(within.generate(small_request))[-1], Done)
 
 
 def recording(limits: list[int | None]) -> Callable[..., object]:

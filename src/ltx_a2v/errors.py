@@ -172,7 +172,10 @@ class MissingExtra(InvalidMode):
     http_status = 500
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra {extra!r}, which is not installed: pip install 'ltx-a2v[{extra}]'.")
+        super().__init__(
+            f"{what} needs the extra {extra!r}, which is not installed: `make extras EXTRAS={extra}` in a checkout, or "
+            f"pip install 'WHEEL[{extra}]'."
+        )
 
 
 class InvalidOutput(InvalidInput):

@@ -22,6 +22,7 @@ from ltx_a2v.errors import SMALLER_REQUEST, BudgetTooSmall, InvalidInput, Invali
 from ltx_a2v.events import Done, Event, GenerationResult, Notice, PhaseFinished, Planned
 from ltx_a2v.fitting import FittedRequest, VideoShape, fit_request, largest_window, shape_of, windows_of
 from ltx_a2v.hardware.budget import Budget, capped, gib, memory_holders
+from ltx_a2v.hardware.host_memory import host_memory_total
 from ltx_a2v.hardware.streams import each_on_device, on_device
 from ltx_a2v.marks.marks import UNMARKED, Marks
 from ltx_a2v.marks.settings import Made
@@ -243,6 +244,7 @@ class A2VPipeline:
                 self._helpers.start()
             keep = self.keep if len(fitted.windows) == 1 else "device"
             plan = plan or self._plan(fitted.shape, self.model.options.budget, keep)
+            self._check_host_memory(plan)
             known = self._known_prompt(fitted)
             if request.enhance_prompt and known is None:
                 yield Notice(f"The prompt enhancer is asked; it may take {SECONDS:g} s.")
@@ -350,6 +352,17 @@ class A2VPipeline:
             if self._undecided:
                 self._decide(shape, limit)
             return self._planner.plan(shape, limit, keep or self.keep)
+
+    def _check_host_memory(self, plan: Plan) -> None:
+        """Raises `BudgetTooSmall` where a CPU without a limit would take more memory than there is: the kernel would
+        end the process without a word."""
+        total = host_memory_total()
+        if self.device.type == "cpu" and plan.budget is None and plan.peak > total:
+            raise BudgetTooSmall(
+                f"No GPU is used, and on the CPU this video takes {gib(plan.peak)}, more than the host's {gib(total)}: "
+                f"choose a GPU with {named('device')} (`ltx-a2v doctor` says which are found), or give a "
+                f"{named('vram_budget')} below what is free, which streams weights and takes hours."
+            )
 
     def _decide(self, shape: VideoShape, budget: int | None) -> None:
         """Choose the format of the quantization "auto", once: another format would be another model."""

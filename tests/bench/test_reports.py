@@ -126,7 +126,8 @@ def test_plots_without_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["bench", "plot", str(results)]) == 2
     assert capsys.readouterr().err == (
-        "ltx-a2v: ltx-a2v bench plot needs the extra 'bench', which is not installed: pip install 'ltx-a2v[bench]'.\n"
+        "ltx-a2v: ltx-a2v bench plot needs the extra 'bench', which is not installed: `make extras EXTRAS=bench` in a "
+        "checkout, or pip install 'WHEEL[bench]'.\n"
     )
 
 

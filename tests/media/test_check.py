@@ -121,6 +121,6 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'ltx-a2v\[sync\]'"):
+    with pytest.raises(MissingExtra, match=r"EXTRAS=sync` in a checkout"):
         check_video(film(tmp_path / "v.mp4", follows()), "real")
     assert issubclass(MissingExtra, A2VError)

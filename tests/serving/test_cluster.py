@@ -234,7 +234,7 @@ def test_without_ray_one_sentence_says_how_to_install_it(
     settings: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'ltx-a2v\[ray\]'"):
+    with pytest.raises(MissingExtra, match=r"EXTRAS=ray` in a checkout"):
         application(settings)
 
 

@@ -116,4 +116,4 @@ def test_without_the_extra_the_endpoint_names_it(monkeypatch: pytest.MonkeyPatch
     answer_errors(app)
     reply = TestClient(app).post("/mcp", json=CALL)
     assert reply.status_code == 404
-    assert reply.json()["error"]["message"].endswith("pip install 'ltx-a2v[mcp]'.")
+    assert reply.json()["error"]["message"].endswith("pip install 'WHEEL[mcp]'.")

@@ -80,11 +80,17 @@ def as_line(part: dict[str, Any], frame_rate: float) -> str:
     late, rests, chance = part["lag_frames"], part["closed_in_silence"], part.get("by_chance")
     said = "the mouth or the sound does not move"
     if late is not None:
-        by = f"{abs(late)} frames ({abs(late) / frame_rate * 1000:.0f} ms) {'late' if late > 0 else 'early'}"
-        said = f"correlation {part['correlation']:.2f}, {by if late else 'no lag'}"
+        said = f"correlation {part['correlation']:.2f}, {lag_in_words(late, frame_rate)}"
     if chance is not None:
         said += f" (at wrong times of the sound mostly below {chance:.2f})"
     return said if rests is None else f"{said}, closed in {rests:.0%} of the silent frames"
+
+
+def lag_in_words(frames: int, frame_rate: float) -> str:
+    """Of the mouth behind the sound."""
+    if frames == 0:
+        return "no lag"
+    return f"{abs(frames)} frames ({abs(frames) / frame_rate * 1000:.0f} ms) {'late' if frames > 0 else 'early'}"
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltx_a2v.cli.check import lag_in_words
 from ltx_a2v.cli.early import check_files
 from ltx_a2v.cli.output import say, write_out
 from ltx_a2v.cli.outputs import add_overwrite_flag, free_output
@@ -100,7 +101,7 @@ def _make(arguments: argparse.Namespace) -> int:
     }
     print_report(replace(result, details=details), arguments.report)
     if arguments.report == "text":
-        write_out(_measured(sync, sheet))
+        write_out(_measured(sync, result.frame_rate, sheet))
         say(f"Made by the {puppet_size()} miniature that ships with ltx-a2v, not by the 22B model (see README).")
     if arguments.open:
         _open(request.output_path)
@@ -163,10 +164,10 @@ def _look_at(video: Path, frame_rate: float) -> tuple[Sync, bytes]:
     return sync, png.getvalue()
 
 
-def _measured(sync: Sync, sheet: Path) -> str:
+def _measured(sync: Sync, frame_rate: float, sheet: Path) -> str:
     return (
         f"sync: the mouth's opening follows the loudness with a correlation of {sync.correlation:.2f}, "
-        f"{sync.lag:+d} frames late; see {sheet}\n"
+        f"{lag_in_words(sync.lag, frame_rate)}; see {sheet}\n"
     )
 
 

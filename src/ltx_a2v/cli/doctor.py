@@ -43,7 +43,7 @@ LEAST_FREE_DISK = 2**30
 READ_BYTES = 512 * 2**20
 READ_CHUNK = 16 * 2**20
 SLOW_DISK = 500e6
-"""Bytes per second: below, reading 43 GB takes more than 86 s."""
+"""Bytes per second: below, reading 46 GB takes more than 92 s."""
 ENCODERS = ("libx264", "aac")
 DECODERS = ("mp3", "aac", "flac", "opus", "vorbis", "pcm_s16le", "h264")
 

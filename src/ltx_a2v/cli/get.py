@@ -21,7 +21,7 @@ from ltx_a2v.versions import NEWEST
 HELP = "download the model's files, or print how; resumes, and checks what is there"
 EXAMPLES = (
     ("what is missing in a folder, and the commands that bring it", "get --dir ~/models/ltx --print"),
-    ("download it, about 76 GB", "get --dir ~/models/ltx"),
+    ("download it, about 78 GB", "get --dir ~/models/ltx"),
 )
 MISSING = 1
 """The exit code where files are missing or not whole."""
@@ -48,7 +48,7 @@ class Part:
 
 
 PARTS = (
-    Part(LTX, NEWEST.files.checkpoint, NEWEST.files.checkpoint, 43),
+    Part(LTX, NEWEST.files.checkpoint, NEWEST.files.checkpoint, 46),
     Part(LTX, NEWEST.files.distilled_lora, NEWEST.files.distilled_lora, 7.5),
     Part(LTX, NEWEST.files.spatial_upsampler, NEWEST.files.spatial_upsampler, 1),
     Part(GEMMA, "", NEWEST.files.gemma, 24),

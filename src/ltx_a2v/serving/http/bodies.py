@@ -285,7 +285,7 @@ def _first_complaint(error: ValidationError) -> InvalidRequest:
 
 
 def unknown_field(name: str) -> InvalidRequest:
-    hint = "; the picture is input_reference" if name == "image" else ""
+    hint = "; the picture is input_reference" if name in ("image", "picture") else ""
     error = InvalidRequest(reason=f"Unknown field {name[:80]!r}{hint}")
     error.field = name[:80]
     return error
