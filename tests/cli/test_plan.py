@@ -79,6 +79,13 @@ def test_quality_fast(given: list[str], measured: None, capsys: pytest.CaptureFi
     assert "128x64, 9 frames, quality fast" in capsys.readouterr().out
 
 
+def test_a_long_video_says_its_windows_and_how_to_go_on(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*given, "--vram-budget", "unlimited", "--num-frames", "401"]) == 0
+    said = capsys.readouterr().out
+    assert "128x64, 401 frames in 2 windows" in said
+    assert "--work-dir work\n" in said
+
+
 def test_with_other_services(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*given, "--coexist", "1GiB", "--modes", "int8,none"]) == 0
     assert re.search(

@@ -65,17 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries()
 
     from ltx_a2v.cli.plan_table import best, print_table
+    from ltx_a2v.fitting import windows_of
 
     plans = _Plans(arguments, settings, request)
     rows = plans.rows()
     if arguments.json:
         write_out(json.dumps([{**row.as_json(), "quality": request.quality} for row in rows]) + "\n")
     else:
-        write_out(_recommended(arguments, settings, rows))
+        assert isinstance(request.num_frames, int)  # the flag's type
+        windows = len(windows_of(request, request.num_frames))
+        write_out(_recommended(arguments, settings, rows, is_long=windows > 1))
         width, height = frame_size(request, None, DEFAULTS.sizes)
+        frames = f"{request.num_frames} frames" + (f" in {windows} windows, each as follows" if windows > 1 else "")
         with stdout():
-            what = f"{width}x{height}, {request.num_frames} frames, quality {request.quality}"
-            print_table(rows, plans.speeds, what)
+            print_table(rows, plans.speeds, f"{width}x{height}, {frames}, quality {request.quality}")
     return 0 if best(rows) else BudgetTooSmall.exit_code
 
 
@@ -153,7 +156,7 @@ def machine(device: str | None) -> str:
     return f"{gpu}; RAM {gib(host_memory_available())} of {gib(host_memory_total())} available"
 
 
-def _recommended(arguments: argparse.Namespace, settings: ModelSettings, rows: list[Row]) -> str:
+def _recommended(arguments: argparse.Namespace, settings: ModelSettings, rows: list[Row], is_long: bool) -> str:
     """One command line for this machine."""
     from ltx_a2v.cli.plan_table import best
 
@@ -167,6 +170,8 @@ def _recommended(arguments: argparse.Namespace, settings: ModelSettings, rows: l
     flags = [] if chosen.budget == AUTO else ["--vram-budget", chosen.budget]
     if settings.transformer_quantization != AUTO or _modes(arguments):
         flags += ["--transformer-quantization", chosen.mode]
+    if is_long:
+        flags += ["--work-dir", "work"]  # so that it goes on where it was stopped
     command = ["ltx-a2v generate --image face.png --audio speech.wav --prompt '...'", shlex.join(_files(settings))]
     return f"{what}:\n  {' '.join(filter(None, [*command, shlex.join(flags)]))}\n\n"
 
