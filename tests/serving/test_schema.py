@@ -42,11 +42,12 @@ def test_every_operation(api: Any, mode: GenerationMode) -> None:
 def _check(cases: Any, base: str) -> None:
     """A value can fit the schema and still name no audio, so refusing what fits is no fault.
 
-    In a form everything is text, so a number where a text belongs cannot be seen.
+    In a form everything is text, so a number where a text belongs cannot be seen. The cases are the same every time:
+    schemathesis cannot make some that random draws lead to ("Unsupported type: 'Binary'").
     """
 
     @given(case=cases)
-    @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def check(case: Any) -> None:
         is_form = case.media_type == "multipart/form-data"
         reply = case.call(base_url=base)
