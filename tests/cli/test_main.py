@@ -61,6 +61,7 @@ def test_answers_load_no_heavy_library(arguments: list[str]) -> None:
 
 MISTAKES = [
     (["--heigth", "64"], "there is no flag --heigth; did you mean --height?"),
+    (["--volume", "64"], "there is no flag --volume; see ltx-a2v generate --help"),
     (["--transformer-quantization", "int9"], "There is no quantization mode 'int9': did you mean 'int8'?"),
     (["--keep-bf16-blocks", "5-3"], "is not a list of blocks"),
     (["--device", "gpu"], "use cuda, cuda:1 or cpu"),

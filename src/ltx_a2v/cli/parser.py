@@ -58,7 +58,8 @@ class Parser(argparse.ArgumentParser):
         if not given.startswith("-"):
             return f"{given!r} is not expected here: values follow their flag, in quotes where they hold spaces"
         flag = given.partition("=")[0]
-        hint = did_you_mean(flag, self._option_string_actions).replace("'", "")
+        names = (known.strip("-") for known in self._option_string_actions)  # dashes would make all alike
+        hint = did_you_mean(flag.strip("-"), names).replace("'", "--", 1).replace("'", "")
         return f"there is no flag {flag}{f'; {hint}' * bool(hint)}"
 
 
