@@ -356,8 +356,7 @@ class A2VPipeline:
     def _check_host_memory(self, plan: Plan) -> None:
         """Raises `BudgetTooSmall` where a CPU without a limit would take more memory than there is: the kernel would
         end the process without a word."""
-        total = host_memory_total()
-        if self.device.type == "cpu" and plan.budget is None and plan.peak > total:
+        if self.device.type == "cpu" and plan.budget is None and plan.peak > (total := host_memory_total()):
             raise BudgetTooSmall(
                 f"No GPU is used, and on the CPU this video takes {gib(plan.peak)}, more than the host's {gib(total)}: "
                 f"choose a GPU with {named('device')} (`ltx-a2v doctor` says which are found), or give a "

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from ltx_a2v.errors import InvalidInput, MissingExtra
@@ -222,6 +223,9 @@ def test_a_machine_without_a_secret_of_the_deployment_refuses_to_start(
     monkeypatch.setenv("LTX_A2V_API_KEY", "a key")
     given = ClusterSettings(**settings.model_dump(exclude={"database"}, exclude_none=True)).without_secrets()
     assert "a key" not in str(given)
+    told = settings.model_copy(update={"webhook_secret": SecretStr(SECRET)}).secret_environment()
+    assert told["LTX_A2V_WEBHOOK_SECRET"] == SECRET, "by a flag as by the environment"
+    assert told["LTX_A2V_DATABASE"].startswith("postgresql://")
     Front(given)
     for name in ("LTX_A2V_API_KEY", "LTX_A2V_DATABASE"):
         with monkeypatch.context() as patch:

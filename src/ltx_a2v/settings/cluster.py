@@ -66,10 +66,20 @@ class ClusterSettings(ServerSettings):
 
     def without_secrets(self) -> dict[str, Any]:
         """As JSON for `received`: each machine has the secrets in its own environment."""
+        secrets = self._secrets()
+        given = sorted(name for name, secret in secrets.items() if secret is not None)
+        return {**self.model_dump(mode="json", exclude=set(secrets), exclude_none=True), SECRETS: given}
+
+    def secret_environment(self) -> dict[str, str]:
+        """The secrets that were given, as `received` looks for them."""
+        return {
+            _variable(name): secret.get_secret_value() for name, secret in self._secrets().items() if secret is not None
+        }
+
+    def _secrets(self) -> dict[str, SecretStr | None]:
         fields = type(self).model_fields
-        secret = {name for name, field in fields.items() if SecretStr in (field.annotation, *_parts(field.annotation))}
-        given = sorted(name for name in secret if getattr(self, name) is not None)
-        return {**self.model_dump(mode="json", exclude=secret, exclude_none=True), SECRETS: given}
+        names = [name for name, field in fields.items() if SecretStr in (field.annotation, *_parts(field.annotation))]
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def received(cls, given: dict[str, Any]) -> ClusterSettings:
@@ -79,10 +89,14 @@ class ClusterSettings(ServerSettings):
         for name in given[SECRETS]:
             if getattr(settings, name) is None:
                 raise InvalidInput(
-                    f"The environment of {socket.gethostname()} lacks LTX_A2V_{name.upper()}, which was given when the "
+                    f"The environment of {socket.gethostname()} lacks {_variable(name)}, which was given when the "
                     "cluster was deployed: set it there before Ray starts."
                 )
         return settings
+
+
+def _variable(setting: str) -> str:
+    return f"LTX_A2V_{setting.upper()}"
 
 
 def _parts(annotation: object) -> tuple[object, ...]:

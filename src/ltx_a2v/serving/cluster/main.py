@@ -80,10 +80,7 @@ def _connect(ray: Any, settings: ClusterSettings) -> None:
                 f"{(str(error).splitlines() or [''])[0].rstrip('.')}."
             ) from None
         return
-    assert settings.database is not None  # checked
-    os.environ["LTX_A2V_DATABASE"] = settings.database.get_secret_value()  # what Ray starts here inherits them
-    if settings.api_key is not None:
-        os.environ["LTX_A2V_API_KEY"] = settings.api_key.get_secret_value()
+    os.environ.update(settings.secret_environment())  # what Ray starts here inherits them
     custom = {settings.replica_resource: settings.max_replicas} if settings.replica_resource else None
     ray.init("local", include_dashboard=False, resources=custom, log_to_driver=False, logging_level="WARNING")
 

@@ -189,7 +189,8 @@ class Scheduler:
 
     async def plan(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """What the worker plans for a request: `peak` bytes or None, and the `problem` where that does not fit now."""
-        return await self.next_free.plan(request) if self.next_free else None
+        consumer = self.next_free
+        return None if consumer is None else await consumer.plan(request)
 
     async def unload(self, device: str | None = None) -> bool:
         """True when the memory is free; False where a job runs, after which it will be freed."""
