@@ -187,15 +187,12 @@ class JobStore:
 
     def claim(self, owner: str) -> Job | None:
         """Move the oldest queued job to in progress on `owner`, as one more attempt; None where none is queued."""
-        with self._database.writing() as db:
-            row = db.execute(
-                "UPDATE jobs SET state = 'in_progress', owner = ?, started_at = ?, attempts = attempts + 1, "
-                f"lease = lease + 1, lease_until = {self._database.now} + ?, progress = NULL WHERE id = "
-                f"(SELECT id FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1 {self._database.skip_locked}) "
-                "RETURNING *",
-                (self._server + owner, time.time(), self._lease_seconds),
-            ).fetchone()
-            return None if row is None else _job(row)
+        return self._update(
+            "SET state = 'in_progress', owner = ?, started_at = ?, attempts = attempts + 1, lease = lease + 1, "
+            f"lease_until = {self._database.now} + ?, progress = NULL WHERE id = "
+            f"(SELECT id FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1 {self._database.skip_locked})",
+            *(self._server + owner, time.time(), self._lease_seconds),
+        )
 
     def claimed_by(self, owner: str) -> list[Job]:
         """Jobs in progress on an owner of this server."""
@@ -203,13 +200,11 @@ class JobStore:
 
     def beat(self, job: Job, progress: dict[str, Any]) -> Job | None:
         """Hold the lease for longer. The record now; None where the lease is lost: the job is not the caller's."""
-        with self._database.writing() as db:
-            row = db.execute(
-                f"UPDATE jobs SET lease_until = {self._database.now} + ?, progress = ? "
-                "WHERE id = ? AND lease = ? AND state = 'in_progress' RETURNING *",
-                (self._lease_seconds, json.dumps(progress), job.id, job.lease),
-            ).fetchone()
-            return None if row is None else _job(row)
+        return self._update(
+            f"SET lease_until = {self._database.now} + ?, progress = ? "
+            "WHERE id = ? AND lease = ? AND state = 'in_progress'",
+            *(self._lease_seconds, json.dumps(progress), job.id, job.lease),
+        )
 
     def overdue(self) -> list[Job]:
         """Jobs in progress whose owner gave no sign of life for the time of a lease."""
@@ -271,15 +266,12 @@ class JobStore:
 
     def take_webhook(self, now: float, lease_until: float) -> Job | None:
         """A job to tell of, which is taken by nobody else until `lease_until`; counts as one more try."""
-        with self._database.writing() as db:
-            row = db.execute(
-                "UPDATE jobs SET webhook_at = ?, webhook_tries = webhook_tries + 1 WHERE webhook_at <= ? AND id = "
-                f"(SELECT id FROM jobs WHERE {_TO_TELL} AND webhook_at <= ? ORDER BY webhook_at, seq LIMIT 1 "
-                f"{self._database.skip_locked}) "
-                "RETURNING *",
-                (lease_until, now, now),
-            ).fetchone()
-            return None if row is None else _job(row)
+        return self._update(
+            "SET webhook_at = ?, webhook_tries = webhook_tries + 1 WHERE webhook_at <= ? AND id = "
+            f"(SELECT id FROM jobs WHERE {_TO_TELL} AND webhook_at <= ? ORDER BY webhook_at, seq LIMIT 1 "
+            f"{self._database.skip_locked})",
+            *(lease_until, now, now),
+        )
 
     def delay_webhook(self, job_id: str, until: float | None) -> None:
         """Tell it then; None: never again."""
@@ -340,6 +332,12 @@ class JobStore:
                 return True
             ended = db.execute(f"SELECT id FROM jobs WHERE id = ? AND state = ? {_of(lease, '')}", (job_id, state))
             return ended.fetchone() is not None
+
+    def _update(self, change: str, *values: object) -> Job | None:
+        """The job that the change applies to, as it is then; at most one."""
+        with self._database.writing() as db:
+            row = db.execute(f"UPDATE jobs {change} RETURNING *", values).fetchone()
+            return None if row is None else _job(row)
 
     def _select(self, clause: str, *values: object) -> list[Job]:
         with self._database.reading() as db:
